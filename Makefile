@@ -1,0 +1,78 @@
+# `make help` lists the targets. Needed on the machine: make, and Python 3.11 or 3.12 with venv and pip.
+# Variables:  PYTHON  the interpreter that .venv is made from
+#             ARGS    further arguments of the command, as in: make test ARGS="-k tiles -x"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check -qq
+STAMP := $(VENV)/.installed
+
+# Dagster's telemetry stays off in everything that is started from here.
+export DAGSTER_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo dev test lint types format bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## set up .venv with the locked versions
+	@:
+
+demo: $(STAMP) ## run the main job on a small sample and say what was published
+	@$(BIN)/datacube demo $(ARGS)
+
+dev: $(STAMP) ## open the Dagster UI on the sample
+	@$(BIN)/datacube dev $(ARGS)
+
+test: $(STAMP) ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## check style and formatting
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+
+types: $(STAMP) ## check types
+	@$(BIN)/mypy $(ARGS)
+
+format: $(STAMP) ## format, and repair what can be repaired
+	@$(BIN)/ruff check --fix-only
+	@$(BIN)/ruff format
+
+bench: $(STAMP) ## run the benchmark
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+# The lock is resolved in a fresh environment without constraints, so it may move every version.
+lock: ## resolve the newest versions into constraints.txt
+	@rm -rf $(VENV)-lock
+	$(call make_venv,$(VENV)-lock)
+	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --upgrade pip setuptools
+	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev]'
+	@{ echo "# Exact versions of everything that is installed, for Python 3.11. Written by \`make lock\`."; \
+	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable > $(VENV)-lock/frozen && \
+	   grep -v -i -E '^(pip|datacube-assets)[ =]' $(VENV)-lock/frozen; } > $(VENV)-lock/constraints.txt
+	@mv $(VENV)-lock/constraints.txt constraints.txt
+	@rm -rf $(VENV)-lock
+	@echo "constraints.txt is rewritten. Next: make install lint types test, and read its diff."
+
+clean: ## remove .venv, caches and build results (no data)
+	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Setting up $(VENV), which takes a minute or two ..."
+	$(call make_venv,$(VENV))
+	@$(BIN)/python $(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# $(call make_venv,FOLDER): an environment of the right Python, or a hint why there is none.
+define make_venv
+@[ -x $(1)/bin/python ] || { \
+  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null || { \
+    echo "Python 3.11 or 3.12 is needed, and '$(PYTHON)' is neither. Name one: make PYTHON=python3.11" >&2; exit 1; }; \
+  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+    echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }; \
+  $(PYTHON) -m venv --clear $(1); }
+endef

@@ -1,0 +1,260 @@
+"""A stand-in for CauseMos, for development and tests: it takes reports and shows what it got.
+
+Here belongs what CauseMos does with a report (CONTRACTS F.4, I): it reads the results as the reader
+would, and changes the status of the documents that waited. It derives no requests, and the pipeline
+never imports it. Its handles lie below `/simulator`, never misbehaving:
+
+    GET    /                       a page for people
+    GET    /simulator/reports      every report in the order it came, with the answer it got
+    GET    /simulator/documents    the documents, per Elasticsearch index; POST: add or replace some
+    GET    /simulator/switches, /simulator/requests    as in Dojo's stand-in
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from datacube_assets.dojo.request import INDICATOR_RUN_ID
+from datacube_assets.dojo.simulator import Document, StandIn, json_object
+
+Index = Literal["data-model-run", "data-datacube"]
+INDICES: tuple[Index, ...] = get_args(Index)
+CALLS = ("queue-runtime", "processing-succeeded", "processing-failed")
+
+
+@dataclass(frozen=True)
+class ReceivedReport:
+    """One call of the reporting API that reached CauseMos, and its answer."""
+
+    call: str
+    received_at: int
+    """Milliseconds UTC."""
+    body: Document
+    status: int
+    message: str
+
+
+class CauseMosSimulator(StandIn):
+    """The state of the stand-in: its documents, and the reports in the order they came."""
+
+    def __init__(
+        self,
+        models_bucket: Path,
+        indicators_bucket: Path,
+        *,
+        upsert: bool = False,
+        username: str = "",
+        password: str = "",
+    ) -> None:
+        """The buckets are folders. `upsert`: an unknown document is created by the first report.
+
+        The real one answers 200 and changes nothing then (CONTRACTS F.4), which leaves little to see.
+        """
+        super().__init__(username, password)
+        self._models_bucket = models_bucket
+        self._indicators_bucket = indicators_bucket
+        self._upsert = upsert
+        self.documents: dict[Index, dict[str, Document]] = {index: {} for index in INDICES}
+        self.reports: list[ReceivedReport] = []
+
+    def put(self, index: Index, document: Document) -> None:
+        """Add or replace a document under its id."""
+        self.documents[index][document["id"]] = document
+
+    def receive(self, call: str, body: Document) -> tuple[int, str]:
+        """Take a report, as (status, message); the effects are those of CONTRACTS F.4."""
+        status, message = self._handle(call, body)
+        self.reports.append(ReceivedReport(call, round(time.time() * 1000), body, status, message))
+        return status, message
+
+    def _handle(self, call: str, body: Document) -> tuple[int, str]:
+        if not body.get("doc_ids"):
+            return 400, "No document IDs"
+        times = {"start_time": body.get("start_time"), "end_time": body.get("end_time")}
+        if call == "queue-runtime":
+            self._update_waiting(body, {"runtimes": {"queued": times}})
+        elif call == "processing-failed":
+            self._update_waiting(body, {"status": "PROCESSING FAILED", "flow_id": body.get("flow_id")})
+        else:
+            results = self._results(str(body.get("data_id")), str(body.get("run_id")))
+            if results is None:
+                return 404, "Pipeline results could not be found"
+            ready = {
+                "status": "READY",
+                "flow_id": body.get("flow_id"),
+                "runtimes": {"post_processing": times},
+            }
+            self._update_waiting(body, {**ready, **results})
+            self._describe_model(body, {"data_info": results["data_info"]})
+        return 200, f"{call} noted"
+
+    def _update_waiting(self, body: Document, patch: Document) -> None:
+        index: Index = "data-datacube" if body.get("is_indicator") else "data-model-run"
+        for name in body["doc_ids"]:
+            if self._upsert:
+                self.documents[index].setdefault(name, {"id": name})
+            self._update(index, name, patch)
+
+    def _update(self, index: Index, name: str, patch: Document) -> None:
+        """A partial update; a missing document is a line in CauseMos' log and nothing more."""
+        if name in self.documents[index]:
+            self.documents[index][name] = _merged(self.documents[index][name], patch)
+
+    def _describe_model(self, body: Document, patch: Document) -> None:
+        """A model's default run describes the model, too (CONTRACTS E.2)."""
+        runs = self.documents["data-model-run"]
+        if any(runs.get(name, {}).get("is_default_run") for name in body["doc_ids"]):
+            self._update("data-datacube", str(body.get("data_id")), patch)
+
+    def _results(self, data_id: str, run_id: str) -> Document | None:
+        """What the reader gives of `results.json`: two keys, the second unless empty (CONTRACTS E.1)."""
+        bucket = self._indicators_bucket if run_id == INDICATOR_RUN_ID else self._models_bucket
+        path = (bucket / data_id / run_id / "results" / "results.json").resolve()
+        if bucket.resolve() not in path.parents:
+            return None
+        try:
+            content = json.loads(path.read_text())
+        except (OSError, ValueError):
+            return None
+        values = content.get("output_agg_values")
+        return {"data_info": content.get("data_info"), **({"output_agg_values": values} if values else {})}
+
+    def app(self) -> Starlette:
+        """The stand-in as an ASGI application."""
+        reporting = Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])
+        return self.application(
+            [Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()])]
+        )
+
+    def app(self) -> Starlette:
+        """The stand-in as an ASGI application."""
+        reporting = Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])
+        return Starlette(
+            routes=[
+                *self.handles(),
+                Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()]),
+            ],
+            exception_handlers={HTTPException: _refuse, Exception: _break},
+        )
+
+    def handles(self) -> list[BaseRoute]:
+        """The page for people and the routes of `/simulator`."""
+        return [
+            Route("/", self._get_page),
+            Route("/simulator/reports", self._get_reports),
+            Route("/simulator/documents", self._get_documents, methods=["GET"]),
+            Route("/simulator/documents", self._post_documents, methods=["POST"]),
+            *super().handles(),
+        ]
+
+    async def _take_report(self, request: Request) -> Response:
+        call = request.path_params["call"]
+        if call not in CALLS:
+            raise HTTPException(404, "Not Found")
+        status, message = self.receive(call, await json_object(request))
+        return JSONResponse({"message": message}, status)
+
+    async def _get_reports(self, request: Request) -> Response:
+        return JSONResponse([asdict(report) for report in self.reports])
+
+    async def _get_documents(self, request: Request) -> Response:
+        return JSONResponse(self.documents)
+
+    async def _post_documents(self, request: Request) -> Response:
+        """Takes what `GET` gives, with a list of documents per index."""
+        content = await json_object(request)
+        for index in INDICES:
+            for document in content.get(index, []):
+                self.put(index, document)
+        return await self._get_documents(request)
+
+    async def _get_page(self, request: Request) -> Response:
+        return HTMLResponse(_page(self.documents, self.reports))
+
+
+def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
+    """A partial update as Elasticsearch does it: objects are merged, everything else is replaced."""
+    both = {
+        name: _merged(document[name], value)
+        for name, value in patch.items()
+        if isinstance(value, dict) and isinstance(document.get(name), dict)
+    }
+    return {**document, **patch, **both}
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="2">
+<title>CauseMos stand-in</title>
+<style>
+  body {{ font-family: sans-serif; margin: 2em; }}
+  table {{ border-collapse: collapse; }}
+  th, td {{ text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ccc; }}
+</style>
+<h1>CauseMos stand-in</h1>
+<h2>Documents</h2>
+{documents}
+<h2>Reports, newest first</h2>
+{reports}
+</html>
+"""
+
+
+def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[ReceivedReport]) -> str:
+    document_rows = [
+        (index, name, document.get("status", ""), document.get("flow_id", ""))
+        for index in INDICES
+        for name, document in documents[index].items()
+    ]
+    report_rows = [
+        (_clock(r.received_at), r.call, r.body.get("data_id"), r.body.get("run_id"), r.status, r.message)
+        for r in reports
+    ]
+    return _PAGE.format(
+        documents=_table(("index", "id", "status", "flow"), document_rows),
+        reports=_table(("received (UTC)", "call", "model", "run", "answer", "message"), report_rows[::-1]),
+    )
+
+
+def _clock(milliseconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.gmtime(milliseconds / 1000))
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    lines = [_row("th", heads), *(_row("td", row) for row in rows)]
+    return f"<table>{''.join(lines)}</table>" if len(lines) > 1 else "<p>None yet.</p>"
+
+
+def _row(tag: str, cells: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
+
+
+def serve(
+    models_bucket: Path,
+    indicators_bucket: Path,
+    host: str,
+    port: int,
+    *,
+    upsert: bool = False,
+    username: str = "",
+    password: str = "",
+) -> None:
+    """Stand in for CauseMos over two bucket folders, until interrupted."""
+    simulator = CauseMosSimulator(
+        models_bucket, indicators_bucket, upsert=upsert, username=username, password=password
+    )
+    uvicorn.run(simulator.app(), host=host, port=port, log_level="warning")

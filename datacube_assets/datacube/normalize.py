@@ -1,0 +1,612 @@
+"""From the rows of Dojo's files to clean, typed points (CONTRACTS D.1, B.4; DESIGN 5).
+
+Works on Arrow tables, in two steps so that an input of any size can pass through in batches:
+`profile` looks at a batch, profiles add up, `plan` decides from their sum what each column becomes,
+`normalize` applies the plan to each batch. Opening files belongs to `parts.py`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datacube_assets.datacube.errors import InputError
+from datacube_assets.datacube.groups import Floats, Mask
+from datacube_assets.datacube.schema import (
+    COORDINATES,
+    FIXED_COLUMNS,
+    MISSING,
+    REGION_LEVELS,
+    Layout,
+    RegionLevel,
+    region_levels,
+)
+
+MAX_TIMESTAMP = 9_223_372_036_854
+"""Last and (negated) first millisecond kept: what 64-bit nanoseconds hold (CONTRACTS D.1, 10)."""
+
+_ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
+"""Spellings of a missing qualifier (DESIGN 5, 4)."""
+
+_YEAR_OR_MONTH = re.compile(r"(\d{4})(?:[-/](\d{1,2}))?(?:[-/](\d{1,2}))?")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a request says about normalizing (CONTRACTS C)."""
+
+    weight_column: str = ""
+    fill_timestamp: int = 0
+    """Milliseconds UTC for rows without a timestamp."""
+    timestamp_unit: Literal["ms", "s"] = "ms"
+    """Unit of numeric timestamps."""
+    max_unreadable_share: float = 0.1
+    """Largest share of rows whose value is text that is no number, before the run is refused."""
+
+
+# --- profile ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ColumnProfile:
+    """What a column holds, as far as it decides how the column is treated."""
+
+    kinds: frozenset[str]
+    """NumPy-like kinds of its parts: f float, i integer, b bool, M date, O text."""
+    filled: bool
+    """Whether any cell is neither null nor blank."""
+    whole: bool
+    """Whether all numbers are whole (all dates midnight)."""
+
+    def __add__(self, other: ColumnProfile) -> ColumnProfile:
+        return ColumnProfile(
+            self.kinds | other.kinds, self.filled or other.filled, self.whole and other.whole
+        )
+
+
+Profile = dict[str, ColumnProfile]
+
+
+def profile(batch: pa.Table) -> Profile:
+    """Profile each column of a batch. Raises InputError for nested columns."""
+    return {name: _profile_column(name, batch[name]) for name in batch.column_names}
+
+
+def merge_profiles(profiles: Iterable[Profile]) -> Profile:
+    """The profile of all batches together; columns in order of first appearance."""
+    merged: Profile = {}
+    for one in profiles:
+        for name, column in one.items():
+            merged[name] = merged[name] + column if name in merged else column
+    return merged
+
+
+def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
+    kind = _kind(name, column.type)
+    if kind == "O":
+        texts = [text for text in _distinct_texts(column) if text is not None]
+        return ColumnProfile(frozenset(kind), any(not _is_blank(text) for text in texts), whole=True)
+    values = column.drop_null()
+    if kind == "f":
+        # Decimals and half floats have no arithmetic of their own.
+        floats = values.cast(pa.float64(), safe=False).to_numpy()
+        floats = floats[~np.isnan(floats)]
+        whole = bool(np.all((np.floor(floats) == floats) & (np.abs(floats) < 2**53)))
+        return ColumnProfile(frozenset(kind), len(floats) > 0, whole)
+    if kind == "M":
+        midnight = pc.equal(values, pc.floor_temporal(values, unit="day"))
+        return ColumnProfile(frozenset(kind), len(values) > 0, pc.all(midnight).as_py() is not False)
+    return ColumnProfile(frozenset(kind), len(values) > 0, whole=True)
+
+
+def _kind(name: str, type_: pa.DataType) -> str:
+    if pa.types.is_dictionary(type_):
+        return _kind(name, type_.value_type)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return "O"
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "f"
+    if pa.types.is_integer(type_):
+        return "i"
+    if pa.types.is_boolean(type_):
+        return "b"
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        return "M"
+    raise InputError(
+        f"cells of type {type_} cannot be read",
+        column=name,
+        remedy="Write text, numbers, booleans, dates or timestamps",
+    )
+
+
+def _is_blank(text: str) -> bool:
+    # An empty text is a value; a text of spaces is none (CONTRACTS B.4).
+    return text.isspace()
+
+
+def _distinct_texts(column: pa.ChunkedArray) -> list[str | None]:
+    if pa.types.is_dictionary(column.type):
+        chunks = [_used_dictionary(chunk) for chunk in column.chunks]
+        return list(dict.fromkeys(text for chunk in chunks for text in chunk))
+    distinct: list[str | None] = column.unique().to_pylist()
+    return distinct
+
+
+def _used_dictionary(chunk: pa.DictionaryArray) -> list[str | None]:
+    used: list[str | None] = chunk.dictionary.take(chunk.indices.unique().drop_null()).to_pylist()
+    return used
+
+
+# --- plan ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What each column of the run becomes."""
+
+    layout: Layout
+    whole: frozenset[str]
+    """Number columns that print as integers, date columns that print without time."""
+    mixed: frozenset[str]
+    """Columns whose kind differs between parts."""
+    options: Options
+
+    @property
+    def point_columns(self) -> tuple[str, ...]:
+        """Columns of the points table, in order."""
+        layout = self.layout
+        weight = (layout.weight,) if layout.weight else ()
+        return (
+            "feature",
+            "timestamp",
+            *layout.levels,
+            *layout.coordinates,
+            *layout.qualifiers,
+            *weight,
+            "value",
+        )
+
+
+def plan(columns: Profile, options: Options) -> Plan:
+    """Decide which columns survive and what they are (CONTRACTS D.1, 1-4, 7).
+
+    Raises InputError when the weight column is unknown.
+    """
+    weight = options.weight_column
+    if weight and (weight not in columns or weight in FIXED_COLUMNS):
+        extra = sorted(set(columns) - set(FIXED_COLUMNS))
+        raise InputError(
+            f"the weight column {weight!r} is not among the qualifier columns",
+            remedy=f"Name one of these: {', '.join(extra) or '(the files have none)'}",
+        )
+    filled = [name for name, column in columns.items() if column.filled]
+    layout = Layout(
+        levels=region_levels(filled),
+        coordinates=tuple(name for name in COORDINATES if name in filled),
+        qualifiers=tuple(name for name in filled if name not in FIXED_COLUMNS and name != weight),
+        weight=weight if weight in filled else None,
+    )
+    whole = frozenset(name for name, column in columns.items() if column.whole)
+    mixed = frozenset(name for name, column in columns.items() if len(column.kinds) > 1)
+    return Plan(layout, whole, mixed, options)
+
+
+# --- normalize -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the rows. Reports of batches add up."""
+
+    num_rows: int = 0
+    num_rows_per_feature: Mapping[str, int] = field(default_factory=dict)
+    """Rows read, by feature; rows without a feature are in none."""
+    num_missing_ts: int = 0
+    num_invalid_ts: int = 0
+    num_missing_val: int = 0
+    unreadable_values: int = 0
+    """Rows dropped because their value is text that is no number (DESIGN 5, 12)."""
+    unreadable_example: str | None = None
+    missing_features: int = 0
+    """Rows dropped because they name no feature."""
+    infinite_values: int = 0
+    """Values that were infinite and count as missing (CONTRACTS D.1, 8)."""
+    missing_coordinates: int = 0
+    """Points kept without lat or lng: in every aggregate but tiles and grid statistics (DESIGN 5, 1)."""
+    missing_weights: int = 0
+    points: int = 0
+    """Rows kept."""
+    min_timestamp: int | None = None
+    max_timestamp: int | None = None
+    bounding_box: tuple[float, float, float, float] | None = None
+    """West, south, east, north in degrees."""
+
+    def __add__(self, other: Report) -> Report:
+        per_feature = dict(self.num_rows_per_feature)
+        for feature, rows in other.num_rows_per_feature.items():
+            per_feature[feature] = per_feature.get(feature, 0) + rows
+        boxes = [box for box in (self.bounding_box, other.bounding_box) if box]
+        counts = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in (
+                "num_rows",
+                "num_missing_ts",
+                "num_invalid_ts",
+                "num_missing_val",
+                "unreadable_values",
+                "missing_features",
+                "infinite_values",
+                "missing_coordinates",
+                "missing_weights",
+                "points",
+            )
+        }
+        return Report(
+            **counts,
+            num_rows_per_feature=per_feature,
+            unreadable_example=self.unreadable_example or other.unreadable_example,
+            min_timestamp=_merge(min, self.min_timestamp, other.min_timestamp),
+            max_timestamp=_merge(max, self.max_timestamp, other.max_timestamp),
+            bounding_box=functools.reduce(_join_boxes, boxes) if boxes else None,
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Rows read that are in no aggregate, for whatever reason."""
+        return self.num_rows - self.points
+
+
+def _merge(choose: Callable[[int, int], int], a: int | None, b: int | None) -> int | None:
+    return b if a is None else a if b is None else choose(a, b)
+
+
+Box = tuple[float, float, float, float]
+
+
+def _join_boxes(a: Box, b: Box) -> Box:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+
+
+def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
+    """Clean one batch.
+
+    Returns the points (`schema.POINT_COLUMNS`; text as dictionaries, no nulls in text) and the report.
+    Raises InputError when a column cannot be read as what it has to be.
+    """
+    layout, options = what.layout, what.options
+    rows = batch.num_rows
+
+    feature = _text(batch, "feature", what, absent=frozenset(("",)))
+    has_feature = pc.is_valid(feature).to_numpy(zero_copy_only=False)
+    values, missing_val, unreadable, example = _values(batch["value"])
+    infinite = np.isinf(values)
+    values[infinite] = np.nan
+    timestamps, missing_ts, invalid_ts = _timestamps(batch["timestamp"], options)
+
+    kept = has_feature & ~invalid_ts & ~unreadable
+    columns: dict[str, pa.Array] = {
+        "feature": feature,
+        "timestamp": pa.array(timestamps),
+    }
+    for level in layout.levels:
+        columns[level] = _region(batch, level, what)
+    for name in layout.coordinates:
+        columns[name] = pa.array(_numbers(batch, name), from_pandas=True)
+    for name in layout.qualifiers:
+        columns[name] = pc.fill_null(_text(batch, name, what, absent=_ABSENT_QUALIFIER), MISSING)
+    missing_weights = 0
+    if layout.weight:
+        weights = _numbers(batch, layout.weight)
+        no_weight = np.isnan(weights)
+        missing_weights = int(no_weight[kept].sum())
+        weights[no_weight] = 0.0
+        columns[layout.weight] = pa.array(weights)
+    columns["value"] = pa.array(values, from_pandas=True)
+
+    points = pa.table(columns)
+    report = Report(
+        num_rows=rows,
+        num_rows_per_feature=_count_texts(feature),
+        num_missing_ts=int(missing_ts.sum()),
+        num_missing_val=int(missing_val.sum()),
+        missing_features=int((~has_feature).sum()),
+        unreadable_values=int(unreadable.sum()),
+        num_invalid_ts=int(invalid_ts.sum()),
+        unreadable_example=example,
+        infinite_values=int(infinite.sum()),
+        missing_weights=missing_weights,
+    )
+    if not kept.all():
+        points = points.filter(pa.array(kept))
+    return points, replace(report, **_extent(points, layout))
+
+
+def _extent(points: pa.Table, layout: Layout) -> dict[str, object]:
+    """The part of a report that describes the points kept."""
+    if points.num_rows == 0:
+        return {}
+    times = pc.min_max(points["timestamp"]).as_py()
+    extent: dict[str, object] = {
+        "points": points.num_rows,
+        "min_timestamp": times["min"],
+        "max_timestamp": times["max"],
+    }
+    if layout.mappable:
+        lat, lng = (points[name].to_numpy() for name in COORDINATES)
+        placed = np.isfinite(lat) & np.isfinite(lng)
+        extent["missing_coordinates"] = int((~placed).sum())
+        if placed.any():
+            west, east = float(lng[placed].min()), float(lng[placed].max())
+            extent["bounding_box"] = (west, float(lat[placed].min()), east, float(lat[placed].max()))
+    return extent
+
+
+def check_values(report: Report, options: Options) -> None:
+    """Refuse a run in which too many values are no numbers (DESIGN 5, 12).
+
+    Raises InputError naming the column and an example.
+    """
+    if report.unreadable_values > options.max_unreadable_share * report.num_rows:
+        raise InputError(
+            f"{report.unreadable_values} of {report.num_rows} values are text that is no number",
+            column="value",
+            example=report.unreadable_example,
+            remedy="Put text values into a `_str` part, or make them numbers",
+        )
+
+
+def _count_texts(column: pa.Array) -> dict[str, int]:
+    counted = pc.value_counts(column.drop_null())
+    names, counts = counted.field("values"), counted.field("counts")
+    return dict(sorted(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
+
+
+def _text(batch: pa.Table, name: str, what: Plan, *, absent: frozenset[str]) -> pa.Array:
+    """A column as text: null where the cell is null or one of the `absent` spellings."""
+    return _map_texts(
+        _as_text(batch, name, whole=name in what.whole), lambda text: None if text in absent else text
+    )
+
+
+def _region(batch: pa.Table, level: RegionLevel, what: Plan) -> pa.Array:
+    filled = pc.fill_null(_as_text(batch, level, whole=level in what.whole), MISSING)
+    # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
+    return _map_texts(filled, lambda text: text.replace("//", ""))
+
+
+def _map_texts(column: pa.DictionaryArray, change: Callable[[str], str | None]) -> pa.Array:
+    """Apply a function to the distinct texts; equal results share a code."""
+    changed = pa.array([change(text) for text in column.dictionary.to_pylist()], pa.string())
+    encoded = changed.dictionary_encode()
+    indices = encoded.indices.take(column.indices)
+    return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
+
+
+def _as_text(batch: pa.Table, name: str, *, whole: bool) -> pa.DictionaryArray:
+    """A column as a dictionary of texts, nulls kept; numbers and dates print as Python prints them."""
+    if name not in batch.column_names:
+        return pa.nulls(batch.num_rows, pa.string()).dictionary_encode()
+    column = batch[name]
+    if pa.types.is_null(column.type):
+        column = column.cast(pa.string())
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    else:
+        column = column.dictionary_encode()
+    encoded = column.combine_chunks()
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type)
+    return pa.DictionaryArray.from_arrays(
+        encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
+    )
+
+
+def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
+    kind = _kind(name, values.type)
+    if kind == "O":
+        return values.cast(pa.string())
+    if kind == "f" and not pa.types.is_decimal(values.type):
+        floats = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        if not whole:
+            texts = floats.astype("S32").astype(str)
+        else:
+            texts = np.where(np.isnan(floats), 0, floats).astype(np.int64).astype(str)
+        return pa.array(texts, pa.string(), mask=np.isnan(floats))
+    if kind == "b":
+        return pc.if_else(values, "True", "False")
+    if kind == "M":
+        return pc.strftime(values, format="%Y-%m-%d" if whole else "%Y-%m-%d %H:%M:%S")
+    return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
+
+
+def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
+    """Values as float64, which are missing, which are unreadable, and an example of those."""
+    kind = _kind("value", column.type)
+    if kind == "M":
+        raise InputError(
+            "dates are no values", column="value", example=_first(column), remedy="Give numbers in `value`"
+        )
+    if kind != "O":
+        values = _to_float(column)
+        nothing = np.zeros(len(values), np.bool_)
+        return values, np.isnan(values), nothing, None
+    encoded = _as_text(pa.table({"value": column}), "value", whole=True)
+    texts = encoded.dictionary.to_pylist()
+    parsed = [_parse_number(text) for text in texts]
+    values = _take(np.array([np.nan if one is None else one for one in parsed], np.float64), encoded.indices)
+    bad = np.array([one is None for one in parsed], np.bool_)
+    unreadable = _take_mask(bad, encoded.indices)
+    example = next((text for text, one in zip(texts, parsed, strict=True) if one is None), None)
+    return values, np.isnan(values) & ~unreadable, unreadable, example
+
+
+def _parse_number(text: str | None) -> float | None:
+    """The number a text stands for; NaN when it is blank, None when it is no number."""
+    if text is None or not text.strip():
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _take(values: Floats, indices: pa.Array) -> Floats:
+    """Values by code, NaN where the code is null."""
+    padded = np.append(values, np.nan)
+    taken: Floats = padded[_filled(indices)]
+    return taken
+
+
+def _take_mask(values: Mask, indices: pa.Array) -> Mask:
+    taken: Mask = np.append(values, np.False_)[_filled(indices)]
+    return taken
+
+
+def _filled(indices: pa.Array) -> npt.NDArray[np.int64]:
+    # -1 addresses the element appended for null.
+    filled: npt.NDArray[np.int64] = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return filled
+
+
+def _to_float(column: pa.ChunkedArray) -> Floats:
+    """A numeric column as a new float64 array, nulls as NaN."""
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    values: Floats = column.cast(pa.float64(), safe=False).to_numpy()
+    return np.array(values)
+
+
+def _numbers(batch: pa.Table, name: str) -> Floats:
+    """A column as numbers, NaN for whatever is none (CONTRACTS D.1, 3 and 7)."""
+    if name not in batch.column_names:
+        return np.full(batch.num_rows, np.nan)
+    column = batch[name]
+    kind = _kind(name, column.type)
+    if kind in "fib":
+        return _to_float(column)
+    if kind == "M":
+        return np.full(batch.num_rows, np.nan)
+    encoded = _as_text(batch, name, whole=True)
+    parsed = [_parse_number(text) for text in encoded.dictionary.to_pylist()]
+    return _take(np.array([np.nan if one is None else one for one in parsed], np.float64), encoded.indices)
+
+
+def _timestamps(column: pa.ChunkedArray, options: Options) -> tuple[npt.NDArray[np.int64], Mask, Mask]:
+    """Timestamps in ms UTC, which were missing (and filled), and which are out of range."""
+    kind = _kind("timestamp", column.type)
+    scale = 1000 if options.timestamp_unit == "s" else 1
+    if kind == "b":
+        raise InputError(
+            "booleans are no timestamps",
+            column="timestamp",
+            example=_first(column),
+            remedy="Give milliseconds UTC, dates or ISO 8601 text",
+        )
+    if kind == "i" and not pa.types.is_uint64(column.type) and column.null_count == 0:
+        # Integers must not pass through floats: beyond 2**53 these lose the millisecond.
+        times = _plain(column).cast(pa.int64()).to_numpy()
+        invalid = (times > MAX_TIMESTAMP // scale) | (times < -(MAX_TIMESTAMP // scale))
+        return np.where(invalid, 0, times) * scale, np.zeros(len(times), np.bool_), invalid
+    if kind in "fi":
+        times = _to_float(_plain(column)) * scale
+    elif kind == "M":
+        # Seconds hold every date that 64 bits of any unit can name; below a second only what is kept.
+        seconds = _plain(column).cast(pa.timestamp("s"), safe=False)
+        inside = pc.and_(
+            pc.less_equal(seconds.cast(pa.int64()), MAX_TIMESTAMP // 1000),
+            pc.greater_equal(seconds.cast(pa.int64()), -(MAX_TIMESTAMP // 1000)),
+        )
+        fine = pc.if_else(inside, _plain(column), None).cast(pa.timestamp("ms"), safe=False)
+        outside = np.where(pc.fill_null(pc.invert(inside), False).to_numpy(), np.inf, np.nan)
+        exact = _to_float(fine.cast(pa.int64()))
+        times = np.where(np.isnan(exact), outside, exact)
+    else:
+        times = _parse_times(column, scale)
+    missing = np.isnan(times)
+    times[missing] = options.fill_timestamp
+    invalid = (times >= MAX_TIMESTAMP + 0.775807) | (times < -MAX_TIMESTAMP - 0.775)
+    times[invalid] = 0
+    return np.floor(times).astype(np.int64), missing, invalid
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _parse_times(column: pa.ChunkedArray, scale: int) -> Floats:
+    encoded = _as_text(pa.table({"timestamp": column}), "timestamp", whole=True)
+    parsed = [_parse_time(text, scale) for text in encoded.dictionary.to_pylist()]
+    return _take(np.array(parsed, np.float64), encoded.indices)
+
+
+def _parse_time(text: str | None, scale: int) -> float:
+    """Milliseconds UTC of a text: a number in the request's unit, or a date and time of ISO 8601.
+
+    Raises InputError for any other text.
+    """
+    number = _parse_number(text)
+    if number is not None:
+        return number * scale
+    assert text is not None
+    text = text.strip()
+    if match := _YEAR_OR_MONTH.fullmatch(text):
+        year, month, day = (int(part or 1) for part in match.groups())
+        text = f"{year:04}-{month:02}-{day:02}"
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(
+            "a timestamp cannot be read",
+            column="timestamp",
+            example=text,
+            remedy="Give milliseconds UTC, dates or ISO 8601 text",
+        ) from None
+    moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
+    return (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) / dt.timedelta(milliseconds=1)
+
+
+def _first(column: pa.ChunkedArray) -> object:
+    values = column.drop_null()
+    return values[0].as_py() if len(values) else None
+
+
+# --- raw rows --------------------------------------------------------------------------------------
+
+
+def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
+    """The rows of a batch as delivered, for raw.csv (CONTRACTS D.3, family 1; DESIGN 5, 7).
+
+    Columns keep their order and their values; timestamps are integers in ms UTC, null where missing or
+    out of range; numbers that are not finite are null. Rows without a feature are left out. A column
+    whose kind differs between parts becomes text; in such a region column nulls read `None`, because
+    the original made them so before it took the raw copy (CONTRACTS B.4).
+    """
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {}
+    for name in batch.column_names:
+        column = _plain(batch[name])
+        if name == "feature":
+            columns[name] = _text(batch, name, what, absent=frozenset(("",)))
+        elif name == "timestamp":
+            times, missing, invalid = _timestamps(column, what.options)
+            columns[name] = pa.array(times, mask=missing | invalid)
+        elif name == "value":
+            values = _values(column)[0]
+            columns[name] = pa.array(np.where(np.isfinite(values), values, np.nan), from_pandas=True)
+        elif name in what.mixed:
+            text = _as_text(batch, name, whole=False)
+            columns[name] = pc.fill_null(text, MISSING) if name in REGION_LEVELS else text
+        elif pa.types.is_floating(column.type):
+            columns[name] = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
+        else:
+            columns[name] = column
+    rows = pa.table(columns)
+    return rows.filter(pc.is_valid(rows["feature"]))

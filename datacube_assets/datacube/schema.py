@@ -1,0 +1,193 @@
+"""The vocabulary of a datacube: columns, levels, resolutions, measures and the tables made of them.
+
+Names, types and descriptions belong here, each once; validation, column metadata in the UI and the
+reference documentation are all read from them. Computation does not belong here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import pyarrow as pa
+
+RegionLevel = Literal["country", "admin1", "admin2", "admin3"]
+Resolution = Literal["month", "year"]
+Period = Literal["month", "year", "all"]
+
+REGION_LEVELS: Final[tuple[RegionLevel, ...]] = ("country", "admin1", "admin2", "admin3")
+RESOLUTIONS: Final[tuple[Resolution, ...]] = ("month", "year")
+COORDINATES: Final = ("lat", "lng")
+FIXED_COLUMNS: Final = ("timestamp", *REGION_LEVELS, *COORDINATES, "feature", "value")
+"""The nine columns of every Dojo output (CONTRACTS B.2); all others are qualifiers."""
+REQUIRED_COLUMNS: Final = ("timestamp", "feature", "value")
+
+MISSING: Final = "None"
+"""The text that stands for a missing region or qualifier (CONTRACTS D.1, 4)."""
+REGION_SEPARATOR: Final = "__"
+
+_INDEX_COLUMN = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)*")
+
+
+def is_index_column(name: str) -> bool:
+    """Whether a column is a leftover of a data frame's index and carries no data (DESIGN 5, 3)."""
+    return _INDEX_COLUMN.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a lake table."""
+
+    name: str
+    type: str
+    description: str
+
+
+_LEVEL_COLUMNS = tuple(
+    Column(level, "string", f"Name of the {level}, `None` where it is missing; absent when no row has one")
+    for level in REGION_LEVELS
+)
+_PLACE_COLUMNS = (
+    *_LEVEL_COLUMNS,
+    Column("lat", "double", "Latitude in degrees north, null where missing"),
+    Column("lng", "double", "Longitude in degrees east as delivered, null where missing"),
+)
+_FEATURE = Column("feature", "string", "Name of the model output or dataset column")
+_BUCKET = Column("timestamp", "int64", "Start of the month or year (0 for the whole period), ms UTC")
+_QUALIFIERS = Column("(qualifiers)", "string", "One column per qualifier, `None` where it is missing")
+
+POINT_COLUMNS: Final = (
+    _FEATURE,
+    Column("timestamp", "int64", "Time of the observation, ms UTC"),
+    *_PLACE_COLUMNS,
+    _QUALIFIERS,
+    Column("(weight column)", "double", "Weight of the row, 0 where missing; only with a weight column"),
+    Column("value", "double", "The value, null where missing or infinite"),
+)
+
+CELL_COLUMNS: Final = (
+    _FEATURE,
+    _BUCKET,
+    *_PLACE_COLUMNS,
+    _QUALIFIERS,
+    Column("rows", "int64", "Points in the cell"),
+    Column("t_sum", "double", "Sum of the values, 0 when all are missing"),
+    Column("t_mean", "double", "Mean of the values, null when all are missing"),
+    Column("t_wavg", "double", "Weighted mean of the values; only with a weight column"),
+    Column("weight", "double", "Mean weight of the points; only with a weight column"),
+)
+"""Temporal cells (CONTRACTS D.2, temporal step)."""
+
+CELL_MEASURES: Final = ("rows", "t_sum", "t_mean", "t_wavg", "weight")
+
+_SPATIAL_COLUMNS = (
+    Column("cells", "int64", "Temporal cells"),
+    Column("s_count", "int64", "Temporal cells that have a mean"),
+    Column("s_sum_t_sum", "double", "Sum of t_sum over the cells"),
+    Column("s_sum_t_mean", "double", "Sum of t_mean over the cells that have one"),
+)
+_WEIGHTED_COLUMNS = (
+    Column("wavg_cells", "int64", "Cells that have a weighted mean"),
+    Column("s_sum_t_wavg", "double", "Sum of t_wavg over the cells that have one"),
+    Column("weight_t_sum", "double", "Sum of weights"),
+    Column("weight_t_mean", "double", "Sum of weights of the cells that have a mean"),
+    Column("weight_t_wavg", "double", "Sum of weights of the cells that have a weighted mean"),
+    Column("weighted_t_sum", "double", "Sum of weight times t_sum"),
+    Column("weighted_t_mean", "double", "Sum of weight times t_mean"),
+    Column("weighted_t_wavg", "double", "Sum of weight times t_wavg"),
+)
+_RANGE_COLUMNS = tuple(
+    Column(f"s_{extreme}_{measure}", "double", f"{word} {measure} of the cells")
+    for measure in ("t_sum", "t_mean", "t_wavg")
+    for extreme, word in (("min", "Smallest"), ("max", "Largest"))
+)
+
+GLOBAL_COLUMNS: Final = (
+    _FEATURE,
+    _BUCKET,
+    Column("value", "string", "Value of the qualifier; only in tables by qualifier"),
+    *_SPATIAL_COLUMNS,
+    *_WEIGHTED_COLUMNS,
+    *_RANGE_COLUMNS,
+)
+REGIONAL_COLUMNS: Final = (
+    _FEATURE,
+    _BUCKET,
+    Column("region_id", "string", "Names of the levels down to this one, joined by `__`"),
+    Column("value", "string", "Value of the qualifier; only in tables by qualifier"),
+    *_SPATIAL_COLUMNS,
+    *_WEIGHTED_COLUMNS,
+)
+GRID_COLUMNS: Final = (
+    _FEATURE,
+    _BUCKET,
+    Column("quadkey", "uint32", "Morton code of the subtile at precision 14, two bits a level"),
+    Column("s_count", "int64", "Temporal cells that have a mean"),
+    Column("s_sum_t_sum", "double", "Sum of t_sum over the cells"),
+    Column("s_sum_t_mean", "double", "Sum of t_mean over the cells that have one"),
+)
+
+MEANS: Final = ("t_sum", "t_mean")
+WEIGHTED_MEANS: Final = ("t_sum", "t_mean", "t_wavg")
+
+
+def published_columns(weighted: bool) -> tuple[str, ...]:
+    """Columns of timeseries and regional objects, in order (CONTRACTS D.2)."""
+    plain = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
+    if not weighted:
+        return plain
+    return (*plain, "s_sum_t_wavg", "s_mean_t_wavg", "s_wavg_t_sum", "s_wavg_t_mean", "s_wavg_t_wavg")
+
+
+def summary_columns(weighted: bool) -> tuple[str, ...]:
+    """Columns of `output_agg_values` (CONTRACTS D.7)."""
+    measures = WEIGHTED_MEANS if weighted else MEANS
+    columns = tuple(f"s_{agg}_{measure}" for measure in measures for agg in ("min", "max", "sum", "mean"))
+    return (*columns, *(f"s_wavg_{measure}" for measure in measures)) if weighted else columns
+
+
+def region_levels(columns: Iterable[str]) -> tuple[RegionLevel, ...]:
+    """The region levels among the columns, coarsest first."""
+    present = set(columns)
+    return tuple(level for level in REGION_LEVELS if level in present)
+
+
+def has_coordinates(columns: Iterable[str]) -> bool:
+    """Whether both coordinates are there, which is what tiles need (CONTRACTS D.1, J.3)."""
+    return set(COORDINATES) <= set(columns)
+
+
+def cell_column(qualifier: str) -> str:
+    """Column of a qualifier in the lake tables: its own name, unless a measure has that name already."""
+    return f"qualifier:{qualifier}" if qualifier in CELL_MEASURES else qualifier
+
+
+TEXT: Final = pa.dictionary(pa.int32(), pa.string())
+"""How text columns travel: 32-bit codes into a sorted dictionary."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a run survived validation (CONTRACTS D.1), and in which role."""
+
+    levels: tuple[RegionLevel, ...]
+    coordinates: tuple[str, ...]
+    """Of `lat`, `lng`, those that hold any value."""
+    qualifiers: tuple[str, ...]
+    weight: str | None
+
+    @property
+    def mappable(self) -> bool:
+        """Whether tiles can be made."""
+        return has_coordinates(self.coordinates)
+
+    @property
+    def weighted(self) -> bool:
+        return self.weight is not None
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """Columns of the temporal cells that hold text, feature apart."""
+        return (*self.levels, *(cell_column(name) for name in self.qualifiers))

@@ -1,0 +1,334 @@
+"""Reading Dojo over HTTP: single documents and whole listings.
+
+Here belong the request, its retries, the paging and the errors that name a remedy. What a document
+means is `documents.py`; when to ask, and what follows from the answer, is the sensors' business.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    before_sleep_log,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
+
+from datacube_assets.dojo.documents import (
+    IndicatorDocument,
+    ModelDocument,
+    RunDocument,
+    document_id,
+    reason_of,
+)
+
+RUNS_PER_PAGE = 1_000
+"""Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
+INDICATORS_PER_PAGE = 100
+"""Fewer than runs: a dataset's geography alone may list thousands of regions."""
+
+_log = logging.getLogger(__name__)
+
+
+class DojoError(Exception):
+    """Something Dojo did not give us. The message says what happened and what to do about it."""
+
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem} {self.remedy}".strip())
+
+
+class DojoUnavailable(DojoError):
+    """No connection, no answer in time, 429 or 5xx, also after the retries."""
+
+    remedy = "Nothing was changed; ask again later. If it stays so, see whether Dojo runs at DOJO_URL."
+
+    def __init__(self, problem: str, status: int | None = None, retry_after: float | None = None) -> None:
+        super().__init__(problem)
+        self.status = status
+        """HTTP status; None when there was no answer."""
+        self.retry_after = retry_after
+        """Seconds Dojo asked us to wait; None when it did not say."""
+
+
+class DojoUnauthorized(DojoError):
+    """401 or 403."""
+
+    remedy = "Set DOJO_USERNAME and DOJO_PASSWORD to an account that may read."
+
+
+class DojoNotFound(DojoError):
+    """404: no such document, or no Dojo below this address."""
+
+    remedy = "Check the id, and that DOJO_URL carries the path prefix of the API (such as /api/dojo)."
+
+
+class DojoRefused(DojoError):
+    """Any other answer that is not a success."""
+
+    remedy = "Asking again does not help: see what Dojo says about the request or its stored documents."
+
+
+class DojoAnswerInvalid(DojoError):
+    """An answer that is not what the API promises (CONTRACTS A.2), such as a log-in page."""
+
+    remedy = "Check that DOJO_URL points at Dojo's API, including its path prefix (such as /api/dojo)."
+
+
+class DojoDocumentMalformed(DojoError):
+    """A document without the fields we need."""
+
+    remedy = "Correct the document in Dojo."
+
+
+class DojoListingIncomplete(DojoError):
+    """A listing that broke off, repeated itself or held fewer documents than Dojo counted."""
+
+    remedy = "The listing was not used; ask again later."
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often and how patiently to ask again: waits double from the first to the longest, plus jitter."""
+
+    attempts: int = 4
+    """The first try included."""
+    first_wait: float = 0.5
+    """Seconds; also the most that jitter adds."""
+    longest_wait: float = 8.0
+    """Seconds; a Retry-After beyond it ends the retries at once, as asking earlier would be rude."""
+
+    def retrying(self) -> Retrying:
+        """The policy as a caller of functions that may raise `DojoUnavailable`."""
+        return Retrying(
+            stop=stop_after_attempt(self.attempts),
+            retry=retry_if_exception(self._is_worth_a_retry),
+            wait=self._wait,
+            before_sleep=before_sleep_log(_log, logging.INFO),
+            reraise=True,
+        )
+
+    def _is_worth_a_retry(self, error: BaseException) -> bool:
+        return isinstance(error, DojoUnavailable) and (error.retry_after or 0) <= self.longest_wait
+
+    def _wait(self, state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked_for = error.retry_after if isinstance(error, DojoUnavailable) else None
+        backoff = wait_exponential(multiplier=self.first_wait, max=self.longest_wait)
+        return max(asked_for or 0.0, backoff(state)) + wait_random(0, self.first_wait)(state)
+
+
+class _Page(BaseModel):
+    """One page of a listing (CONTRACTS A.2)."""
+
+    hits: int
+    scroll_id: str | None = None
+    results: list[Any]
+
+
+D = TypeVar("D", RunDocument, ModelDocument, IndicatorDocument)
+
+
+class DojoClient:
+    """Dojo's API at a base URL with path prefix (CONTRACTS A.1). May be shared between threads.
+
+    Every method raises a `DojoError`: `DojoUnavailable` after the retries, otherwise at once.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        username: str = "",
+        password: str = "",
+        *,
+        timeout: float = 30.0,
+        retries: RetryPolicy | None = None,
+        restarts: int = 2,
+    ) -> None:
+        """`timeout`: seconds without any progress. `restarts`: how often a broken listing starts over.
+
+        Raises ValueError when the base URL is none, or carries credentials.
+        """
+        self._base_url = plain_url(base_url)
+        self._restarts = restarts
+        self._retrying = (retries or RetryPolicy()).retrying()
+        self._http = httpx.Client(
+            auth=(username, password) if username else None, timeout=timeout, follow_redirects=True
+        )
+
+    def __repr__(self) -> str:
+        return f"DojoClient({self._base_url!r})"
+
+    def __enter__(self) -> DojoClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def run(self, run_id: str) -> RunDocument:
+        """One model run. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
+        return self._document(RunDocument, "runs", run_id)
+
+    def model(self, model_id: str) -> ModelDocument:
+        """One model. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
+        return self._document(ModelDocument, "models", model_id)
+
+    def indicator(self, indicator_id: str) -> IndicatorDocument:
+        """One dataset. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
+        return self._document(IndicatorDocument, "indicators", indicator_id)
+
+    def runs(self, model_id: str = "", page_size: int = RUNS_PER_PAGE) -> list[Any]:
+        """All runs (of a model) as they came, in no order, malformed ones included (CONTRACTS A.2).
+
+        Raises `DojoListingIncomplete` rather than giving a part of them.
+        """
+        return self._listing("runs", {"size": page_size} | ({"model_id": model_id} if model_id else {}))
+
+    def indicators(self, page_size: int = INDICATORS_PER_PAGE) -> list[Any]:
+        """All datasets as they came, unpublished and deprecated ones included (CONTRACTS A.3).
+
+        Raises `DojoListingIncomplete` rather than giving a part of them.
+        """
+        return self._listing("indicators", {"size": page_size})
+
+    def _document(self, kind: type[D], collection: str, name: str) -> D:
+        path = f"{collection}/{quote(name, safe='')}"
+        answer = self._get(path, {})
+        try:
+            return kind.model_validate_json(answer)
+        except ValidationError as error:
+            raise DojoDocumentMalformed(f"Dojo's document {path} is malformed: {reason_of(error)}.") from None
+
+    def _listing(self, collection: str, query: dict[str, str | int]) -> list[Any]:
+        for _ in range(self._restarts):
+            try:
+                return self._walk(collection, query)
+            except DojoListingIncomplete as error:
+                _log.warning("starting the listing over: %s", error)
+        return self._walk(collection, query)
+
+    def _walk(self, collection: str, query: dict[str, str | int]) -> list[Any]:
+        """The distinct documents of one scroll, at least as many as Dojo counted at its start."""
+        pages = list(self._pages(collection, query))
+        documents = _distinct(document for page in pages for document in page.results)
+        if len(documents) < pages[0].hits:
+            raise DojoListingIncomplete(
+                f"Dojo's listing of {collection} held {len(documents)} of {pages[0].hits} documents."
+            )
+        return documents
+
+    def _pages(self, collection: str, query: dict[str, str | int]) -> Iterator[_Page]:
+        """Every request repeats the page size, because Dojo compares each page with it (CONTRACTS A.2)."""
+        page = self._page(collection, query)
+        yield page
+        seen = _ids(page) - {None}
+        while page.results and page.scroll_id is not None:
+            before, page = page, self._next_page(collection, query | {"scroll_id": page.scroll_id})
+            ids = _ids(page)
+            if page.results and (page.results == before.results or ids <= seen):
+                raise DojoListingIncomplete(f"Dojo's listing of {collection} repeats a page.")
+            yield page
+            seen |= ids - {None}
+
+    def _next_page(self, collection: str, query: dict[str, str | int]) -> _Page:
+        try:
+            return self._page(collection, query)
+        except DojoUnavailable as error:
+            if error.status != 500:
+                raise
+            # Elasticsearch has forgotten the scroll (CONTRACTS A.1): only a new one can help.
+            raise DojoListingIncomplete(f"Dojo's listing of {collection} broke off.") from error
+
+    def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
+        answer = self._get(collection, query)
+        try:
+            return _Page.model_validate_json(answer)
+        except ValidationError as error:
+            raise DojoAnswerInvalid(
+                f"Dojo's answer to {collection} is no page: {reason_of(error)}."
+            ) from None
+
+    def _get(self, path: str, query: dict[str, str | int]) -> bytes:
+        return self._retrying(self._get_once, path, query)
+
+    def _get_once(self, path: str, query: dict[str, str | int]) -> bytes:
+        try:
+            response = self._http.get(f"{self._base_url}/{path}", params=query)
+        except httpx.RequestError as error:
+            raise DojoUnavailable(f"Dojo did not answer {path}: {type(error).__name__} {error}.") from error
+        if not response.is_success:
+            raise _refusal(path, response)
+        return response.content
+
+
+def plain_url(url: str) -> str:
+    """A base URL without slash at the end, safe to be shown.
+
+    Raises ValueError when it is no HTTP address or carries credentials, which would end up in logs.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        raise ValueError("The base URL is no HTTP address: give it as https://host/prefix.") from None
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise ValueError("The base URL is no HTTP address: give it as https://host/prefix.")
+    if parsed.userinfo or parsed.query or parsed.fragment:
+        raise ValueError(
+            "The base URL must hold no more than host and path; user name and password are given separately."
+        )
+    return url.rstrip("/")
+
+
+def _ids(page: _Page) -> set[str | None]:
+    return set(map(document_id, page.results))
+
+
+def _distinct(documents: Iterable[Any]) -> list[Any]:
+    """One document per id; those without id cannot be told apart, so each of them counts."""
+    named: dict[object, Any] = {}
+    for number, document in enumerate(documents):
+        named.setdefault(document_id(document) or number, document)
+    return list(named.values())
+
+
+def _refusal(path: str, response: httpx.Response) -> DojoError:
+    status = response.status_code
+    problem = f"Dojo answered {status} to {path}."
+    if status == 429 or status >= 500:
+        return DojoUnavailable(problem, status, _retry_after(response))
+    if status in (401, 403):
+        return DojoUnauthorized(problem)
+    if status == 404:
+        return DojoNotFound(problem)
+    return DojoRefused(f"{problem} It said: {response.text[:300]!r}.")
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """Seconds until Dojo wants to be asked again; the header holds a number of them or a date."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None

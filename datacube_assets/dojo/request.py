@@ -1,0 +1,88 @@
+"""The request: everything needed to turn one model run or dataset into a datacube.
+
+Here belongs the document itself and its meaning (what makes two requests equal). How a request is
+derived from Dojo's documents is `derive.py`; where requests wait is the lake's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+INDICATOR_RUN_ID = "indicator"
+"""The run id of every dataset (CONTRACTS C); the reader picks the indicators bucket by it (E.1)."""
+
+OutputTask = Literal[
+    "compute_global_timeseries",
+    "compute_regional_stats",
+    "compute_regional_timeseries",
+    "compute_regional_aggregation",
+    "compute_tiles",
+]
+
+NonEmpty = Annotated[str, StringConstraints(min_length=1)]
+
+
+class QualifierThresholds(BaseModel):
+    """Limits on the number of distinct values of a qualifier; both are inclusive (CONTRACTS C, J.11)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    max_count: int = Field(10_000, ge=0, le=2**31 - 1)
+    """A qualifier with more values leaves every output but the info lists."""
+    regional_timeseries_count: int = Field(100, ge=0, le=2**31 - 1)
+    """A qualifier with more values gets no timeseries per region."""
+    regional_timeseries_max_level: int = Field(1, ge=0, le=3)
+    """Deepest region level with qualifier timeseries: 0 country, 1 admin1, ..."""
+
+
+class DatacubeRequest(BaseModel):
+    """What CauseMos, a user or the derivation from Dojo asks for (the flow parameters of CONTRACTS C).
+
+    Unknown fields are ignored, as the original flow ignored them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    model_id: NonEmpty
+    run_id: NonEmpty
+    data_paths: tuple[NonEmpty, ...]
+    """URLs or paths of the Parquet parts, `_str` parts included."""
+    is_indicator: bool = False
+    qualifier_map: dict[str, tuple[str, ...]] = {}
+    """Feature name to the qualifier columns that break it down."""
+    weight_column: str = ""
+    qualifier_thresholds: QualifierThresholds = QualifierThresholds()
+    fill_timestamp: int = 0
+    """Milliseconds UTC put where the timestamp is missing."""
+    raw_count_threshold: int = Field(10_000, ge=0)
+    """Features with more rows get no raw.csv."""
+    timestamp_unit: Literal["ms", "s"] = "ms"
+    """Unit of numeric timestamps in the parts (DESIGN 5, 13)."""
+    selected_output_tasks: tuple[str, ...] | None = None
+    """Subset of the five task names; None stands for all of them."""
+    model_bucket: str | None = None
+    indicator_bucket: str | None = None
+    """Bucket URLs that override the configured ones."""
+    doc_ids: tuple[str, ...] | None = None
+    """Documents in CauseMos that wait for the outcome; None or empty: nobody is told."""
+    source_version: str = ""
+    """What Dojo said about this state of the run (`executed_at`); empty when unknown."""
+
+    def fingerprint(self) -> str:
+        """Hex digest of the request's meaning.
+
+        Equal for requests that lead to the same datacube from the same files: who waits for the
+        outcome (`doc_ids`) does not enter.
+        """
+        meaning = self.model_dump(mode="json", exclude={"doc_ids"})
+        return digest(meaning)
+
+
+def digest(document: Any) -> str:
+    """Hex digest (128 bit) of a JSON document, independent of key order."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

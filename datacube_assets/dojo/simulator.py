@@ -1,0 +1,504 @@
+"""A stand-in for Dojo, for development and tests: its listings, documents and files over HTTP.
+
+Here belongs what Dojo does towards us (CONTRACTS A.2 - A.4, I) and the handles that make it do it:
+let a run finish, add documents, misbehave. Here is also what every stand-in needs (switches,
+counters, serving). Nothing of the pipeline itself belongs here, and the pipeline never imports it.
+
+Dojo's own paths lie below the prefix; the files below `/files`, open to everybody as the public
+bucket is; the handles below `/simulator`, never misbehaving:
+
+    POST   /simulator/{runs|models|indicators}   add or replace one document or a list, unchecked
+    POST   /simulator/runs/{id}/finish           {"data_paths": [...], "executed_at": "..."}, both optional
+    POST   /simulator/runs/{id}/fail
+    GET    /simulator/switches    PUT: change some of them (see `Switches`)
+    GET    /simulator/requests    counters per "METHOD /path"; DELETE: start anew
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import glob
+import json
+import random
+import secrets
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datacube_assets.dojo.request import digest
+
+Document = dict[str, Any]
+Collection = Literal["runs", "models", "indicators"]
+COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
+
+DEFAULT_SIZES: Mapping[Collection, int] = {"runs": 100, "models": 10, "indicators": 10}
+"""Documents per page when the caller names no size (CONTRACTS A.2, A.3)."""
+LARGEST_SIZE = 10_000
+"""Elasticsearch refuses more; Dojo answers 500 then (CONTRACTS A.1)."""
+REQUIRED_OF_A_RUN = ("id", "model_name", "model_id", "created_at", "data_paths", "parameters", "tags")
+"""What `POST` and `PUT /runs` insist on (CONTRACTS A.4)."""
+FILES_PLACEHOLDER = "{files}"
+"""Stands in stored documents for the address of the file server."""
+
+_RESERVED_KEYS = ("model_id", "model_name", "size", "scroll_id")
+_CHUNK = 1 << 20
+
+
+class Switches(BaseModel):
+    """How a stand-in misbehaves. Rates are shares of the requests, from 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error_rate: float = Field(0.0, ge=0, le=1)
+    error_next: int = Field(0, ge=0)
+    """So many of the coming requests are refused, whatever the rate."""
+    error_status: int = Field(503, ge=400, le=599)
+    retry_after: str = ""
+    """Sent as Retry-After with a refusal, unless empty."""
+    latency_seconds: float = Field(0.0, ge=0)
+    truncate_rate: float = Field(0.0, ge=0, le=1)
+    truncate_next: int = Field(0, ge=0)
+    """So many of the coming answers break off in the middle, whatever the rate."""
+    scroll_seconds: float = Field(120.0, ge=0)
+    """A scroll that was not asked for longer than this is forgotten."""
+    shuffle: bool = False
+    """Every listing comes in another order."""
+
+    def refuses(self) -> bool:
+        """Whether this request is refused; counts down `error_next`."""
+        if self.error_next:
+            self.error_next -= 1
+            return True
+        return random.random() < self.error_rate
+
+    def truncates(self) -> bool:
+        """Whether this answer breaks off; counts down `truncate_next`."""
+        if self.truncate_next:
+            self.truncate_next -= 1
+            return True
+        return random.random() < self.truncate_rate
+
+
+class StandIn:
+    """What every stand-in has: switches, counters of requests, and credentials it may insist on."""
+
+    def __init__(self, username: str = "", password: str = "") -> None:
+        self.switches = Switches()
+        self.requests: Counter[str] = Counter()
+        """How often each "METHOD /path" was asked for, refused requests included."""
+        self._credentials = base64.b64encode(f"{username}:{password}".encode()).decode() if username else ""
+
+    def admits(self, authorization: str) -> bool:
+        """Whether this Authorization header will do; anything does when no user name was given."""
+        return not self._credentials or secrets.compare_digest(authorization, f"Basic {self._credentials}")
+
+    def misbehaving(self) -> Middleware:
+        """Counts requests, then delays, refuses or cuts them as the switches say."""
+        return Middleware(_Misbehaving, standin=self)
+
+    def guarded(self) -> Middleware:
+        """Answers 401 to whoever is not admitted."""
+        return Middleware(_Guarded, standin=self)
+
+    def application(self, routes: Sequence[BaseRoute]) -> Starlette:
+        """An ASGI application of the handles and these routes; refusals are JSON."""
+        return Starlette(routes=[*self.handles(), *routes], exception_handlers={HTTPException: _refuse})
+
+    def handles(self) -> list[BaseRoute]:
+        """The routes of `/simulator` that every stand-in has."""
+        return [
+            Route("/simulator/switches", self._get_switches, methods=["GET"]),
+            Route("/simulator/switches", self._put_switches, methods=["PUT"]),
+            Route("/simulator/requests", self._get_requests, methods=["GET"]),
+            Route("/simulator/requests", self._delete_requests, methods=["DELETE"]),
+        ]
+
+    async def _get_switches(self, request: Request) -> Response:
+        return JSONResponse(self.switches.model_dump())
+
+    async def _put_switches(self, request: Request) -> Response:
+        try:
+            self.switches = Switches(**{**self.switches.model_dump(), **await json_object(request)})
+        except ValidationError as error:
+            raise HTTPException(422, str(error)) from None
+        return await self._get_switches(request)
+
+    async def _get_requests(self, request: Request) -> Response:
+        return JSONResponse(self.requests)
+
+    async def _delete_requests(self, request: Request) -> Response:
+        self.requests.clear()
+        return Response(status_code=204)
+
+
+class _Misbehaving:
+    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+        self._app = app
+        self._standin = standin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        switches = self._standin.switches
+        self._standin.requests[f"{scope['method']} {scope['path']}"] += 1
+        await asyncio.sleep(switches.latency_seconds)
+        if switches.refuses():
+            headers = {"Retry-After": switches.retry_after} if switches.retry_after else None
+            refusal = PlainTextResponse("switched to fail", switches.error_status, headers)
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, receive, _cut(send) if switches.truncates() else send)
+
+
+class _Guarded:
+    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+        self._app = app
+        self._standin = standin
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._standin.admits(Request(scope).headers.get("Authorization", "")):
+            await self._app(scope, receive, send)
+        else:
+            challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}
+            await PlainTextResponse("Unauthorized", 401, challenge)(scope, receive, send)
+
+
+def _cut(send: Send) -> Send:
+    """Sends the head and half of the first piece; the server then drops the unfinished connection."""
+    was_cut = False
+
+    async def cut(message: Message) -> None:
+        nonlocal was_cut
+        if was_cut:
+            return
+        if message["type"] == "http.response.body":
+            was_cut = True
+            body = message["body"]
+            message = {**message, "body": body[: len(body) // 2], "more_body": True}
+        await send(message)
+
+    return cut
+
+
+@dataclass
+class _Scroll:
+    """A listing under way: what it held when it began, and how far it was read."""
+
+    documents: list[Document]
+    size: int
+    touched: float
+    """Seconds of the monotonic clock."""
+    position: int = 0
+
+    def turn(self) -> list[Document]:
+        """The next page; its length is that of the first call's `size`, whatever is asked for later."""
+        page = self.documents[self.position : self.position + self.size]
+        self.position += len(page)
+        self.touched = time.monotonic()
+        return page
+
+
+@dataclass
+class _Index:
+    """One Elasticsearch index: documents in the order of indexing, and the scrolls over them."""
+
+    documents: dict[str, Document] = field(default_factory=dict)
+    scrolls: dict[str, _Scroll] = field(default_factory=dict)
+
+    def put(self, document: Document) -> None:
+        """Store under its id. A replaced document moves to the end, as in Elasticsearch (CONTRACTS A.2)."""
+        name = document.get("id")
+        key = name if isinstance(name, str) else uuid.uuid4().hex
+        self.documents.pop(key, None)
+        self.documents[key] = document
+
+
+class DojoSimulator(StandIn):
+    """The state of the stand-in. Documents are replaced, never changed, so a scroll keeps what it saw."""
+
+    def __init__(
+        self, files: Path | None = None, *, prefix: str = "", username: str = "", password: str = ""
+    ) -> None:
+        """`files`: folder served below `/files`. `prefix`: path in front of Dojo's API, `/api/dojo`."""
+        super().__init__(username, password)
+        self._files = files
+        self._prefix = prefix.rstrip("/")
+        self._indices: dict[Collection, _Index] = {name: _Index() for name in COLLECTIONS}
+
+    @classmethod
+    def load(cls, folder: Path, *, prefix: str = "", username: str = "", password: str = "") -> DojoSimulator:
+        """Read `runs/*.json`, `models/*.json`, `indicators/*.json` (a document or a list) and `files/*`.
+
+        The documents come in no order of any meaning, but always in the same one. Raises
+        json.JSONDecodeError when a file is no JSON.
+        """
+        simulator = cls(folder / "files", prefix=prefix, username=username, password=password)
+        for collection in COLLECTIONS:
+            loaded = [json.loads(path.read_text()) for path in (folder / collection).glob("*.json")]
+            for document in sorted((d for content in loaded for d in _as_list(content)), key=digest):
+                simulator.put(collection, document)
+        return simulator
+
+    def put(self, collection: Collection, document: Document) -> None:
+        """Add or replace a document, unchecked, so that malformed ones can be had."""
+        self._indices[collection].put(document)
+
+    def get(self, collection: Collection, name: str) -> Document:
+        """The document of that id. Raises a 404 when there is none."""
+        try:
+            return self._indices[collection].documents[name]
+        except KeyError:
+            raise HTTPException(404, "Not Found") from None
+
+    def finish_run(
+        self, run_id: str, data_paths: list[str] | None = None, executed_at: str | None = None
+    ) -> Document:
+        """Let a run succeed as the executor does (CONTRACTS A.4); again: a re-execution.
+
+        Without `data_paths` the parts are the files named after the run (CONTRACTS B.1). Raises a
+        404 for an unknown run, a 409 when there are neither paths nor such files.
+        """
+        run = self.get("runs", run_id)
+        paths = self._parts_of(run) if data_paths is None else data_paths
+        if data_paths is None and not paths:
+            raise HTTPException(409, f"no file is named after run {run_id}: give data_paths")
+        now = executed_at or time.strftime("%Y-%m-%d %H:%M:%S")
+        finished = {**run, "data_paths": paths, "pre_gen_output_paths": []}
+        return self._put_status(finished, status="success", executed_at=now)
+
+    def fail_run(self, run_id: str) -> Document:
+        """Let a run fail; its paths stay as they were (CONTRACTS A.4). Raises a 404 for an unknown run."""
+        return self._put_status(self.get("runs", run_id), status="failed")
+
+    def page(
+        self, collection: Collection, size: int, scroll_id: str | None, where: Mapping[str, str]
+    ) -> tuple[int, str | None, list[Document]]:
+        """One page of a listing as (hits, scroll id, documents), by the rules of CONTRACTS A.2.
+
+        `where`: fields that must have these values. Raises a 500 for a size Elasticsearch refuses
+        and for a scroll that is unknown or was left alone for too long.
+        """
+        index = self._indices[collection]
+        found = [d for d in index.documents.values() if all(d.get(k) == v for k, v in where.items())]
+        if not found:
+            return 0, None, []
+        name, scroll = self._open(index, found, size) if scroll_id is None else self._resume(index, scroll_id)
+        documents = scroll.turn()
+        return len(found), None if len(documents) < size else name, documents
+
+    def _open(self, index: _Index, documents: list[Document], size: int) -> tuple[str, _Scroll]:
+        if not 0 < size <= LARGEST_SIZE:
+            raise HTTPException(500, "Internal Server Error")
+        if self.switches.shuffle:
+            random.shuffle(documents)
+        self._forget_expired(index)
+        name = uuid.uuid4().hex
+        index.scrolls[name] = _Scroll(documents, size, time.monotonic())
+        return name, index.scrolls[name]
+
+    def _resume(self, index: _Index, scroll_id: str) -> tuple[str, _Scroll]:
+        self._forget_expired(index)
+        if scroll_id not in index.scrolls:
+            raise HTTPException(500, "Internal Server Error")
+        return scroll_id, index.scrolls[scroll_id]
+
+    def _forget_expired(self, index: _Index) -> None:
+        oldest = time.monotonic() - self.switches.scroll_seconds
+        index.scrolls = {name: scroll for name, scroll in index.scrolls.items() if scroll.touched >= oldest}
+
+    def _parts_of(self, run: Document) -> list[str]:
+        pattern = glob.escape(f"{run.get('id')}_{run.get('model_id')}") + "*.parquet.gzip"
+        found = self._files.glob(pattern) if self._files else ()
+        return [f"{FILES_PLACEHOLDER}/{path.name}" for path in sorted(found)]
+
+    def _put_status(self, run: Document, **attributes: str) -> Document:
+        updated = {**run, "attributes": {**(run.get("attributes") or {}), **attributes}}
+        self.put("runs", updated)
+        return updated
+
+    def app(self) -> Starlette:
+        """The stand-in as an ASGI application."""
+        files = Route("/{path:path}", self._get_file)
+        return self.application(
+            [
+                Mount("/files", routes=[files], middleware=[self.misbehaving()]),
+                Mount(self._prefix, routes=self._api(), middleware=[self.misbehaving(), self.guarded()]),
+            ]
+        )
+
+    def handles(self) -> list[BaseRoute]:
+        """The routes of `/simulator`."""
+        return [
+            *super().handles(),
+            *(
+                Route(f"/simulator/{name}", partial(self._add_documents, name), methods=["POST"])
+                for name in COLLECTIONS
+            ),
+            Route("/simulator/runs/{name}/finish", self._finish_run, methods=["POST"]),
+            Route("/simulator/runs/{name}/fail", self._fail_run, methods=["POST"]),
+        ]
+
+    def _api(self) -> list[BaseRoute]:
+        return [
+            Route("/runs", self._create_run, methods=["POST"]),
+            Route("/runs", self._update_run, methods=["PUT"]),
+            *(Route(f"/{name}", partial(self._list, name)) for name in COLLECTIONS),
+            *(Route(f"/{name}/{{name}}", partial(self._one, name)) for name in COLLECTIONS),
+        ]
+
+    async def _list(self, collection: Collection, request: Request) -> Response:
+        query = request.query_params
+        terms = _terms(query) if collection == "runs" else {}
+        size = _size_of(request, DEFAULT_SIZES[collection])
+        hits, scroll_id, documents = self.page(collection, size, query.get("scroll_id"), terms)
+        if collection == "runs":
+            documents = _with_parameters(documents, query)
+        return _answer(request, {"hits": hits, "scroll_id": scroll_id, "results": documents})
+
+    async def _one(self, collection: Collection, request: Request) -> Response:
+        return _answer(request, self.get(collection, request.path_params["name"]))
+
+    async def _create_run(self, request: Request) -> Response:
+        run = _checked_run(await json_object(request))
+        self._put_status({**run, "created_at": round(time.time() * 1000)}, status="Running")
+        location = {"Location": f"/api/v1/runs/{run['id']}"}
+        return PlainTextResponse(f"Created run with id = {run['id']}", 201, location)
+
+    async def _update_run(self, request: Request) -> Response:
+        run = _checked_run(await json_object(request))
+        self.put("runs", run)
+        location = {"Location": f"/api/runs/{run['id']}"}
+        return PlainTextResponse(f"Updated run with id = {run['id']}", 201, location)
+
+    async def _get_file(self, request: Request) -> Response:
+        """A whole file, whatever Range says (CONTRACTS I)."""
+        folder = self._files.resolve() if self._files else None
+        path = (folder / request.path_params["path"]).resolve() if folder else None
+        if folder is None or path is None or folder not in path.parents or not path.is_file():
+            raise HTTPException(404, "Not Found")
+        headers = {"Content-Length": str(path.stat().st_size), "Accept-Ranges": "none"}
+        return StreamingResponse(_chunks(path), headers=headers, media_type="binary/octet-stream")
+
+    async def _add_documents(self, collection: Collection, request: Request) -> Response:
+        documents = _as_list(await request.json())
+        for document in documents:
+            self.put(collection, document)
+        return JSONResponse({"added": len(documents)}, 201)
+
+    async def _finish_run(self, request: Request) -> Response:
+        wishes = await json_object(request) if await request.body() else {}
+        name = request.path_params["name"]
+        return _answer(request, self.finish_run(name, wishes.get("data_paths"), wishes.get("executed_at")))
+
+    async def _fail_run(self, request: Request) -> Response:
+        return _answer(request, self.fail_run(request.path_params["name"]))
+
+
+async def json_object(request: Request) -> Document:
+    """The request's body. Raises a 400 when it is no JSON object."""
+    try:
+        content = await request.json()
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return content
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _answer(request: Request, content: object) -> Response:
+    """JSON with the address of the file server as this caller knows it."""
+    files = f"{request.url.scheme}://{request.url.netloc}/files"
+    body = json.dumps(content).replace(FILES_PLACEHOLDER, files)
+    return Response(body, media_type="application/json")
+
+
+def _as_list(content: Any) -> list[Document]:
+    return content if isinstance(content, list) else [content]
+
+
+def _size_of(request: Request, default: int) -> int:
+    try:
+        return int(request.query_params.get("size", default))
+    except ValueError:
+        raise HTTPException(422, "size: value is not a valid integer") from None
+
+
+def _checked_run(run: Document) -> Document:
+    missing = [name for name in REQUIRED_OF_A_RUN if name not in run]
+    if missing:
+        raise HTTPException(422, f"field required: {', '.join(missing)}")
+    return run
+
+
+def _terms(query: Mapping[str, str]) -> dict[str, str]:
+    """The field a listing of runs is narrowed by: `model_name` wins (CONTRACTS A.2)."""
+    return next(({name: query[name]} for name in ("model_name", "model_id") if query.get(name)), {})
+
+
+def _with_parameters(runs: list[Document], query: Mapping[str, str]) -> list[Document]:
+    """The runs that match any further key of the query, once per match (CONTRACTS A.2)."""
+    filters = {name: wanted for name, wanted in query.items() if name not in _RESERVED_KEYS}
+    if not filters:
+        return runs
+    return [run for run in runs for name, wanted in filters.items() if _matches(run, name, wanted)]
+
+
+def _matches(run: Document, parameter: str, wanted: str) -> bool:
+    values = {p["name"]: p["value"] for p in run.get("parameters", [])}
+    value = values.get(parameter)
+    if isinstance(value, str):
+        return bool(value) and wanted.lower() in value.lower()
+    return bool(value) and wanted == str(value)
+
+
+def serve(
+    folder: Path, host: str, port: int, *, prefix: str = "", username: str = "", password: str = ""
+) -> None:
+    """Stand in for Dojo with the documents and files of a folder, until interrupted."""
+    simulator = DojoSimulator.load(folder, prefix=prefix, username=username, password=password)
+    uvicorn.run(simulator.app(), host=host, port=port, log_level="warning")
+
+
+@contextmanager
+def in_background(app: ASGIApp) -> Iterator[str]:
+    """Serve from a thread on a free loopback port, for tests and notebooks; gives the base URL."""
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        while thread.is_alive() and not server.started:
+            time.sleep(0.005)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
