@@ -2,7 +2,7 @@
 # Variables:  PYTHON  the interpreter that .venv is made from
 #             ARGS    further arguments of the command, as in: make test ARGS="-k tiles -x"
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 0 2>/dev/null && break; done; echo $$p)
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -45,7 +45,7 @@ bench: $(STAMP) ## run the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 # The lock is resolved in a fresh environment without constraints, so it may move every version.
-lock: ## resolve the newest versions into constraints.txt
+lock: ## resolve the newest versions into infra/constraints.txt
 	@rm -rf $(VENV)-lock
 	$(call make_venv,$(VENV)-lock)
 	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --upgrade pip setuptools
@@ -53,18 +53,18 @@ lock: ## resolve the newest versions into constraints.txt
 	@{ echo "# Exact versions of everything that is installed, for Python 3.11. Written by \`make lock\`."; \
 	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable > $(VENV)-lock/frozen && \
 	   grep -v -i -E '^(pip|datacube-assets)[ =]' $(VENV)-lock/frozen; } > $(VENV)-lock/constraints.txt
-	@mv $(VENV)-lock/constraints.txt constraints.txt
+	@mv $(VENV)-lock/constraints.txt infra/constraints.txt
 	@rm -rf $(VENV)-lock
-	@echo "constraints.txt is rewritten. Next: make install lint types test, and read its diff."
+	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
 	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml infra/constraints.txt
 	@echo "Setting up $(VENV), which takes a minute or two ..."
 	$(call make_venv,$(VENV))
-	@$(BIN)/python $(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[dev]'
 	@touch $@
 
 # $(call make_venv,FOLDER): an environment of the right Python, or a hint why there is none.

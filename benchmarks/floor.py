@@ -8,6 +8,7 @@ under the same relative paths. Nothing of the project's own code belongs here.
 """
 
 import argparse
+import importlib
 import json
 import os
 from collections import defaultdict
@@ -25,7 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-Folders: TypeAlias = Mapping[str, Sequence[tuple[str, int]]]  # relative folder -> names and sizes of its files
+importlib.import_module("pandas")  # Some Arrow calls import it on first use: that must not be timed.
+
+# For each relative folder the names and sizes of its files.
+Folders: TypeAlias = Mapping[str, Sequence[tuple[str, int]]]
 
 _WRITERS: Final = 2
 _NOT_KEYS: Final = frozenset({"timestamp", "value", "__index_level_0__"})
@@ -87,27 +91,30 @@ def list_objects(root: Path) -> Folders:
 
 def read_parts(parts: Sequence[Path]) -> pa.Table:
     """All rows, with every distinct string once."""
-    return pa.concat_tables([_read(part) for part in parts], promote_options="permissive").unify_dictionaries()
+    return pa.concat_tables([_read(part) for part in parts], promote_options="permissive")
 
 
 def _read(part: Path) -> pa.Table:
     schema = pq.read_schema(part)
     strings = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-    return pq.read_table(part, read_dictionary=strings)
+    with pq.ParquetFile(part, read_dictionary=strings) as file:
+        return file.read()
 
 
 def group_cells(table: pa.Table) -> pl.DataFrame:
-    """The sum and count of each temporal cell: month, feature, place and qualifiers, packed into one number."""
+    """The sum and count of each temporal cell: month, feature, place and qualifiers in one number."""
     stamps = pc.fill_null(table["timestamp"].cast(pa.int64()), 0).to_numpy()
     months = stamps.view("M8[ms]").astype("M8[M]").astype(np.int64)
-    columns = [table[name] for name in table.column_names if name not in _NOT_KEYS]
-    key, span = np.zeros(table.num_rows, np.uint64), 1
-    for column in (pa.chunked_array([months]), *columns):
-        codes, size = _codes(column)
+    first = months.min(initial=0)
+    key, span = (months - first).astype(np.uint64), int(months.max(initial=0) - first) + 1
+    for name in table.column_names:
+        if name in _NOT_KEYS:
+            continue
+        codes, size = _codes(table[name])
         if span * size >= 2**64:
             key, span = _codes(pa.chunked_array([key]))
         key, span = key * np.uint64(size) + codes, span * size
-    frame = pl.DataFrame({"key": key, "value": table["value"].to_numpy()})
+    frame = pl.DataFrame({"key": key, "value": pl.from_arrow(table["value"])})
     return frame.group_by("key").agg(sum=pl.col("value").sum(), count=pl.col("value").count())
 
 

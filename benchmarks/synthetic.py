@@ -48,7 +48,7 @@ def feature_names(features: int) -> list[str]:
 
 
 def qualifier_names(qualifiers: int) -> list[str]:
-    return [*("crop", "market"), *(f"qualifier {n}" for n in range(3, qualifiers + 1))][:qualifiers]
+    return ["crop", "market", *(f"qualifier {n}" for n in range(3, qualifiers + 1))][:qualifiers]
 
 
 def write_synthetic(
@@ -80,6 +80,7 @@ def write_synthetic(
         ) as writer:
             for start in range(first, last, row_group_rows):
                 writer.write_table(world.table(schema, start, min(start + row_group_rows, last)))
+            writer.add_key_value_metadata(schema.metadata)  # without a stored schema nobody else does
     return paths
 
 
@@ -133,9 +134,7 @@ class _World:
             features=pa.array(feature_names(features)),
             qualifiers=tuple(
                 pa.array([f"{name} {number:02d}" for number in range(1, size + 1)])
-                for name, size in zip(
-                    qualifier_names(len(qualifier_sizes)), qualifier_sizes, strict=True
-                )
+                for name, size in zip(qualifier_names(len(qualifier_sizes)), qualifier_sizes, strict=True)
             ),
         )
 
@@ -212,7 +211,9 @@ def _region_name(number: int) -> str:
 
 
 def _main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.synthetic", description="Write a synthetic input.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.synthetic", description="Write a synthetic input."
+    )
     parser.add_argument("out", type=Path, help="the file to write, NAME.parquet.gzip")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--features", type=int, default=2)

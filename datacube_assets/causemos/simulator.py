@@ -139,17 +139,6 @@ class CauseMosSimulator(StandIn):
             [Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()])]
         )
 
-    def app(self) -> Starlette:
-        """The stand-in as an ASGI application."""
-        reporting = Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])
-        return Starlette(
-            routes=[
-                *self.handles(),
-                Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()]),
-            ],
-            exception_handlers={HTTPException: _refuse, Exception: _break},
-        )
-
     def handles(self) -> list[BaseRoute]:
         """The page for people and the routes of `/simulator`."""
         return [
@@ -174,7 +163,7 @@ class CauseMosSimulator(StandIn):
         return JSONResponse(self.documents)
 
     async def _post_documents(self, request: Request) -> Response:
-        """Takes what `GET` gives, with a list of documents per index."""
+        """Takes `{index: [document, ...]}`."""
         content = await json_object(request)
         for index in INDICES:
             for document in content.get(index, []):

@@ -66,7 +66,7 @@ class DatacubeRequest(BaseModel):
     """Subset of the five task names; None stands for all of them."""
     model_bucket: str | None = None
     indicator_bucket: str | None = None
-    """Bucket URLs that override the configured ones."""
+    """Names of buckets on S3 that replace the configured ones."""
     doc_ids: tuple[str, ...] | None = None
     """Documents in CauseMos that wait for the outcome; None or empty: nobody is told."""
     source_version: str = ""

@@ -1,0 +1,69 @@
+"""The name of what the system works on: one run of one model, or one dataset.
+
+Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them
+(DESIGN 2). Keys in buckets use the ids as they are; they are built in `datacube/keys.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from datacube_assets.datacube import keys
+from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+
+_DOTS = re.compile(r"\.{2,}|^\.$")
+
+
+def encode_name(name: str) -> str:
+    """A name percent-encoded outside `[A-Za-z0-9._-]`, and safe as a folder: no `.`, no `..`."""
+    encoded = quote(name, safe="").replace("~", "%7E")
+    return _DOTS.sub(lambda match: "%2E" * len(match[0]), encoded)
+
+
+@dataclass(frozen=True, order=True)
+class ModelRun:
+    """A model run, or a dataset (whose run id is `indicator`)."""
+
+    model_id: str
+    run_id: str
+
+    @classmethod
+    def of(cls, request: DatacubeRequest) -> ModelRun:
+        return cls(request.model_id, request.run_id)
+
+    @classmethod
+    def from_key(cls, key: str) -> ModelRun:
+        """The run of a partition key. Raises ValueError when it is none."""
+        parts = [unquote(part) for part in key.split(":")]
+        if len(parts) != 2 or not all(parts) or cls(*parts).key != key:
+            raise ValueError(f"{key!r} is no partition key; it should read MODEL_ID:RUN_ID")
+        return cls(*parts)
+
+    @property
+    def key(self) -> str:
+        """Partition key: `{model_id}:{run_id}`, each part encoded."""
+        return f"{encode_name(self.model_id)}:{encode_name(self.run_id)}"
+
+    @property
+    def folder(self) -> str:
+        """Folder of the run in the lake."""
+        return f"runs/{encode_name(self.model_id)}/{encode_name(self.run_id)}"
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of the run's objects in a bucket (CONTRACTS D)."""
+        return keys.run_prefix(self.model_id, self.run_id)
+
+    @property
+    def is_indicator(self) -> bool:
+        return self.run_id == INDICATOR_RUN_ID
+
+    def check(self) -> None:
+        """Raise InputError when an id would leave its folder."""
+        keys.check_identity("model id", self.model_id)
+        keys.check_identity("run id", self.run_id)
+
+    def __str__(self) -> str:
+        return f"{self.model_id}:{self.run_id}"

@@ -1,0 +1,72 @@
+"""Dagster resources for the lake and the buckets, and the IO manager that hands tables on.
+
+Thin: what stores and tables can do is in `storage/`.
+"""
+
+from __future__ import annotations
+
+from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, OutputContext
+
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.stores import Store, open_store
+
+
+class LakeResource(ConfigurableResource["LakeResource"]):
+    """The lake at a URL."""
+
+    url: str
+    s3_endpoint: str = ""
+
+    def open(self) -> Lake:
+        return Lake(open_store(self.url, self.s3_endpoint))
+
+
+class BucketsResource(ConfigurableResource["BucketsResource"]):
+    """The buckets of model runs and of datasets."""
+
+    models: str
+    indicators: str
+    s3_endpoint: str = ""
+
+    def open(self, request: DatacubeRequest) -> Store:
+        """The bucket of a request (CONTRACTS C, effective bucket).
+
+        A bucket that the request names is used where buckets have names, on S3; a local folder stands
+        for whatever bucket is asked for.
+        """
+        configured, named = (
+            (self.indicators, request.indicator_bucket)
+            if request.is_indicator
+            else (self.models, request.model_bucket)
+        )
+        url = f"s3://{named}" if named and configured.startswith("s3:") else configured
+        return open_store(url, self.s3_endpoint)
+
+
+class LakeIOManager(ConfigurableIOManager):
+    """Keeps what assets hand on: the descriptor of a table, or the request; rows stay in the lake."""
+
+    lake: LakeResource
+
+    def handle_output(self, context: OutputContext, obj: LakeTable | DatacubeRequest) -> None:
+        lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
+        if isinstance(obj, DatacubeRequest):
+            lake.write_document(request_key(run), obj.model_dump(mode="json"))
+        else:
+            lake.commit(run, context.asset_key.path[-1], obj)
+
+    def load_input(self, context: InputContext) -> LakeTable | DatacubeRequest:
+        lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
+        if context.dagster_type.typing_type is DatacubeRequest:
+            document = lake.read_document(request_key(run))
+            if document is None:
+                raise MissingTableError(f"{run} has no request yet; materialize the asset dojo_request first")
+            return DatacubeRequest.model_validate(document)
+        return lake.table(run, context.asset_key.path[-1])
+
+
+def request_key(run: ModelRun) -> str:
+    """Where the request that a partition was last made from lies in the lake."""
+    return f"{run.folder}/dojo_request/request.json"

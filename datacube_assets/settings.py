@@ -1,0 +1,94 @@
+"""Every setting of the system, read from the environment in one place (DESIGN 4).
+
+Names, defaults and meanings belong here; `docs/settings.md` is the table for people. Nothing else in
+the package reads the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable."""
+
+
+class Settings(BaseModel):
+    """Where things are and how much may run at once. Addresses of stores are URLs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = Field(Path("datacube-home"), alias="DATACUBE_HOME")
+    """Folder of the embedded default: lake, buckets and Dagster's storage."""
+    lake: str = Field("", alias="DATACUBE_LAKE")
+    """URL of the lake; default `lake` in the home folder."""
+    models_bucket: str = Field("", alias="DATACUBE_MODELS_BUCKET")
+    """URL of the bucket of model runs; default `buckets/models` in the home folder."""
+    indicators_bucket: str = Field("", alias="DATACUBE_INDICATORS_BUCKET")
+    """URL of the bucket of datasets; default `buckets/indicators` in the home folder."""
+    s3_endpoint: str = Field("", alias="DATACUBE_S3_ENDPOINT")
+    """Address of an S3-compatible server; empty for AWS. Credentials come from the usual `AWS_*`."""
+    dask_mode: Literal["threads", "local", "scheduler"] = Field("threads", alias="DATACUBE_DASK")
+    """Where shards are computed: threads of the run, a cluster of processes, or an existing cluster."""
+    dask_workers: int = Field(0, alias="DATACUBE_DASK_WORKERS", ge=0)
+    """Threads or processes for `threads` and `local`; 0 for one per core."""
+    dask_scheduler: str = Field("", alias="DATACUBE_DASK_SCHEDULER")
+    """Address of an existing Dask scheduler; setting it selects the mode `scheduler`."""
+    shard_rows: int = Field(1_000_000, alias="DATACUBE_SHARD_ROWS", ge=1)
+    """Rows in a shard of points: the measure of memory per worker."""
+    dojo_url: str = Field("", alias="DOJO_URL")
+    """Dojo's API, path prefix included; empty: Dojo is not asked."""
+    dojo_username: str = Field("", alias="DOJO_USERNAME")
+    dojo_password: SecretStr = Field(SecretStr(""), alias="DOJO_PASSWORD")
+    causemos_url: str = Field("", alias="CAUSEMOS_URL")
+    """CauseMos, without `/api/maas`; empty: nobody is told."""
+    causemos_username: str = Field("", alias="CAUSEMOS_USERNAME")
+    causemos_password: SecretStr = Field(SecretStr(""), alias="CAUSEMOS_PASSWORD")
+
+    @classmethod
+    def from_environment(cls, **overrides: Any) -> Settings:
+        """Settings of the environment, with overrides by variable name (None and empty ones ignored).
+
+        Raises SettingsError naming the variable.
+        """
+        names = {field.alias for field in cls.model_fields.values() if field.alias}
+        values = {name: os.environ[name] for name in names if os.environ.get(name)}
+        values |= {name: value for name, value in overrides.items() if value not in (None, "")}
+        if values.get("DATACUBE_DASK_SCHEDULER"):
+            values.setdefault("DATACUBE_DASK", "scheduler")
+        try:
+            return cls.model_validate(values).resolved()
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise SettingsError(f"the setting {where} cannot be used: {first['msg']}") from None
+
+    def resolved(self) -> Settings:
+        """The same with an absolute home and every address filled in as a URL."""
+        home = self.home.expanduser().absolute()
+        return self.model_copy(
+            update={
+                "home": home,
+                "lake": as_url(self.lake or str(home / "lake")),
+                "models_bucket": as_url(self.models_bucket or str(home / "buckets" / "models")),
+                "indicators_bucket": as_url(self.indicators_bucket or str(home / "buckets" / "indicators")),
+            }
+        )
+
+
+def as_url(address: str) -> str:
+    """A store's address as a URL without a final `/`; plain paths become `file://` URLs.
+
+    Raises SettingsError for schemes that no store speaks.
+    """
+    parts = urlsplit(address)
+    if len(parts.scheme) <= 1:  # a path, or a drive letter
+        return Path(address).expanduser().absolute().as_uri()
+    if parts.scheme not in ("file", "s3"):
+        raise SettingsError(f"the store {address!r} cannot be used: give a path, file:// or s3://")
+    return address.rstrip("/")

@@ -1,0 +1,147 @@
+"""The lake: every partition's tables and documents (DESIGN 1, 4).
+
+A table is a set of Parquet files in a folder named after its version, and a descriptor that is written
+last: readers only ever see a table that is whole. What the tables hold is defined in
+`datacube/schema.py`; objects for CauseMos go through `publishing.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from datacube_assets.dojo.model_run import ModelRun, encode_name
+from datacube_assets.storage.stores import MissingObjectError, Store
+
+_DESCRIPTOR = "table.json"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One Parquet file of a table."""
+
+    name: str
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class LakeTable:
+    """A table of one partition, as its descriptor tells it; the data stays in the lake."""
+
+    folder: str
+    version: str
+    """What the table was made from; tables of equal version belong together."""
+    files: tuple[TableFile, ...]
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What readers of the table need to know beside its rows (JSON)."""
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Names of the files that start so, in order."""
+        return [file.name for file in self.files if file.name.startswith(prefix)]
+
+
+@dataclass(frozen=True)
+class Lake:
+    """The tables and documents of all partitions. Can be sent to workers."""
+
+    store: Store
+
+    def table_folder(self, run: ModelRun, name: str, version: str) -> str:
+        """Where the files of a table's version lie."""
+        return f"{run.folder}/{name}/{version}"
+
+    def write_file(self, folder: str, name: str, table: pa.Table) -> TableFile:
+        """Write one Parquet file of a table in the making."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, **PARQUET)
+        body = sink.getvalue()
+        self.store.put(f"{folder}/{name}.parquet", memoryview(body))
+        return TableFile(name, table.num_rows, body.size)
+
+    def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One file of a table. Raises MissingTableError."""
+        key = f"{table.folder}/{name}.parquet"
+        path = self.store.local_path(key)
+        try:
+            if path is not None:
+                return pq.read_table(path, columns=columns, memory_map=True, partitioning=None)
+            return pq.read_table(pa.BufferReader(self.store.get(key)), columns=columns)
+        except (FileNotFoundError, MissingObjectError):
+            raise MissingTableError(f"the file {key} of the lake is gone; materialize its asset again") from None
+
+    def commit(self, run: ModelRun, name: str, table: LakeTable) -> None:
+        """Make a table the current one of its asset, then drop the files of earlier versions."""
+        document = {
+            "version": table.version,
+            "files": [file.__dict__ for file in table.files],
+            "info": table.info,
+        }
+        self.write_document(f"{run.folder}/{name}/{_DESCRIPTOR}", document)
+        current = {f"{table.folder}/{file.name}.parquet" for file in table.files}
+        descriptor = f"{run.folder}/{name}/{_DESCRIPTOR}"
+        stale = [
+            key
+            for key, _ in self.store.list(f"{run.folder}/{name}/")
+            if key not in current and key != descriptor
+        ]
+        self.store.delete_many(stale)
+
+    def table(self, run: ModelRun, name: str) -> LakeTable:
+        """The current table of an asset. Raises MissingTableError when there is none."""
+        document = self.read_document(f"{run.folder}/{name}/{_DESCRIPTOR}")
+        if document is None:
+            raise MissingTableError(f"{run} has no table {name} yet; materialize the asset {name} first")
+        version = document["version"]
+        files = tuple(TableFile(**file) for file in document["files"])
+        return LakeTable(self.table_folder(run, name, version), version, files, document["info"])
+
+    def read_document(self, key: str) -> dict[str, Any] | None:
+        """A JSON document, None when there is none."""
+        try:
+            document: dict[str, Any] = json.loads(self.store.get(key))
+        except MissingObjectError:
+            return None
+        return document
+
+    def write_document(self, key: str, document: Mapping[str, Any]) -> None:
+        """Write a JSON document, whole or not at all."""
+        self.store.put(key, json.dumps(document, indent=1, sort_keys=True).encode())
+
+
+PARQUET: dict[str, Any] = {"compression": "zstd", "compression_level": 1, "write_statistics": False}
+"""How lake tables are written: small enough, and quick."""
+
+
+class MissingTableError(LookupError):
+    """A table that has to be materialized first."""
+
+
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A local folder for files in the making."""
+    return tempfile.TemporaryDirectory(prefix="datacube-")
+
+
+def file_name(*parts: str) -> str:
+    """Name of a table's file from names that may hold anything."""
+    return "/".join(encode_name(part) for part in parts)
+
+
+def parquet_path(folder: Path, name: str) -> Path:
+    """Where a table's file lies below a local folder."""
+    return folder / f"{name}.parquet"

@@ -1,0 +1,269 @@
+"""Publishing an asset's objects: PUT what changed, delete what is gone, remember what is there.
+
+The protocol of DESIGN 4. Every batch of objects is first written down in the lake (keys, sizes,
+checksums: a *fragment* of the manifest), then PUT; when all are there, stale objects are deleted and
+the new fragments become the manifest. Fragments that no manifest names are the traces of an attempt
+that died: their objects are never trusted, so a re-run writes or deletes each of them.
+
+`results.json` says that a datacube is complete. It is withdrawn before the first object of another
+version is published, and written by `complete` only when every asset stands at the same version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datacube_assets.datacube import keys
+from datacube_assets.datacube.encode import JSON, Objects
+from datacube_assets.dojo.model_run import ModelRun, encode_name
+from datacube_assets.storage.lake import PARQUET, Lake
+from datacube_assets.storage.stores import Store
+
+RESULTS_ASSET = "pipeline_results"
+_HEAD = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one piece of work, or a whole asset, published."""
+
+    objects: int = 0
+    bytes: int = 0
+    put: int = 0
+    """Objects written because they were new or changed."""
+    deleted: int = 0
+
+    def __add__(self, other: Published) -> Published:
+        return Published(
+            self.objects + other.objects,
+            self.bytes + other.bytes,
+            self.put + other.put,
+            self.deleted + other.deleted,
+        )
+
+
+@dataclass(frozen=True)
+class _Fragments:
+    """The fragments of one attempt at publishing an asset."""
+
+    folder: str
+    names: dict[str, list[str]]
+    """Names of the fragments of each piece of work."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """One attempt at publishing an asset of a partition. Can be sent to workers."""
+
+    lake: Lake
+    bucket: Store
+    run: ModelRun
+    asset: str
+    version: str
+    """What the objects are made from (`LakeTable.version`)."""
+    attempt: str
+    previous: _Fragments | None
+    """The manifest that stands, where it is about this bucket."""
+    abandoned: tuple[str, ...] = field(default=())
+    """Keys in the lake of fragments of attempts that died."""
+
+    @property
+    def folder(self) -> str:
+        return f"{manifests_folder(self.run)}/{encode_name(self.asset)}"
+
+    @classmethod
+    def begin(
+        cls, lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str, attempt: str
+    ) -> Publication:
+        """Start publishing; withdraws results.json when it belongs to another version."""
+        withdraw_results(lake, bucket, run, unless=version)
+        folder = f"{manifests_folder(run)}/{encode_name(asset)}"
+        head = lake.read_document(f"{folder}/{_HEAD}")
+        previous = None
+        if head is not None and head["bucket"] == bucket.url:
+            previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
+        known = {f"{previous.folder}/{name}" for names in previous.names.values() for name in names} if previous else set()
+        listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{_HEAD}")}
+        # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
+        return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)))
+
+    def publish(self, work: str, batches: Iterable[Objects]) -> tuple[Published, list[str]]:
+        """Publish the objects of one piece of work; returns what was done and the fragments' names.
+
+        Pieces may run at the same time and in any order; no two may hold the same key.
+        """
+        total, names = Published(), []
+        trusted = self._trusted(work)
+        for number, objects in enumerate(batches):
+            fragment = _fragment(objects, self.run.prefix)
+            name = f"{encode_name(work)}-{number:05}.parquet"
+            self.lake.store.put(f"{self.folder}/{self.attempt}/{name}", _to_parquet(fragment))
+            names.append(name)
+            changed = _changed(fragment, trusted)
+            chosen = np.flatnonzero(changed)
+            if len(chosen):
+                self.bucket.put_many(*_chosen(objects, fragment, chosen), objects.content_type)
+            total += Published(len(objects), objects.nbytes, len(chosen))
+        return total, names
+
+    def finish(self, published: Published, fragments: dict[str, list[str]]) -> Published:
+        """Delete stale objects and make the new fragments the manifest; call once, after all pieces."""
+        stale = self._stale(fragments)
+        self.bucket.delete_many(stale)
+        published += Published(deleted=len(stale))
+        self.lake.write_document(
+            f"{self.folder}/{_HEAD}",
+            {
+                "version": self.version,
+                "bucket": self.bucket.url,
+                "attempt": self.attempt,
+                "fragments": fragments,
+                "objects": published.objects,
+                "bytes": published.bytes,
+            },
+        )
+        current = f"{self.folder}/{self.attempt}/"
+        old = [
+            key
+            for key, _ in self.lake.store.list(f"{self.folder}/")
+            if not key.startswith(current) and key != f"{self.folder}/{_HEAD}"
+        ]
+        self.lake.store.delete_many(old)
+        return published
+
+    def _read(self, key: str) -> pa.Table:
+        return pq.read_table(pa.BufferReader(self.lake.store.get(key)))
+
+    def _trusted(self, work: str) -> pa.Table | None:
+        """Entries of the piece's objects that are certainly in the bucket as recorded."""
+        if self.previous is None or work not in self.previous.names:
+            return None
+        names = self.previous.names[work]
+        if not names:
+            return None
+        table = pa.concat_tables([self._read(f"{self.previous.folder}/{name}") for name in names])
+        if self.abandoned:
+            doubtful = pa.concat_tables([self._read(key).select(["key"]) for key in self.abandoned])
+            table = table.filter(pc.invert(pc.is_in(table["key"], doubtful["key"])))
+        return table
+
+    def _stale(self, fragments: dict[str, list[str]]) -> list[str]:
+        """Keys of earlier attempts that this one did not publish."""
+        earlier = list(self.abandoned)
+        if self.previous:
+            earlier += [f"{self.previous.folder}/{name}" for names in self.previous.names.values() for name in names]
+        if not earlier:
+            return []
+        now = [f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names]
+        old_keys = pa.concat_tables([self._read(key).select(["key"]) for key in earlier])["key"]
+        if not now:
+            return sorted(set(old_keys.to_pylist()))
+        new_keys = pa.concat_tables([self._read(key).select(["key"]) for key in now])["key"]
+        gone = old_keys.filter(pc.invert(pc.is_in(old_keys, new_keys)))
+        return sorted(set(gone.to_pylist()))
+
+
+def manifests_folder(run: ModelRun) -> str:
+    """Where the manifests of a partition lie in the lake."""
+    return f"{run.folder}/manifests"
+
+
+def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
+    """The head of an asset's manifest: version, bucket, objects, bytes; None when nothing is published."""
+    return lake.read_document(f"{manifests_folder(run)}/{encode_name(asset)}/{_HEAD}")
+
+
+def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
+    """Key, size in bytes and checksum of every object of an asset."""
+    head = manifest(lake, run, asset)
+    folder = f"{manifests_folder(run)}/{encode_name(asset)}"
+    if head is None:
+        return _SCHEMA.empty_table()
+    names = [name for names in head["fragments"].values() for name in names]
+    tables = [
+        pq.read_table(pa.BufferReader(lake.store.get(f"{folder}/{head['attempt']}/{name}"))) for name in names
+    ]
+    return pa.concat_tables([_SCHEMA.empty_table(), *tables])
+
+
+def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -> bool:
+    """Delete results.json if it belongs to another version: the datacube is about to become a mixture."""
+    head = manifest(lake, run, RESULTS_ASSET)
+    if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
+        return False
+    # Also without a manifest: a crash may have come between the object and its record.
+    bucket.delete_many([f"{run.prefix}{keys.RESULTS}"])
+    return True
+
+
+class IncompleteDatacubeError(RuntimeError):
+    """Assets of a partition are published from different inputs, or not at all."""
+
+
+def complete(
+    lake: Lake, bucket: Store, run: ModelRun, version: str, attempt: str, body: bytes, assets: Sequence[str]
+) -> Published:
+    """Write results.json, the mark of a complete datacube.
+
+    Raises IncompleteDatacubeError unless every one of the `assets` is published from `version`.
+    """
+    for asset in assets:
+        head = manifest(lake, run, asset)
+        if head is None or head["version"] != version or head["bucket"] != bucket.url:
+            state = "is not published yet" if head is None else "is published from an older input"
+            raise IncompleteDatacubeError(
+                f"{run} is not complete: {asset} {state}. Materialize {asset}, or all assets of the partition"
+            )
+    publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt)
+    published, fragments = publication.publish("results", [Objects.of({keys.RESULTS: body}, JSON)])
+    return publication.finish(published, {"results": fragments})
+
+
+_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
+
+
+def _fragment(objects: Objects, prefix: str) -> pa.Table:
+    checksums = [hashlib.blake2b(body, digest_size=16).digest() for body in objects.bodies()]
+    return pa.table(
+        [
+            pa.array([prefix + key for key in objects.keys], pa.string()),
+            pa.array(objects.sizes(), pa.int64()),
+            pa.array(checksums, pa.binary(16)),
+        ],
+        schema=_SCHEMA,
+    )
+
+
+def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    if trusted is None or trusted.num_rows == 0:
+        return np.ones(fragment.num_rows, np.bool_)
+    found = pc.index_in(fragment["key"], trusted["key"].combine_chunks())
+    before = trusted["checksum"].take(found)
+    same = pc.fill_null(pc.equal(before, fragment["checksum"]), False)
+    unchanged: np.ndarray[Any, np.dtype[np.bool_]] = same.to_numpy()
+    return ~unchanged
+
+
+def _chosen(
+    objects: Objects, fragment: pa.Table, chosen: np.ndarray[Any, np.dtype[np.intp]]
+) -> tuple[list[str], Iterable[bytes | memoryview]]:
+    """Keys and bodies of some of the objects."""
+    if len(chosen) == len(objects):
+        return fragment["key"].to_pylist(), objects.bodies()
+    wanted = set(chosen.tolist())
+    bodies = (body for i, body in enumerate(objects.bodies()) if i in wanted)
+    return fragment["key"].take(pa.array(chosen)).to_pylist(), bodies
+
+
+def _to_parquet(table: pa.Table) -> memoryview:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **PARQUET)
+    return memoryview(sink.getvalue())

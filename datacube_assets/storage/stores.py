@@ -1,0 +1,267 @@
+"""Stores of objects by key: a local folder or an S3 bucket, addressed by URL (DESIGN 4).
+
+Reading, writing, deleting and listing bytes belong here, and that no key leaves its root. What is
+stored, and in which order, is the business of `lake.py` and `publishing.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+Body = bytes | memoryview
+
+_UNSAFE = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x09\x0b-\x1f\x7f]", re.MULTILINE)
+
+
+class UnsafeKeyError(ValueError):
+    """A key with an empty, `.` or `..` part or a control character: it could leave the store's root."""
+
+
+class MissingObjectError(KeyError):
+    """There is no object of this key."""
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Refuse keys that could leave the root. Raises UnsafeKeyError."""
+    if not keys:
+        return
+    # One search over all of them; a key that holds a line break makes one line too many.
+    joined = "\n".join(keys)
+    if joined.count("\n") == len(keys) - 1 and not _UNSAFE.search(joined):
+        return
+    unsafe = next(key for key in keys if "\n" in key or _UNSAFE.search(key))
+    raise UnsafeKeyError(f"the key {unsafe!r} has a part that is empty, `.`, `..` or not printable")
+
+
+class Store(Protocol):
+    """What both kinds of store do. Instances can be sent to workers."""
+
+    url: str
+
+    def get(self, key: str) -> bytes:
+        """The object's bytes. Raises MissingObjectError."""
+
+    def put(self, key: str, body: Body) -> None:
+        """Write one object; it appears whole or not at all."""
+
+    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+        """Write many objects; a crash may leave some of them unwritten, or written in part."""
+
+    def put_file(self, key: str, path: Path) -> None:
+        """Write one object from a local file, which may be moved away."""
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there are passed over."""
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Key and size of every object whose key starts with the prefix (a folder with final `/`)."""
+
+    def local_path(self, key: str) -> Path | None:
+        """The object as a local file, where the store is one."""
+
+
+def open_store(url: str, s3_endpoint: str = "") -> Store:
+    """The store of a URL: `file:///folder` or `s3://bucket/prefix`."""
+    parts = urlsplit(url)
+    if parts.scheme == "file":
+        return LocalStore(url)
+    if parts.scheme == "s3":
+        return S3(url, s3_endpoint)
+    raise ValueError(f"no store speaks {url!r}; give file:// or s3://")
+
+
+@dataclass(frozen=True)
+class LocalStore:
+    """A folder that stands for a bucket; keys are paths below it."""
+
+    url: str
+
+    @cached_property
+    def root(self) -> str:
+        return unquote(urlsplit(self.url).path).rstrip("/")
+
+    def _path(self, key: str) -> str:
+        check_keys([key])
+        return f"{self.root}/{key}"
+
+    def local_path(self, key: str) -> Path | None:
+        return Path(self._path(key))
+
+    def get(self, key: str) -> bytes:
+        try:
+            return Path(self._path(key)).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObjectError(key) from None
+
+    def put(self, key: str, body: Body) -> None:
+        path = self._path(key)
+        folder = os.path.dirname(path)
+        os.makedirs(folder, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(body)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+    def put_file(self, key: str, path: Path) -> None:
+        target = self._path(key)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.move(path, target)
+
+    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+        check_keys(keys)
+        made: set[str] = set()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        for key, body in zip(keys, bodies, strict=True):
+            path = f"{self.root}/{key}"
+            folder = path[: path.rindex("/")]
+            if folder not in made:
+                os.makedirs(folder, exist_ok=True)
+                made.add(folder)
+            # Plain descriptors cost a third less than file objects, of which there would be 300,000.
+            descriptor = os.open(path, flags, 0o644)
+            try:
+                written = os.write(descriptor, body)
+                while written < len(body):
+                    written += os.write(descriptor, memoryview(body)[written:])
+            finally:
+                os.close(descriptor)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        check_keys(keys)
+        folders = set()
+        for key in keys:
+            path = f"{self.root}/{key}"
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.unlink(path)
+            folders.add(os.path.dirname(path))
+        for folder in sorted(folders, key=len, reverse=True):
+            self._remove_empty(folder)
+
+    def _remove_empty(self, folder: str) -> None:
+        # A bucket has no empty folders, so neither has its stand-in.
+        while len(folder) > len(self.root):
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError:
+                return
+            folder = os.path.dirname(folder)
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        start = self._path(prefix.rstrip("/")) if prefix else self.root
+        for folder, _, names in os.walk(start):
+            for name in names:
+                if not name.startswith(".writing-"):
+                    path = os.path.join(folder, name)
+                    yield path[len(self.root) + 1 :], os.path.getsize(path)
+
+
+MAX_CONCURRENCY = 64
+"""Requests in flight for one batch of objects."""
+
+
+@dataclass(frozen=True)
+class S3:
+    """A bucket, or a prefix of it, on AWS or any S3-compatible server.
+
+    Credentials and region come from the usual `AWS_*` variables; requests are path-style.
+    """
+
+    url: str
+    endpoint: str = ""
+
+    @cached_property
+    def _store(self) -> S3Store:
+        # Only stores that are used pay for the import.
+        from obstore.store import S3Store
+
+        parts = urlsplit(self.url)
+        options: dict[str, object] = {"virtual_hosted_style_request": False}
+        if self.endpoint:
+            options["endpoint"] = self.endpoint
+            options["client_options"] = {"allow_http": self.endpoint.startswith("http://")}
+        return S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options)  # type: ignore[arg-type]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return S3, (self.url, self.endpoint)
+
+    def local_path(self, key: str) -> Path | None:
+        return None
+
+    def get(self, key: str) -> bytes:
+        import obstore
+
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except FileNotFoundError:
+            raise MissingObjectError(key) from None
+
+    def put(self, key: str, body: Body) -> None:
+        import obstore
+
+        check_keys([key])
+        obstore.put(self._store, key, bytes(body))
+
+    def put_file(self, key: str, path: Path) -> None:
+        import obstore
+
+        check_keys([key])
+        obstore.put(self._store, key, path)
+
+    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+        import obstore
+
+        check_keys(keys)
+
+        async def put_all() -> None:
+            room = asyncio.Semaphore(MAX_CONCURRENCY)
+
+            async def put_one(key: str, body: Body) -> None:
+                try:
+                    attributes = {"Content-Type": content_type}
+                    await obstore.put_async(self._store, key, bytes(body), attributes=attributes)
+                finally:
+                    room.release()
+
+            async with asyncio.TaskGroup() as tasks:
+                for key, body in zip(keys, bodies, strict=True):
+                    await room.acquire()
+                    tasks.create_task(put_one(key, body))
+
+        asyncio.run(put_all())
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        import obstore
+
+        check_keys(keys)
+        if keys:
+            with contextlib.suppress(FileNotFoundError):
+                obstore.delete(self._store, list(keys))
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        import obstore
+
+        for batch in obstore.list(self._store, prefix=prefix or None):
+            for item in batch:
+                yield item["path"], item["size"]
