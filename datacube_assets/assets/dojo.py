@@ -4,8 +4,6 @@ Where requests wait and how they are derived is in `storage/requests.py` and `do
 bytes from outside is in `dojo/fetch.py`.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

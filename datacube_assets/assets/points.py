@@ -1,51 +1,27 @@
 """Group `points`: clean rows, and one row per place and period.
 
-Cleaning is in `datacube/normalize.py`, the temporal step in `datacube/temporal.py`. Here rows stream
-from the parts into shards, and shards go to the workers.
+Cleaning is in `datacube/normalize.py`, the temporal step in `datacube/temporal.py`. How
+rows get from the parts into shards is in `storage/points.py`.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
 from datacube_assets.assets.partitions import model_runs
-from datacube_assets.assets.run_info import RunInfo, options, report_metadata, rows_by_file
-from datacube_assets.assets.tables import column_schema
-from datacube_assets.datacube import keys
+from datacube_assets.assets.tables import column_schema, report_metadata, table_metadata
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.normalize import (
-    Plan,
-    Report,
-    check_values,
-    merge_profiles,
-    normalize,
-    plan,
-    profile,
-)
-from datacube_assets.datacube.parts import Part
-from datacube_assets.datacube.qualifiers import feature_regions, merge_values, qualifier_values
 from datacube_assets.datacube.schema import CELL_COLUMNS, POINT_COLUMNS
-from datacube_assets.datacube.shards import shard_numbers
 from datacube_assets.datacube.temporal import temporal_cells as cells_of_points
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, parquet_path, scratch_folder
+from datacube_assets.storage.lake import Lake, LakeTable, TableFile
+from datacube_assets.storage.points import POINTS, normalize_parts
+from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "points"
-POINTS = "points"
-"""Prefix of the shards among the files of `normalized_points`."""
 
 
 @asset(
@@ -65,17 +41,15 @@ def normalized_points(
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
     run = ModelRun.from_key(context.partition_key)
-    request = DatacubeRequest.model_validate(raw_dojo_output.info["request"])
-    store = lake.open()
-    folder = store.table_folder(run, "normalized_points", raw_dojo_output.version)
     try:
-        table = _normalize(RawParts.of(store, raw_dojo_output), request, store, folder, lake.shard_rows)
+        table = normalize_parts(lake.open(), run, raw_dojo_output, lake.shard_rows)
     except InputError as error:
         raise error.in_run(str(run)) from error
     info = RunInfo.of(table)
     if info.report.dropped:
-        context.log.warning(f"{info.report.dropped:,} of {info.report.num_rows:,} rows are dropped; see metadata")
-    shards = table.names(POINTS)
+        context.log.warning(
+            f"{info.report.dropped:,} of {info.report.num_rows:,} rows are dropped; the metadata says why"
+        )
     return MaterializeResult(
         value=table,
         metadata={
@@ -85,46 +59,65 @@ def normalized_points(
             "qualifier columns": MetadataValue.json(list(info.layout.qualifiers)),
             "weight column": info.layout.weight or "(none)",
             "has tiles": info.layout.mappable,
-            "shards": len(shards),
-            "bytes": table.bytes,
+            "shards": len(table.names(POINTS)),
+            **table_metadata(table, started),
             "dagster/row_count": info.report.points,
-            "input version": table.version,
-            "seconds": round(time.monotonic() - started, 3),
+        },
+    )
+
+
+@asset(
+    group_name=GROUP,
+    partitions_def=model_runs,
+    code_version="1",
+    kinds={"parquet"},
+    metadata={"dagster/column_schema": column_schema(CELL_COLUMNS)},
+    description=(
+        "Points summed over each month, year and (for model runs) the whole period: one row per place, "
+        "feature and combination of qualifiers."
+    ),
+)
+def temporal_cells(
+    context: AssetExecutionContext, normalized_points: LakeTable, lake: LakeResource, dask: DaskResource
+) -> MaterializeResult[LakeTable]:
+    started = time.monotonic()
+    info, store = RunInfo.of(normalized_points), lake.open()
+    folder = store.table_folder(info.run, "temporal_cells", normalized_points.version)
+    shards = normalized_points.names(POINTS)
+    work = _CellsOfShard(store, normalized_points, folder)
+    files = dask.map(work, shards, name="temporal-cells", run_id=context.run_id)
+    table = LakeTable(
+        folder,
+        normalized_points.version,
+        tuple(file for shard in files for file in shard),
+        normalized_points.info,
+    )
+    per_period = {
+        period: sum(file.rows for file in table.files if file.name.startswith(f"{period}-"))
+        for period in info.periods
+    }
+    return MaterializeResult(
+        value=table,
+        metadata={
+            "rows in": info.report.points,
+            **{f"cells per {period}": rows for period, rows in per_period.items()},
+            **table_metadata(table, started),
         },
     )
 
 
 @dataclass(frozen=True)
-class RawParts:
-    """The fetched parts of a run, opened for reading."""
+class _CellsOfShard:
+    """The temporal step for one shard; runs on a worker."""
 
-    parts: tuple[Part, ...]
+    lake: Lake
+    points: LakeTable
+    folder: str
 
-    @classmethod
-    def of(cls, lake: Lake, raw: LakeTable) -> RawParts:
-        """Raises InputError for a part that is no Parquet or lacks a column, named by its address."""
-        addresses = [part["address"] for part in raw.info["parts"]]
-        return cls(
-            tuple(
-                Part(lake.open_file(raw, name), address)
-                for name, address in zip(raw.names(), addresses, strict=True)
-            )
-        )
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-    def batches(self) -> Iterator[tuple[str, pa.Table]]:
-        """Address of the part and a batch of its rows, in order."""
-        for part in self.parts:
-            for batch in part.batches():
-                yield part.name, batch
-
-    def plan(self, request: DatacubeRequest) -> Plan:
-        """What the columns of all parts together become. Raises InputError."""
-        return plan(merge_profiles(naming(name, partial(profile, batch)) for name, batch in self.batches()), options(request))
-
-
-def naming[R](file: str, work):  # placeholder
-    raise NotImplementedError
+    def __call__(self, shard: str) -> list[TableFile]:
+        info = RunInfo.of(self.points)
+        tables = cells_of_points(self.lake.read(self.points, shard), info.layout, info.periods)
+        number = shard.removeprefix(POINTS)
+        return [
+            self.lake.write_file(self.folder, f"{period}-{number}", table) for period, table in tables.items()
+        ]

@@ -1,15 +1,20 @@
-"""How a table of the lake presents itself in the UI.
+"""How tables of the lake and reports about rows present themselves in the UI.
 
 Column schemas are read from `datacube/schema.py`; nothing is computed here.
 """
 
 from __future__ import annotations
 
+import datetime as dt
+import time
 from collections.abc import Sequence
+from typing import Any
 
 from dagster import TableColumn, TableSchema
 
+from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
+from datacube_assets.storage.lake import LakeTable
 
 
 def column_schema(columns: Sequence[Column]) -> TableSchema:
@@ -20,3 +25,64 @@ def column_schema(columns: Sequence[Column]) -> TableSchema:
             for column in columns
         ]
     )
+
+
+def table_metadata(table: LakeTable, started: float) -> dict[str, Any]:
+    """Size, place and origin of a table just made; `started` is a reading of the monotonic clock."""
+    return {
+        "dagster/row_count": table.rows,
+        "rows per file": {file.name: file.rows for file in table.files},
+        "bytes": table.bytes,
+        "folder in the lake": table.folder,
+        "input version": table.version,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def report_metadata(report: Report) -> dict[str, Any]:
+    """A report for the UI: what came in, what was dropped or repaired and why, where and when."""
+    metadata: dict[str, Any] = {
+        "rows in": report.num_rows,
+        "rows out": report.points,
+        "rows dropped": report.dropped,
+        "dropped: no feature": report.missing_features,
+        "dropped: value is no number": report.unreadable_values,
+        "dropped: timestamp out of range": report.num_invalid_ts,
+        "repaired: timestamp missing, filled": report.num_missing_ts,
+        "repaired: infinite value, now missing": report.infinite_values,
+        "repaired: weight missing, now 0": report.missing_weights,
+        "kept: value missing": report.num_missing_val,
+        "kept: no coordinates, not on the map": report.missing_coordinates,
+        "rows per feature": dict(report.num_rows_per_feature),
+    }
+    if report.min_timestamp is not None and report.max_timestamp is not None:
+        metadata["first time"] = iso(report.min_timestamp)
+        metadata["last time"] = iso(report.max_timestamp)
+    if report.bounding_box is not None:
+        names = ("west", "south", "east", "north")
+        metadata["bounding box (degrees)"] = dict(zip(names, report.bounding_box, strict=True))
+    return metadata
+
+
+def iso(milliseconds: int) -> str:
+    """A time in ms UTC as ISO 8601, years beyond the calendar of Python included."""
+    try:
+        moment = dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return f"{milliseconds} ms"
+    return moment.isoformat(timespec="seconds")
+
+
+class MixedVersionsError(RuntimeError):
+    """Tables of one partition that were made from different inputs."""
+
+
+def same_version(*tables: LakeTable) -> str:
+    """The version that all tables share. Raises MixedVersionsError, saying what to materialize."""
+    versions = {table.version for table in tables}
+    if len(versions) > 1:
+        names = ", ".join(table.folder.split("/")[-2] for table in tables)
+        raise MixedVersionsError(
+            f"{names} were made from different inputs: materialize the whole partition, or these assets in order"
+        )
+    return tables[0].version

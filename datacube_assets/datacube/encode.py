@@ -7,6 +7,7 @@ family share one buffer. Which rows make which object is decided in `views.py`, 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,19 +55,17 @@ class Objects:
 
     def bodies(self) -> Iterator[memoryview | bytes]:
         """Each body, in the order of the keys."""
-        ends = self.offsets.tolist()
-        if self.header:
-            for start, end in zip(ends[:-1], ends[1:], strict=True):
-                yield b"".join((self.header, self.buffer[start:end]))
-        else:
-            for start, end in zip(ends[:-1], ends[1:], strict=True):
-                yield self.buffer[start:end]
+        for start, end in itertools.pairwise(self.offsets.tolist()):
+            body = self.buffer[start:end]
+            yield b"".join((self.header, body)) if self.header else body
 
     @classmethod
     def of(cls, bodies: Mapping[str, bytes], content_type: str) -> Objects:
         """A batch of a few objects that were made one by one."""
         offsets = np.concatenate(([0], np.cumsum([len(body) for body in bodies.values()], dtype=np.int64)))
-        return cls(list(bodies), memoryview(b"".join(bodies.values())), offsets.astype(np.int64), content_type)
+        return cls(
+            list(bodies), memoryview(b"".join(bodies.values())), offsets.astype(np.int64), content_type
+        )
 
 
 # --- numbers and text as CSV cells -----------------------------------------------------------------
@@ -134,7 +133,9 @@ def csv_lines(columns: Sequence[pl.Series]) -> tuple[memoryview, Offsets]:
     return written, np.concatenate(([0], ends)).astype(np.int64)
 
 
-def csv_objects(keys: list[str], header: Sequence[str], columns: Sequence[pl.Series], cuts: Offsets) -> Objects:
+def csv_objects(
+    keys: list[str], header: Sequence[str], columns: Sequence[pl.Series], cuts: Offsets
+) -> Objects:
     """One CSV object for each run of rows between two cuts; `cuts` has shape (len(keys) + 1,)."""
     buffer, lines = csv_lines(columns)
     return Objects(keys, buffer, lines[cuts], CSV, csv_header(header))
@@ -188,9 +189,7 @@ def tile_objects(
     return Objects(keys, memoryview(line[keep].tobytes()), offsets, PROTOBUF)
 
 
-def _entries(
-    bins: npt.NDArray[np.uint32], figures: Sequence[Floats]
-) -> tuple[Bytes, npt.NDArray[np.bool_]]:
+def _entries(bins: npt.NDArray[np.uint32], figures: Sequence[Floats]) -> tuple[Bytes, npt.NDArray[np.bool_]]:
     """Map entries `{key: bin, value: {4: ..., 5: ..., 6: ...}}`; zero figures are not written."""
     rows = len(bins)
     entries = np.zeros((rows, _ENTRY), np.uint8)

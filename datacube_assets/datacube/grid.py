@@ -47,7 +47,9 @@ T = TypeVar("T", np.int64, np.float64)
 def wrap_longitude(lng: Floats) -> Floats:
     """Longitudes in [-180, 180); those already inside stay bit by bit (DESIGN 5, 9)."""
     outside = (lng < -180) | (lng >= 180)
-    return np.where(outside, np.mod(lng + 180, 360) - 180, lng)
+    wrapped = np.mod(lng + 180, 360) - 180
+    # The remainder of a number just below zero rounds up to the divisor.
+    return np.where(outside, np.where(wrapped >= 180, -180.0, wrapped), lng)
 
 
 def on_map(lat: Floats, lng: Floats) -> Mask:
@@ -78,7 +80,7 @@ def interleave(x: npt.NDArray[np.uint32], y: npt.NDArray[np.uint32]) -> Quadkeys
 
 
 def deinterleave(code: Quadkeys) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """x and y of Morton codes."""
+    """Coordinates x and y of Morton codes."""
     return _gather(code), _gather(code >> np.uint32(1))
 
 
@@ -261,11 +263,13 @@ def grid_statistics(table: pa.Table) -> tuple[Floats, Ints]:
                 level.s_sum_t_sum / count,
                 level.s_sum_t_mean / count,
             )
-        columns = []
+        columns: list[Floats] = []
         for figure in figures:
             finite = np.where(np.isfinite(figure), figure, np.nan)
-            for extreme in (np.fmin, np.fmax):
-                columns.append(extreme.reduceat(finite, starts) if len(starts) else finite[:0])
+            columns.extend(
+                extreme.reduceat(finite, starts) if len(starts) else finite[:0]
+                for extreme in (np.fmin, np.fmax)
+            )
         levels.append(np.stack(columns, axis=-1))
     levels.reverse()
     bucket_starts = _changes(bucket_numbers(table), np.zeros(table.num_rows, np.uint32))
@@ -284,7 +288,8 @@ def merge_grid(tables: list[pa.Table]) -> pa.Table:
     codes = cast(Quadkeys, column(table, "quadkey"))
     groups: Groups = group_by([*keys.values(), Digit(codes.astype(np.int64), 4**MAX_PRECISION)])
     sums = {
-        name: groups.reduce(np.add, column(table, name)) for name in ("s_count", "s_sum_t_sum", "s_sum_t_mean")
+        name: groups.reduce(np.add, column(table, name))
+        for name in ("s_count", "s_sum_t_sum", "s_sum_t_mean")
     }
     first = groups.first
     return build_table({**{name: c.take(first) for name, c in keys.items()}, "quadkey": codes[first], **sums})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,8 @@ class Coded:
 
 
 def _sorted_codes(codes: npt.NDArray[np.integer], values: pa.Array) -> Coded:
-    order = pc.sort_indices(values, null_placement="at_end").to_numpy()
+    # Null, the value that NaN became, sorts last.
+    order = pc.sort_indices(values).to_numpy()
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     used = rank[codes] if len(order) else np.zeros(len(codes), np.int64)
@@ -218,7 +219,7 @@ def build_table(columns: Mapping[str, Coded | npt.NDArray[np.generic]]) -> pa.Ta
     arrays = {
         name: values.to_arrow()
         if isinstance(values, Coded)
-        else nullable(values)
+        else nullable(cast(Floats, values))
         if values.dtype.kind == "f"
         else pa.array(values)
         for name, values in columns.items()

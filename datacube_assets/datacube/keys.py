@@ -8,13 +8,15 @@ Names from outside enter keys as they are, because the reader builds its keys fr
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.schema import RegionLevel, Resolution
+
+Texts: TypeAlias = pa.Array
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NEEDS_CARE = re.compile(r"[\x00-\x1f\x7f]|^$|^\.{1,2}$|(^|/)\.{0,2}/|/\.{0,2}$")
@@ -40,7 +42,7 @@ def segment(name: str) -> str:
     return "/".join(dotted) or "%00"
 
 
-def segments(names: pa.Array) -> pa.Array:
+def segments(names: Texts) -> Texts:
     """`segment` of each name of a text array."""
     return pa.array([segment(name) for name in names.to_pylist()], pa.string())
 
@@ -127,11 +129,7 @@ def tiles(resolution: Resolution, zoom: int, feature: Texts, timestamp: Texts, x
 
 RESULTS = "results/results.json"
 
-Texts = pa.Array
-
 
 def _join(*parts: str | Texts) -> Texts:
-    scalars: Iterable[pa.Array | pa.Scalar] = (
-        pa.scalar(part) if isinstance(part, str) else part for part in parts
-    )
+    scalars = (pa.scalar(part) if isinstance(part, str) else part for part in parts)
     return pc.binary_join_element_wise(*scalars, "")

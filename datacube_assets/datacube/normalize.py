@@ -12,7 +12,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from datacube_assets.datacube.schema import (
     REGION_LEVELS,
     Layout,
     RegionLevel,
+    is_text,
     region_levels,
 )
 
@@ -37,6 +38,7 @@ MAX_TIMESTAMP = 9_223_372_036_854
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier (DESIGN 5, 4)."""
 
+_YEAR = re.compile(r"\d{4}")
 _YEAR_OR_MONTH = re.compile(r"(\d{4})(?:[-/](\d{1,2}))?(?:[-/](\d{1,2}))?")
 
 
@@ -95,7 +97,7 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
     if kind == "O":
         texts = [text for text in _distinct_texts(column) if text is not None]
         return ColumnProfile(frozenset(kind), any(not _is_blank(text) for text in texts), whole=True)
-    values = column.drop_null()
+    values = _plain(column).drop_null()
     if kind == "f":
         # Decimals and half floats have no arithmetic of their own.
         floats = values.cast(pa.float64(), safe=False).to_numpy()
@@ -111,7 +113,7 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
 def _kind(name: str, type_: pa.DataType) -> str:
     if pa.types.is_dictionary(type_):
         return _kind(name, type_.value_type)
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+    if is_text(type_) or pa.types.is_null(type_):
         return "O"
     if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
         return "f"
@@ -196,7 +198,10 @@ def plan(columns: Profile, options: Options) -> Plan:
         weight=weight if weight in filled else None,
     )
     whole = frozenset(name for name, column in columns.items() if column.whole)
-    mixed = frozenset(name for name, column in columns.items() if len(column.kinds) > 1)
+    # Whole numbers become floats where a part has floats; other kinds have only text in common.
+    mixed = frozenset(
+        name for name, column in columns.items() if len(column.kinds) > 1 and column.kinds != {"i", "f"}
+    )
     return Plan(layout, whole, mixed, options)
 
 
@@ -330,12 +335,12 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     return points, replace(report, **_extent(points, layout))
 
 
-def _extent(points: pa.Table, layout: Layout) -> dict[str, object]:
+def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
     """The part of a report that describes the points kept."""
     if points.num_rows == 0:
         return {}
     times = pc.min_max(points["timestamp"]).as_py()
-    extent: dict[str, object] = {
+    extent: dict[str, Any] = {
         "points": points.num_rows,
         "min_timestamp": times["min"],
         "max_timestamp": times["max"],
@@ -415,7 +420,7 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     if kind == "O":
         return values.cast(pa.string())
     if kind == "f" and not pa.types.is_decimal(values.type):
-        floats = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        floats = _shortest(values)
         if not whole:
             texts = floats.astype("S32").astype(str)
         else:
@@ -424,8 +429,19 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     if kind == "b":
         return pc.if_else(values, "True", "False")
     if kind == "M":
-        return pc.strftime(values, format="%Y-%m-%d" if whole else "%Y-%m-%d %H:%M:%S")
+        if whole:
+            return pc.strftime(values, format="%Y-%m-%d")
+        # Python leaves out a fraction of zero.
+        return pc.replace_substring_regex(
+            pc.strftime(values, format="%Y-%m-%d %H:%M:%S"), pattern=r"\.0+$", replacement=""
+        )
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
+
+
+def _shortest(values: pa.Array) -> Floats:
+    """Floats as float64, NaN for null; from fewer bits, the number that their shortest text names."""
+    floats: npt.NDArray[np.floating] = values.to_numpy(zero_copy_only=False)
+    return floats if floats.dtype == np.float64 else floats.astype("S32").astype(np.float64)
 
 
 def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
@@ -439,7 +455,7 @@ def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
         values = _to_float(column)
         nothing = np.zeros(len(values), np.bool_)
         return values, np.isnan(values), nothing, None
-    encoded = _as_text(pa.table({"value": column}), "value", whole=True)
+    encoded = _used_texts(column)
     texts = encoded.dictionary.to_pylist()
     parsed = [_parse_number(text) for text in texts]
     values = _take(np.array([np.nan if one is None else one for one in parsed], np.float64), encoded.indices)
@@ -447,6 +463,12 @@ def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
     unreadable = _take_mask(bad, encoded.indices)
     example = next((text for text, one in zip(texts, parsed, strict=True) if one is None), None)
     return values, np.isnan(values) & ~unreadable, unreadable, example
+
+
+def _used_texts(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """A text column as a dictionary; what no row holds is not in it, and cannot be found fault with."""
+    texts = _plain(column).cast(pa.string())
+    return _as_text(pa.table({"texts": texts}), "texts", whole=True)
 
 
 def _parse_number(text: str | None) -> float | None:
@@ -543,7 +565,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _parse_times(column: pa.ChunkedArray, scale: int) -> Floats:
-    encoded = _as_text(pa.table({"timestamp": column}), "timestamp", whole=True)
+    encoded = _used_texts(column)
     parsed = [_parse_time(text, scale) for text in encoded.dictionary.to_pylist()]
     return _take(np.array(parsed, np.float64), encoded.indices)
 
@@ -551,13 +573,13 @@ def _parse_times(column: pa.ChunkedArray, scale: int) -> Floats:
 def _parse_time(text: str | None, scale: int) -> float:
     """Milliseconds UTC of a text: a number in the request's unit, or a date and time of ISO 8601.
 
+    Four digits are a year: no numeric timestamp is that close to 1970.
     Raises InputError for any other text.
     """
-    number = _parse_number(text)
+    text = (text or "").strip()
+    number = None if _YEAR.fullmatch(text) else _parse_number(text)
     if number is not None:
         return number * scale
-    assert text is not None
-    text = text.strip()
     if match := _YEAR_OR_MONTH.fullmatch(text):
         year, month, day = (int(part or 1) for part in match.groups())
         text = f"{year:04}-{month:02}-{day:02}"
@@ -601,9 +623,14 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
         elif name == "value":
             values = _values(column)[0]
             columns[name] = pa.array(np.where(np.isfinite(values), values, np.nan), from_pandas=True)
+        elif name in COORDINATES and (name in what.mixed or _kind(name, column.type) != "f"):
+            degrees = _numbers(batch, name)
+            columns[name] = pa.array(np.where(np.isfinite(degrees), degrees, np.nan), from_pandas=True)
         elif name in what.mixed:
             text = _as_text(batch, name, whole=False)
             columns[name] = pc.fill_null(text, MISSING) if name in REGION_LEVELS else text
+        elif _kind(name, column.type) == "M":
+            columns[name] = _as_text(batch, name, whole=name in what.whole)
         elif pa.types.is_floating(column.type):
             columns[name] = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
         else:

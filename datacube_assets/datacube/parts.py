@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.schema import FIXED_COLUMNS, REQUIRED_COLUMNS, is_index_column
+from datacube_assets.datacube.schema import FIXED_COLUMNS, REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000
 """Rows held at once; larger row groups are cut."""
@@ -47,11 +47,7 @@ class Part:
                 )
             index = _index_columns(schema)
             self.columns = [column for column in schema.names if column not in index]
-            texts = [
-                field.name
-                for field in schema
-                if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)
-            ]
+            texts = [field.name for field in schema if is_text(field.type)]
             self._file = pq.ParquetFile(source, read_dictionary=texts, pre_buffer=True)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(name, error) from error

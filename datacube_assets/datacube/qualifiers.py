@@ -70,9 +70,7 @@ class Breakdowns:
     thresholds: Thresholds
 
     @classmethod
-    def of(
-        cls, values: pa.Table, mapped: Mapping[str, Sequence[str]], thresholds: Thresholds
-    ) -> Breakdowns:
+    def of(cls, values: pa.Table, mapped: Mapping[str, Sequence[str]], thresholds: Thresholds) -> Breakdowns:
         """From the inventory made by `qualifier_values`."""
         counts: dict[str, dict[str, int]] = {}
         counted = values.group_by(["feature", "qualifier"]).aggregate([("value", "count")]).to_pylist()

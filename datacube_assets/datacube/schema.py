@@ -31,6 +31,12 @@ REGION_SEPARATOR: Final = "__"
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)*")
 
 
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column of this type holds text, however it is stored."""
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return any(kind(type_) for kind in kinds)
+
+
 def is_index_column(name: str) -> bool:
     """Whether a column is a leftover of a data frame's index and carries no data (DESIGN 5, 3)."""
     return _INDEX_COLUMN.fullmatch(name) is not None

@@ -36,9 +36,7 @@ def shard_numbers(points: pa.Table, layout: Layout, shards: int) -> npt.NDArray[
 
 
 def _hash_texts(texts: pa.Array) -> Hashes:
-    digests = b"".join(
-        hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist()
-    )
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
     return np.frombuffer(digests, np.uint64)
 
 

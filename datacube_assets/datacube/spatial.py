@@ -22,14 +22,14 @@ from datacube_assets.datacube.groups import (
     Ints,
     build_table,
     column,
+    combine,
     encode_ints,
     encode_text,
     group,
     group_by,
-    combine,
 )
-from datacube_assets.datacube.schema import MEANS, WEIGHTED_MEANS, Layout, cell_column, published_columns
 from datacube_assets.datacube.regions import Regions
+from datacube_assets.datacube.schema import MEANS, WEIGHTED_MEANS, Layout, cell_column, published_columns
 
 Measures = dict[str, npt.NDArray[np.generic]]
 
@@ -92,7 +92,7 @@ def _figure(measures: Mapping[str, npt.NDArray[np.generic]], name: str) -> npt.N
     if name == "s_count":
         return measures[name]
     _, aggregation, measure = name.split("_", 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         if aggregation == "mean":
             cells = {"t_sum": "cells", "t_mean": "s_count", "t_wavg": "wavg_cells"}[measure]
             values = cast(Floats, measures[f"s_sum_{measure}"]) / cast(Ints, measures[cells])
@@ -136,9 +136,11 @@ def regional_aggregates(
 ) -> dict[str, pa.Table]:
     """Measures per feature, time, region [and qualifier value] of every level.
 
-    Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by feature, time, region and value. The
-    cells are reduced once, to the deepest level; the levels above add that up.
+    Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by feature, time, region and value; none
+    without levels. The cells are reduced once, to the deepest level; the levels above add that up.
     """
+    if not layout.levels:
+        return {}
     cells, keys = _keys(cells, breakdown)
     regions = Regions.of(cells, layout.levels)
     feature, time, *value = keys.values()
@@ -146,7 +148,7 @@ def regional_aggregates(
     measures = reduce(lift(cells, weighted=layout.weighted), groups)
     keys = _take(keys, groups)
     tuples = regions.tuples.codes[groups.first]
-    tables = {}
+    tables: dict[str, pa.Table] = {}
     for level in layout.levels:
         feature, time, *value = keys.values()
         region = regions.level(level, tuples)

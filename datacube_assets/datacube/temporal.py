@@ -6,7 +6,7 @@ The temporal step of CONTRACTS D.2. Sums over places belong to `spatial.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +85,7 @@ class _Keys:
         return build_table({"feature": self.feature, "timestamp": self.starts, **self.rest, **measures})
 
 
-Sums = dict[str, npt.NDArray[np.generic]]
+Sums = dict[str, npt.NDArray[Any]]
 
 
 def _lift(points: pa.Table, layout: Layout) -> Sums:
@@ -101,7 +101,8 @@ def _lift(points: pa.Table, layout: Layout) -> Sums:
         weights = cast(Floats, column(points, layout.weight))
         sums["weights"] = weights
         sums["present_weights"] = np.where(present, weights, 0.0)
-        sums["weighted"] = np.where(present, values * weights, 0.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums["weighted"] = np.where(present, values * weights, 0.0)
     return sums
 
 
@@ -110,14 +111,12 @@ def _regroup(keys: _Keys, sums: Sums, period: Period) -> tuple[_Keys, Sums]:
     keys = _Keys(keys.feature, starts, keys.rest)
     groups: Groups = group_by([keys.feature, encode_ints(starts), *keys.rest.values()])
     with np.errstate(over="ignore", invalid="ignore"):
-        return keys.take(groups.first), {
-            name: groups.reduce(np.add, values) for name, values in sums.items()
-        }
+        return keys.take(groups.first), {name: groups.reduce(np.add, values) for name, values in sums.items()}
 
 
 def _finish(sums: Sums, layout: Layout) -> Sums:
     """The measures of cells, from their sums (CONTRACTS D.2; DESIGN 5, 6 for t_wavg)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         measures: Sums = {
             "rows": sums["rows"],
             # Adding 0.0 makes a negative zero positive (CONTRACTS J.2).

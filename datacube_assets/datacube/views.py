@@ -9,6 +9,7 @@ Rows are sorted: regions and qualifier values by name, timestamps ascending (DES
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,6 @@ from datacube_assets.datacube.encode import (
     tile_objects,
 )
 from datacube_assets.datacube.grid import (
-    BIN_BITS,
     GRID_STATISTICS,
     PRECISIONS,
     Level,
@@ -209,9 +209,7 @@ def regional_timeseries(
     header = ("timestamp", *published_columns(layout.weighted))
     for objects, rows in _batches(cuts):
         first = cuts[objects]
-        texts = {
-            name: coded.values.take(pa.array(coded.codes[first[:-1]])) for name, coded in named.items()
-        }
+        texts = {name: coded.values.take(pa.array(coded.codes[first[:-1]])) for name, coded in named.items()}
         if qualifier is None:
             made = keys.regional_timeseries(resolution, level, texts["feature"], texts["region"])
         else:
@@ -239,7 +237,11 @@ def regional_maps(
     header = (*names, *published_columns(layout.weighted))
     for objects, rows in _batches(cuts):
         first = cuts[objects]
-        texts = [text_cells(Coded(coded.codes[rows], coded.values)) for coded in (region, value) if coded]
+        texts = [
+            text_cells(Coded(coded.codes[rows], coded.values))
+            for coded in (region, value)
+            if coded is not None
+        ]
         cells = [*texts, *_cells({name: values[rows] for name, values in figures.items()})]
         made = [
             keys.regional_map(resolution, level, _name(feature, row), int(times[row]), qualifier)
@@ -269,7 +271,11 @@ def regional_extrema(
                 rows = np.flatnonzero(here == choose.reduce(here)) + start
                 rows = rows[np.argsort(-times[rows], kind="stable")][:MAX_EXTREMA]
                 document[side][name] = [
-                    {"region_id": _name(region, row), "timestamp": int(times[row]), "value": float(values[row])}
+                    {
+                        "region_id": _name(region, row),
+                        "timestamp": int(times[row]),
+                        "value": float(values[row]),
+                    }
                     for row in rows
                 ]
         if all(document["min"].values()):
@@ -289,8 +295,7 @@ def spatial_tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
     starts = slices(_bucket_codes(table))[:-1]
     feature_of = feature.codes[starts]
     times = pa.array(cast(Ints, column(table, "timestamp"))[starts]).cast(pa.string())
-    for level in pyramid(table):
-        level = _finite(level)
+    for level in map(_finite, pyramid(table)):
         # Tile numbers are below 2**16, so bucket and tile fit one integer.
         tile = (level.bucket << 16) | level.tile.astype(np.int64)
         cuts = slices(tile)
@@ -421,8 +426,7 @@ def _cells(figures: Measures) -> list[pl.Series]:
 
 def _runs(codes: npt.NDArray[np.integer]) -> list[tuple[int, int]]:
     """Start and end of each run of equal codes."""
-    cuts = slices(codes).tolist()
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
+    return list(itertools.pairwise(slices(codes).tolist()))
 
 
 def _name(column: Coded, row: int | np.integer) -> str:

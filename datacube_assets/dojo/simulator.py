@@ -1,8 +1,8 @@
 """A stand-in for Dojo, for development and tests: its listings, documents and files over HTTP.
 
 Here belongs what Dojo does towards us (CONTRACTS A.2 - A.4, I) and the handles that make it do it:
-let a run finish, add documents, misbehave. Here is also what every stand-in needs (switches,
-counters, serving). Nothing of the pipeline itself belongs here, and the pipeline never imports it.
+let a run finish, add documents, misbehave. What every stand-in needs is `stand_in.py`. Nothing of
+the pipeline itself belongs here, and the pipeline never imports it.
 
 Dojo's own paths lie below the prefix; the files below `/files`, open to everybody as the public
 bucket is; the handles below `/simulator`, never misbehaving:
@@ -46,7 +46,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.request import digest
 
-Document = dict[str, Any]
 Collection = Literal["runs", "models", "indicators"]
 COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
 
@@ -61,140 +60,6 @@ FILES_PLACEHOLDER = "{files}"
 
 _RESERVED_KEYS = ("model_id", "model_name", "size", "scroll_id")
 _CHUNK = 1 << 20
-
-
-class Switches(BaseModel):
-    """How a stand-in misbehaves. Rates are shares of the requests, from 0 to 1."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    error_rate: float = Field(0.0, ge=0, le=1)
-    error_next: int = Field(0, ge=0)
-    """So many of the coming requests are refused, whatever the rate."""
-    error_status: int = Field(503, ge=400, le=599)
-    retry_after: str = ""
-    """Sent as Retry-After with a refusal, unless empty."""
-    latency_seconds: float = Field(0.0, ge=0)
-    truncate_rate: float = Field(0.0, ge=0, le=1)
-    truncate_next: int = Field(0, ge=0)
-    """So many of the coming answers break off in the middle, whatever the rate."""
-    scroll_seconds: float = Field(120.0, ge=0)
-    """A scroll that was not asked for longer than this is forgotten."""
-    shuffle: bool = False
-    """Every listing comes in another order."""
-
-    def refuses(self) -> bool:
-        """Whether this request is refused; counts down `error_next`."""
-        if self.error_next:
-            self.error_next -= 1
-            return True
-        return random.random() < self.error_rate
-
-    def truncates(self) -> bool:
-        """Whether this answer breaks off; counts down `truncate_next`."""
-        if self.truncate_next:
-            self.truncate_next -= 1
-            return True
-        return random.random() < self.truncate_rate
-
-
-class StandIn:
-    """What every stand-in has: switches, counters of requests, and credentials it may insist on."""
-
-    def __init__(self, username: str = "", password: str = "") -> None:
-        self.switches = Switches()
-        self.requests: Counter[str] = Counter()
-        """How often each "METHOD /path" was asked for, refused requests included."""
-        self._credentials = base64.b64encode(f"{username}:{password}".encode()).decode() if username else ""
-
-    def admits(self, authorization: str) -> bool:
-        """Whether this Authorization header will do; anything does when no user name was given."""
-        return not self._credentials or secrets.compare_digest(authorization, f"Basic {self._credentials}")
-
-    def misbehaving(self) -> Middleware:
-        """Counts requests, then delays, refuses or cuts them as the switches say."""
-        return Middleware(_Misbehaving, standin=self)
-
-    def guarded(self) -> Middleware:
-        """Answers 401 to whoever is not admitted."""
-        return Middleware(_Guarded, standin=self)
-
-    def application(self, routes: Sequence[BaseRoute]) -> Starlette:
-        """An ASGI application of the handles and these routes; refusals are JSON."""
-        return Starlette(routes=[*self.handles(), *routes], exception_handlers={HTTPException: _refuse})
-
-    def handles(self) -> list[BaseRoute]:
-        """The routes of `/simulator` that every stand-in has."""
-        return [
-            Route("/simulator/switches", self._get_switches, methods=["GET"]),
-            Route("/simulator/switches", self._put_switches, methods=["PUT"]),
-            Route("/simulator/requests", self._get_requests, methods=["GET"]),
-            Route("/simulator/requests", self._delete_requests, methods=["DELETE"]),
-        ]
-
-    async def _get_switches(self, request: Request) -> Response:
-        return JSONResponse(self.switches.model_dump())
-
-    async def _put_switches(self, request: Request) -> Response:
-        try:
-            self.switches = Switches(**{**self.switches.model_dump(), **await json_object(request)})
-        except ValidationError as error:
-            raise HTTPException(422, str(error)) from None
-        return await self._get_switches(request)
-
-    async def _get_requests(self, request: Request) -> Response:
-        return JSONResponse(self.requests)
-
-    async def _delete_requests(self, request: Request) -> Response:
-        self.requests.clear()
-        return Response(status_code=204)
-
-
-class _Misbehaving:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
-        self._app = app
-        self._standin = standin
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        switches = self._standin.switches
-        self._standin.requests[f"{scope['method']} {scope['path']}"] += 1
-        await asyncio.sleep(switches.latency_seconds)
-        if switches.refuses():
-            headers = {"Retry-After": switches.retry_after} if switches.retry_after else None
-            refusal = PlainTextResponse("switched to fail", switches.error_status, headers)
-            await refusal(scope, receive, send)
-        else:
-            await self._app(scope, receive, _cut(send) if switches.truncates() else send)
-
-
-class _Guarded:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
-        self._app = app
-        self._standin = standin
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._standin.admits(Request(scope).headers.get("Authorization", "")):
-            await self._app(scope, receive, send)
-        else:
-            challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}
-            await PlainTextResponse("Unauthorized", 401, challenge)(scope, receive, send)
-
-
-def _cut(send: Send) -> Send:
-    """Sends the head and half of the first piece; the server then drops the unfinished connection."""
-    was_cut = False
-
-    async def cut(message: Message) -> None:
-        nonlocal was_cut
-        if was_cut:
-            return
-        if message["type"] == "http.response.body":
-            was_cut = True
-            body = message["body"]
-            message = {**message, "body": body[: len(body) // 2], "more_body": True}
-        await send(message)
-
-    return cut
 
 
 @dataclass
@@ -413,26 +278,6 @@ class DojoSimulator(StandIn):
         return _answer(request, self.fail_run(request.path_params["name"]))
 
 
-async def json_object(request: Request) -> Document:
-    """The request's body. Raises a 400 when it is no JSON object."""
-    content = await _json(request)
-    if not isinstance(content, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return content
-
-
-async def _json(request: Request) -> Any:
-    try:
-        return await request.json()
-    except ValueError:
-        raise HTTPException(400, "the body must be JSON") from None
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
-
-
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -491,34 +336,3 @@ def serve(
     """Stand in for Dojo with the documents and files of a folder, until interrupted."""
     simulator = DojoSimulator.load(folder, prefix=prefix, username=username, password=password)
     uvicorn.run(simulator.app(), host=host, port=port, log_level="warning")
-
-
-class Site:
-    """One served address where one application after the other can be put.
-
-    Starting and stopping a server takes a fifth of a second, exchanging what it serves nothing.
-    """
-
-    app: ASGIApp
-    url: str
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the current application answer."""
-        await self.app(scope, receive, send)
-
-
-@contextmanager
-def in_background(app: ASGIApp) -> Iterator[str]:
-    """Serve from a thread on a free loopback port, for tests and notebooks; gives the base URL."""
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        while thread.is_alive() and not server.started:
-            time.sleep(0.005)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()

@@ -18,6 +18,8 @@ class LakeResource(ConfigurableResource["LakeResource"]):
 
     url: str
     s3_endpoint: str = ""
+    shard_rows: int = 1_000_000
+    """Rows in a shard of points."""
 
     def open(self) -> Lake:
         return Lake(open_store(self.url, self.s3_endpoint))

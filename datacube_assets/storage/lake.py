@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -74,16 +73,21 @@ class Lake:
         self.store.put(f"{folder}/{name}.parquet", memoryview(body))
         return TableFile(name, table.num_rows, body.size)
 
-    def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One file of a table. Raises MissingTableError."""
+    def open_file(self, table: LakeTable, name: str) -> str | pa.BufferReader:
+        """A file of a table for a Parquet reader: its path where there is one, else its bytes."""
         key = f"{table.folder}/{name}.parquet"
         path = self.store.local_path(key)
+        return str(path) if path is not None else pa.BufferReader(self.store.get(key))
+
+    def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One file of a table. Raises MissingTableError."""
         try:
-            if path is not None:
-                return pq.read_table(path, columns=columns, memory_map=True, partitioning=None)
-            return pq.read_table(pa.BufferReader(self.store.get(key)), columns=columns)
+            source = self.open_file(table, name)
+            return pq.read_table(source, columns=columns, memory_map=True, partitioning=None)
         except (FileNotFoundError, MissingObjectError):
-            raise MissingTableError(f"the file {key} of the lake is gone; materialize its asset again") from None
+            raise MissingTableError(
+                f"the file {table.folder}/{name}.parquet of the lake is gone; materialize its asset again"
+            ) from None
 
     def commit(self, run: ModelRun, name: str, table: LakeTable) -> None:
         """Make a table the current one of its asset, then drop the files of earlier versions."""
@@ -140,8 +144,3 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
 def file_name(*parts: str) -> str:
     """Name of a table's file from names that may hold anything."""
     return "/".join(encode_name(part) for part in parts)
-
-
-def parquet_path(folder: Path, name: str) -> Path:
-    """Where a table's file lies below a local folder."""
-    return folder / f"{name}.parquet"

@@ -1,0 +1,75 @@
+"""Group `results`: results.json, the last object of a datacube and the mark that it is complete.
+
+Its contents are made in `datacube/views.py`; that nothing is missing is checked in
+`storage/publishing.py`.
+"""
+
+import time
+import uuid
+
+from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+
+from datacube_assets.assets.aggregates import file_of
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.storage.run_info import RunInfo
+from datacube_assets.assets.tables import same_version
+from datacube_assets.datacube import views
+from datacube_assets.datacube.schema import RESOLUTIONS
+from datacube_assets.resources.publishing import Publisher, address, published_metadata
+from datacube_assets.storage.lake import LakeTable
+from datacube_assets.storage.publishing import complete
+
+GROUP = "results"
+
+
+@asset(
+    group_name=GROUP,
+    partitions_def=model_runs,
+    code_version="1",
+    kinds={"s3", "json"},
+    deps=DATACUBE_ASSETS,
+    description=(
+        "results.json: counts, levels, timeseries sizes and (for model runs) the summary of each feature. "
+        "Written last, and only when every other object is published from the same input."
+    ),
+)
+def pipeline_results(
+    context: AssetExecutionContext,
+    normalized_points: LakeTable,
+    global_aggregates: LakeTable,
+    publisher: Publisher,
+) -> MaterializeResult[None]:
+    started = time.monotonic()
+    version = same_version(normalized_points, global_aggregates)
+    info, lake = RunInfo.of(normalized_points), publisher.lake.open()
+    sizes = {
+        resolution: views.timeseries_sizes(lake.read(global_aggregates, file_of(resolution)))
+        for resolution in RESOLUTIONS
+    }
+    body = views.results(
+        info.report,
+        info.layout,
+        features=info.features,
+        raw_count_threshold=info.request.raw_count_threshold,
+        timeseries_sizes=sizes,
+        summary=lake.read(global_aggregates, file_of("all")) if "all" in info.periods else None,
+    )
+    bucket = publisher.bucket(normalized_points)
+    published = complete(
+        lake,
+        bucket,
+        info.run,
+        version,
+        f"{context.run_id}-{uuid.uuid4().hex[:8]}",
+        body,
+        [definition.key.path[-1] for definition in DATACUBE_ASSETS],
+    )
+    return MaterializeResult(
+        metadata={
+            **published_metadata(published, time.monotonic() - started),
+            "results": MetadataValue.json(views.parse_results(body)),
+            "address": address(bucket, info.run),
+            "input version": version,
+        }
+    )
