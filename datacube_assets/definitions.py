@@ -6,11 +6,22 @@ places. Each part is defined in its own package; nothing is defined here.
 
 from __future__ import annotations
 
-from dagster import AssetsDefinition, Definitions, EnvVar, in_process_executor
+from collections.abc import Mapping
+
+from dagster import (
+    AssetsDefinition,
+    AssetSelection,
+    Definitions,
+    EnvVar,
+    LoggerDefinition,
+    define_asset_job,
+    in_process_executor,
+)
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
+from datacube_assets.assets.partitions import model_runs
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.resources.dask import DaskResource
@@ -30,6 +41,14 @@ ASSETS: list[AssetsDefinition] = [
     *DATACUBE_ASSETS,
     pipeline_results,
 ]
+
+
+process_model_run = define_asset_job(
+    "process_model_run",
+    selection=AssetSelection.assets(*ASSETS),
+    partitions_def=model_runs,
+    description="From the request of a model run or dataset to its complete datacube.",
+)
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
@@ -59,11 +78,15 @@ def build_resources(settings: Settings) -> dict[str, object]:
     }
 
 
-def build_definitions(settings: Settings) -> Definitions:
-    """The whole code location for these settings."""
+def build_definitions(
+    settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None
+) -> Definitions:
+    """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
         assets=ASSETS,
+        jobs=[process_model_run],
         resources=build_resources(settings),
+        loggers=loggers,
         # In process: with a process per step, starting them costs more than the work (DESIGN 2).
         executor=in_process_executor,
     )

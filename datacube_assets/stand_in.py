@@ -48,9 +48,9 @@ class Switches(BaseModel):
     truncate_next: int = Field(0, ge=0)
     """So many of the coming answers break off in the middle, whatever the rate."""
     scroll_seconds: float = Field(120.0, ge=0)
-    """A scroll that was not asked for longer than this is forgotten."""
+    """Dojo only: a scroll that was not asked for longer than this is forgotten."""
     shuffle: bool = False
-    """Every listing comes in another order."""
+    """Dojo only: every listing comes in another order."""
 
     def refuses(self) -> bool:
         """Whether this request is refused; counts down `error_next`."""
@@ -175,6 +175,7 @@ async def json_object(request: Request) -> Document:
 
 
 async def json_body(request: Request) -> Any:
+    """The request's body. Raises a 400 when it is no JSON."""
     try:
         return await request.json()
     except ValueError:

@@ -115,7 +115,7 @@ def public(address: str) -> str:
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:
-    """httpx logs each address it asks for: signatures and passwords must not get there."""
+    """Keep signatures and passwords out of the log, where httpx writes each address it asks for."""
     if isinstance(record.args, tuple):
         record.args = tuple(public(str(arg)) if isinstance(arg, httpx.URL) else arg for arg in record.args)
     return True

@@ -12,7 +12,7 @@ from types import TracebackType
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.dojo.client import plain_url
+from datacube_assets.web import plain_url
 
 
 class _Report(BaseModel):

@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.dojo.request import INDICATOR_RUN_ID
-from datacube_assets.dojo.simulator import Document, StandIn, json_object
+from datacube_assets.stand_in import Document, StandIn, json_object
 
 Index = Literal["data-model-run", "data-datacube"]
 INDICES: tuple[Index, ...] = get_args(Index)

@@ -420,7 +420,7 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     if kind == "O":
         return values.cast(pa.string())
     if kind == "f" and not pa.types.is_decimal(values.type):
-        floats = _shortest(values)
+        floats = shortest(values)
         if not whole:
             texts = floats.astype("S32").astype(str)
         else:
@@ -438,9 +438,11 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
 
 
-def _shortest(values: pa.Array) -> Floats:
+def shortest(values: pa.Array | pa.ChunkedArray) -> Floats:
     """Floats as float64, NaN for null; from fewer bits, the number that their shortest text names."""
-    floats: npt.NDArray[np.floating] = values.to_numpy(zero_copy_only=False)
+    floats: npt.NDArray[Any] = (
+        values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False)
+    )
     return floats if floats.dtype == np.float64 else floats.astype("S32").astype(np.float64)
 
 

@@ -55,7 +55,7 @@ from datacube_assets.datacube.groups import (
     group_by,
     slices,
 )
-from datacube_assets.datacube.normalize import Report
+from datacube_assets.datacube.normalize import Report, shortest
 from datacube_assets.datacube.qualifiers import Breakdowns
 from datacube_assets.datacube.regions import Regions
 from datacube_assets.datacube.schema import (
@@ -93,19 +93,14 @@ def raw_data(rows: pa.Table) -> Objects:
 
 def _raw_cells(values: pa.ChunkedArray) -> pl.Series:
     type_ = values.type
-    if pa.types.is_float64(type_):
-        return float_cells(values.to_numpy())
     if pa.types.is_floating(type_):
-        # Single precision has fewer digits; its own shortest text is what was delivered.
-        return cast(pl.Series, pl.from_arrow(values.cast(pa.float32())))
+        return float_cells(shortest(values))
     if pa.types.is_integer(type_):
         return cast(pl.Series, pl.from_arrow(values))
     if pa.types.is_boolean(type_):
         return cast(pl.Series, pl.from_arrow(pc.if_else(values, "True", "False")))
     if pa.types.is_dictionary(type_):
         values = values.cast(pa.string())
-    elif pa.types.is_timestamp(type_) or pa.types.is_date(type_):
-        values = pc.strftime(values, format="%Y-%m-%d %H:%M:%S")
     texts = values.cast(pa.string()).combine_chunks()
     encoded = (texts.chunk(0) if isinstance(texts, pa.ChunkedArray) else texts).dictionary_encode()
     return cast(pl.Series, pl.from_arrow(quote(encoded.dictionary).take(encoded.indices)))
@@ -237,11 +232,8 @@ def regional_maps(
     header = (*names, *published_columns(layout.weighted))
     for objects, rows in _batches(cuts):
         first = cuts[objects]
-        texts = [
-            text_cells(Coded(coded.codes[rows], coded.values))
-            for coded in (region, value)
-            if coded is not None
-        ]
+        named = (region,) if value is None else (region, value)
+        texts = [text_cells(Coded(coded.codes[rows], coded.values)) for coded in named]
         cells = [*texts, *_cells({name: values[rows] for name, values in figures.items()})]
         made = [
             keys.regional_map(resolution, level, _name(feature, row), int(times[row]), qualifier)

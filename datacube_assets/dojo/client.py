@@ -1,31 +1,20 @@
 """Reading Dojo over HTTP: single documents and whole listings.
 
-Here belong the request, its retries, the paging and the errors that name a remedy. What a document
-means is `documents.py`; when to ask, and what follows from the answer, is the sensors' business.
+Here belong the request, the paging and the errors that name a remedy. What a document means is
+`documents.py`; how retries wait is `web.py`; when to ask, and what follows from the answer, is the
+sensors' business.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ValidationError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    before_sleep_log,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_exponential,
-    wait_random,
-)
 
 from datacube_assets.dojo.documents import (
     IndicatorDocument,
@@ -34,6 +23,7 @@ from datacube_assets.dojo.documents import (
     document_id,
     reason_of,
 )
+from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url, retry_after
 
 RUNS_PER_PAGE = 1_000
 """Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
@@ -52,7 +42,7 @@ class DojoError(Exception):
         super().__init__(f"{problem} {self.remedy}".strip())
 
 
-class DojoUnavailable(DojoError):
+class DojoUnavailable(DojoError, Unavailable):
     """No connection, no answer in time, 429 or 5xx, also after the retries."""
 
     remedy = "Nothing was changed; ask again later. If it stays so, see whether Dojo runs at DOJO_URL."
@@ -99,37 +89,6 @@ class DojoListingIncomplete(DojoError):
     """A listing that broke off, repeated itself or held fewer documents than Dojo counted."""
 
     remedy = "The listing was not used; ask again later."
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """How often and how patiently to ask again: waits double from the first to the longest, plus jitter."""
-
-    attempts: int = 4
-    """The first try included."""
-    first_wait: float = 0.5
-    """Seconds; also the most that jitter adds."""
-    longest_wait: float = 8.0
-    """Seconds; a Retry-After beyond it ends the retries at once, as asking earlier would be rude."""
-
-    def retrying(self) -> Retrying:
-        """The policy as a caller of functions that may raise `DojoUnavailable`."""
-        return Retrying(
-            stop=stop_after_attempt(self.attempts),
-            retry=retry_if_exception(self._is_worth_a_retry),
-            wait=self._wait,
-            before_sleep=before_sleep_log(_log, logging.INFO),
-            reraise=True,
-        )
-
-    def _is_worth_a_retry(self, error: BaseException) -> bool:
-        return isinstance(error, DojoUnavailable) and (error.retry_after or 0) <= self.longest_wait
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked_for = error.retry_after if isinstance(error, DojoUnavailable) else None
-        backoff = wait_exponential(multiplier=self.first_wait, max=self.longest_wait)
-        return max(asked_for or 0.0, backoff(state)) + wait_random(0, self.first_wait)(state)
 
 
 class _Page(BaseModel):
@@ -281,24 +240,6 @@ class DojoClient:
         return response.content
 
 
-def plain_url(url: str) -> str:
-    """A base URL without slash at the end, safe to be shown.
-
-    Raises ValueError when it is no HTTP address or carries credentials, which would end up in logs.
-    """
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        raise ValueError("The base URL is no HTTP address: give it as https://host/prefix.") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError("The base URL is no HTTP address: give it as https://host/prefix.")
-    if parsed.userinfo or parsed.query or parsed.fragment:
-        raise ValueError(
-            "The base URL must hold no more than host and path; user name and password are given separately."
-        )
-    return url.rstrip("/")
-
-
 def _ids(page: _Page) -> set[str | None]:
     return set(map(document_id, page.results))
 
@@ -314,21 +255,10 @@ def _distinct(documents: Iterable[Any]) -> list[Any]:
 def _refusal(path: str, response: httpx.Response) -> DojoError:
     status = response.status_code
     problem = f"Dojo answered {status} to {path}."
-    if status == 429 or status >= 500:
-        return DojoUnavailable(problem, status, _retry_after(response))
+    if is_passing(status):
+        return DojoUnavailable(problem, status, retry_after(response))
     if status in (401, 403):
         return DojoUnauthorized(problem)
     if status == 404:
         return DojoNotFound(problem)
     return DojoRefused(f"{problem} It said: {response.text[:300]!r}.")
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds until Dojo wants to be asked again; the header holds a number of them or a date."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None

@@ -1,22 +1,69 @@
 """Fetching the Parquet parts of a run from wherever Dojo left them (CONTRACTS B.1).
 
-Bytes only: a part is copied to a local file, its size and checksum taken on the way. Which parts to
-fetch is said by the request; what is in them is checked by `datacube/parts.py`.
+Bytes only: a part is copied to a local file, its size and checksum taken on the way. Here is also
+decided which addresses may be asked at all. Which parts to fetch is said by the request; what is in
+them is checked by `datacube/parts.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import os
+import re
+import stat
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from datacube_assets.datacube.errors import InputError
+import httpx
+
+from datacube_assets.datacube.errors import InputError, shorten
+from datacube_assets.storage.stores import UnsafeKeyError, check_keys
+from datacube_assets.web import RetryPolicy, Unavailable, is_passing, public, retry_after
+
+if TYPE_CHECKING:
+    from obstore.store import S3Store
+
+SCHEMES = frozenset({"https", "http", "s3", "file"})
+"""Kinds of addresses that can be read; a plain path counts as `file`."""
 
 _CHUNK = 1 << 20
+_HOPS = 10
+_FOREVER = timedelta(days=30)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
+_S3_STATUS = re.compile(r"status code: (\d{3})")
+
+Pieces = Generator[bytes, None, None]
+
+
+class FetchError(RuntimeError):
+    """A part that could not be fetched just now, also after the retries: nothing is wrong with the input."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """From where parts may be fetched, and how patiently."""
+
+    s3_endpoint: str = ""
+    """Address of an S3-compatible server; empty for AWS. Credentials come from the usual `AWS_*`."""
+    allowed_schemes: frozenset[str] = SCHEMES
+    """Kinds of addresses that may be read, some of `SCHEMES`; redirects included."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Hosts (of `s3://` addresses: buckets) that may be read; `*.suffix` is all below. Empty: any."""
+    timeout: float = 60.0
+    """Seconds without any progress."""
+    max_bytes: int | None = None
+    """Size beyond which a part is refused."""
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+
+
+ANYWHERE = Source()
 
 
 @dataclass(frozen=True)
@@ -24,35 +71,254 @@ class FetchedPart:
     """A part as it came."""
 
     address: str
+    """Without credentials: it may be shown."""
     size: int
     sha256: str
 
 
-def fetch(address: str, target: Path) -> FetchedPart:
-    """Copy a part to a local file. Raises InputError when it cannot be had."""
-    checksum = hashlib.sha256()
-    with _open(address) as source, target.open("wb") as sink:
-        while chunk := source.read(_CHUNK):
-            checksum.update(chunk)
-            sink.write(chunk)
-    return FetchedPart(address, target.stat().st_size, checksum.hexdigest())
+def fetch(address: str, target: Path, source: Source = ANYWHERE) -> FetchedPart:
+    """Copy a part to a local file; every attempt starts from its first byte, a failed one leaves no file.
+
+    Raises InputError when there is no such part or it may not be read, FetchError when retries did not help.
+    """
+    retrying = source.retries.retrying()
+    try:
+        return retrying(_fetch_once, address, target, source)
+    except Unavailable as error:
+        tries = retrying.statistics["attempt_number"]
+        raise FetchError(
+            f"file {public(address)}: not fetched, tried {'once' if tries == 1 else f'{tries} times'}: "
+            f"{error}. Materialize it again later; if it stays so, see whether the server works"
+        ) from error
 
 
-@contextmanager
-def _open(address: str) -> Iterator[BinaryIO]:
-    parts = urlsplit(address)
-    if parts.scheme in ("", "file"):
-        path = Path(unquote(parts.path)) if parts.scheme else Path(address)
+def _fetch_once(address: str, target: Path, source: Source) -> FetchedPart:
+    checksum, size = hashlib.sha256(), 0
+    with target.open("wb") as sink, closing(_pieces(address, source)) as pieces:
         try:
-            with path.open("rb") as file:
-                yield file
-        except OSError as error:
-            raise InputError(
-                f"the file cannot be opened: {error.strerror}", file=address, remedy="Check the path"
-            ) from error
-    else:
+            for piece in pieces:
+                checksum.update(piece)
+                size += sink.write(piece)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+    return FetchedPart(public(address), size, checksum.hexdigest())
+
+
+def _pieces(address: str, source: Source) -> Pieces:
+    """The bytes behind an address, once. Raises InputError, and Unavailable when it may help to try again."""
+    url = _SCHEME.match(address)
+    scheme = url[1].lower() if url else "file"
+    if scheme not in SCHEMES:
         raise InputError(
-            f"addresses of the kind {parts.scheme}:// cannot be read", file=address, remedy="Give a path"
+            f"addresses of the kind {scheme}:// cannot be read",
+            file=public(address),
+            remedy="Give an address of the kind https://, s3:// or file://, or a path",
+        )
+    if scheme == "s3":
+        return _from_s3(address, source)
+    if scheme == "file":
+        return _from_disk(address, source)
+    return _from_web(address, source)
+
+
+def _from_web(address: str, source: Source) -> Pieces:
+    # The bytes are wanted as they are stored. Objects named .gzip are at times served with a
+    # Content-Encoding that is not true: neither is an encoding asked for, nor is one undone.
+    headers = {"Accept-Encoding": "identity"}
+    try:
+        with httpx.Client(timeout=source.timeout) as http:
+            hop: httpx.Request | None = http.build_request("GET", _web_url(address), headers=headers)
+            for _ in range(_HOPS):
+                assert hop is not None
+                shown = _shown_hop(address, hop.url)
+                _admit(shown, hop.url.scheme, hop.url.raw_host.decode(), source)
+                with closing(http.send(hop, stream=True)) as answer:
+                    hop = answer.next_request
+                    if hop is None:
+                        _check_status(shown, answer)
+                        length = answer.headers.get("Content-Length")
+                        yield from _measured(shown, answer.iter_raw(), length and int(length), source)
+                        return
+    except httpx.RequestError as error:
+        raise Unavailable(f"{type(error).__name__}: {error}") from error
+    raise InputError(
+        f"it redirects more than {_HOPS} times", file=public(address), remedy="Give the final address"
+    )
+
+
+def _web_url(address: str) -> httpx.URL:
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL:  # its text may hold a part of the password
+        url = httpx.URL("")
+    if not url.host:
+        raise InputError("it is no address", file=public(address), remedy="Give it as https://host/path")
+    return url
+
+
+def _shown_hop(address: str, url: httpx.URL) -> str:
+    first, here = public(str(_web_url(address))), public(str(url))
+    return public(address) if here == first else f"{public(address)}, redirected to {here}"
+
+
+def _check_status(shown: str, answer: httpx.Response) -> None:
+    status = answer.status_code
+    if is_passing(status):
+        raise Unavailable(f"the server answered {status}", retry_after(answer))
+    if status in (404, 410):
+        raise _gone(shown)
+    if status in (401, 403):
+        raise _forbidden(shown)
+    if status != 200:
+        raise InputError(f"the server answered {status}", file=shown, remedy="Check the address")
+
+
+def _from_s3(address: str, source: Source) -> Pieces:
+    import obstore
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+
+    shown = public(address)
+    bucket, key = _bucket_and_key(address)
+    _admit(shown, "s3", bucket, source)
+    try:
+        answer = obstore.get(_s3_store(bucket, source), key)
+        pieces = map(bytes, answer.stream(min_chunk_size=_CHUNK))
+        yield from _measured(shown, pieces, answer.meta["size"], source)
+    except FileNotFoundError:
+        raise _gone(shown) from None
+    except (PermissionDeniedError, UnauthenticatedError) as error:
+        raise _forbidden(shown) from error
+    except BaseError as error:
+        # Its text goes on for pages after the first line.
+        said = str(error).partition("\n")[0]
+        status = _S3_STATUS.search(said)
+        if status and not is_passing(int(status[1])):
+            raise InputError(
+                f"S3 refused it: {shorten(said, 300)}",
+                file=shown,
+                remedy="Check the address and the settings AWS_* and DATACUBE_S3_ENDPOINT",
+            ) from error
+        raise Unavailable(shorten(said, 300)) from error
+
+
+def _bucket_and_key(address: str) -> tuple[str, str]:
+    parts = _S3_ADDRESS.fullmatch(address)
+    try:
+        if parts:
+            check_keys([parts[2]])
+            return parts[1], parts[2]
+    except UnsafeKeyError:
+        pass
+    raise InputError(
+        "it is no address of an S3 object",
+        file=public(address),
+        remedy="Give it as s3://bucket/key; credentials belong into the settings AWS_*",
+    )
+
+
+def _s3_store(bucket: str, source: Source) -> S3Store:
+    from obstore.store import S3Store
+
+    options: dict[str, object] = {"endpoint": source.s3_endpoint} if source.s3_endpoint else {}
+    return S3Store(
+        bucket,
+        virtual_hosted_style_request=False,
+        # The client's own limit is on the whole transfer, its own retries resume in the middle.
+        client_options={
+            "allow_http": source.s3_endpoint.startswith("http://"),
+            "connect_timeout": timedelta(seconds=source.timeout),
+            "read_timeout": timedelta(seconds=source.timeout),
+            "timeout": _FOREVER,
+        },
+        retry_config={"max_retries": 0},
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def _from_disk(address: str, source: Source) -> Pieces:
+    _admit(address, "file", "", source)
+    path = _local_path(address)
+    try:
+        is_file = stat.S_ISREG(path.stat().st_mode)
+        file = path.open("rb") if is_file else None
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"the file cannot be opened: {getattr(error, 'strerror', None) or error}",
+            file=address,
+            remedy="Check the path and who may read it",
+        ) from error
+    if file is None:
+        raise InputError("it is a folder or a device", file=address, remedy="Give the path of a file")
+    with file:
+        try:
+            size = os.fstat(file.fileno()).st_size
+            yield from _measured(address, iter(partial(file.read, _CHUNK), b""), size, source)
+        except OSError as error:
+            raise Unavailable(f"the file cannot be read: {error.strerror}") from error
+
+
+def _local_path(address: str) -> Path:
+    if not _SCHEME.match(address):
+        return Path(address)
+    parts = urlsplit(address)
+    if parts.netloc not in ("", "localhost"):
+        raise InputError(
+            "files of other machines cannot be read",
+            file=public(address),
+            remedy="Give it as file:///folder/file, with three slashes",
+        )
+    return Path(os.fsdecode(unquote_to_bytes(parts.path)))
+
+
+def _admit(shown: str, scheme: str, host: str, source: Source) -> None:
+    """Refuse what is not on the allow-lists. Raises InputError."""
+    if scheme not in source.allowed_schemes:
+        what = "local files" if scheme == "file" else f"addresses of the kind {scheme}://"
+        raise InputError(
+            f"{what} may not be read here", file=shown, remedy="Move the file, or allow them in the settings"
+        )
+    if host and source.allowed_hosts and not any(_is_at(host, entry) for entry in source.allowed_hosts):
+        raise InputError(
+            f"the host {host} is not one of those that may be read",
+            file=shown,
+            remedy="Move the file, or allow the host in the settings",
         )
 
 
+def _is_at(host: str, entry: str) -> bool:
+    host, entry = host.lower().rstrip("."), entry.lower()
+    return host.endswith(entry[1:]) if entry.startswith("*.") else host == entry
+
+
+def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source: Source) -> Pieces:
+    """The same pieces, refused when they are too many altogether or not as many bytes as announced."""
+    limit, size = source.max_bytes, 0
+    for piece in pieces:
+        size += len(piece)
+        if limit is not None and max(size, expected or 0) > limit:
+            raise InputError(
+                f"the file is larger than {limit:,} bytes",
+                file=shown,
+                remedy="Divide it into several parts, or raise the limit in the settings",
+            )
+        yield piece
+    if expected is not None and size != expected:
+        raise Unavailable(f"{size:,} bytes came of {expected:,} announced")
+
+
+def _gone(shown: str) -> InputError:
+    return InputError(
+        "the file is not there (404)",
+        file=shown,
+        remedy="Let Dojo run the model again, or correct data_paths",
+    )
+
+
+def _forbidden(shown: str) -> InputError:
+    return InputError(
+        "the file may not be read (403)",
+        file=shown,
+        remedy="Make it readable, for S3 by the account of the settings AWS_*; "
+        "a signed address may have expired, and S3 can mean that the file is not there",
+    )

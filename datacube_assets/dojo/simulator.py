@@ -16,35 +16,26 @@ bucket is; the handles below `/simulator`, never misbehaving:
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import glob
 import json
 import random
-import secrets
-import socket
-import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.request import digest
+from datacube_assets.stand_in import Document, StandIn, json_body, json_object
 
 Collection = Literal["runs", "models", "indicators"]
 COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
@@ -262,7 +253,7 @@ class DojoSimulator(StandIn):
         return StreamingResponse(_chunks(path), headers=headers, media_type="binary/octet-stream")
 
     async def _add_documents(self, collection: Collection, request: Request) -> Response:
-        documents = _as_list(await _json(request))
+        documents = _as_list(await json_body(request))
         if not all(isinstance(document, dict) for document in documents):
             raise HTTPException(400, "a document must be a JSON object")
         for document in documents:

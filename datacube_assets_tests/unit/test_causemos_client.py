@@ -17,7 +17,7 @@ from datacube_assets.causemos.client import (
     Unreachable,
 )
 from datacube_assets.causemos.simulator import CauseMosSimulator
-from datacube_assets.dojo.simulator import Site, Switches, in_background
+from datacube_assets.stand_in import Site, Switches, in_background
 
 SUCCEEDED = ProcessingSucceeded(
     flow_id="f1", run_id="r1", data_id="m1", doc_ids=("r1",), is_indicator=False, start_time=3, end_time=4

@@ -18,9 +18,10 @@ from datacube_assets.dojo.client import (
     DojoRefused,
     DojoUnauthorized,
     DojoUnavailable,
-    RetryPolicy,
 )
-from datacube_assets.dojo.simulator import Collection, Document, DojoSimulator, Site, Switches, in_background
+from datacube_assets.dojo.simulator import Collection, DojoSimulator
+from datacube_assets.stand_in import Document, Site, Switches, in_background
+from datacube_assets.web import RetryPolicy
 
 PREFIX = "/api/dojo"
 QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=1.5)

@@ -14,7 +14,8 @@ import pytest
 from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.dojo import simulator
 from datacube_assets.dojo.documents import RunDocument
-from datacube_assets.dojo.simulator import DojoSimulator, Site, in_background
+from datacube_assets.dojo.simulator import DojoSimulator
+from datacube_assets.stand_in import Site, in_background
 
 RUN = {
     "id": "r1",

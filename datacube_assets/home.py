@@ -1,0 +1,78 @@
+"""The embedded default: one local folder that holds the lake, the buckets and Dagster's own storage.
+
+Preparing that folder belongs here, and registering runs in it. Production brings its own `dagster.yaml`
+(`infra/`), stores and settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datacube_assets.dojo.derive import request_for_indicator, request_for_run
+from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.sample import FILES_PLACEHOLDER, write_sample
+from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+DAGSTER_YAML = """\
+# Dagster's settings for the embedded default. Written once; change what you like.
+telemetry:
+  enabled: false
+concurrency:
+  runs:
+    max_concurrent_runs: 2
+    tag_concurrency_limits:
+      # One run at a time per model run or dataset: two would write the same objects.
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+"""
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home folder and point Dagster to it, unless DAGSTER_HOME says otherwise."""
+    os.environ["DATACUBE_HOME"] = str(settings.home)
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    if os.environ.get("DAGSTER_HOME"):
+        return
+    folder = settings.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "dagster.yaml"
+    if not configuration.exists():
+        configuration.write_text(DAGSTER_YAML)
+    os.environ["DAGSTER_HOME"] = str(folder)
+
+
+def open_instance(settings: Settings) -> DagsterInstance:
+    """Dagster's storage of the home folder."""
+    from dagster import DagsterInstance
+
+    prepare(settings)
+    return DagsterInstance.get()
+
+
+def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
+    """Write the sample into a folder and derive its requests, as from Dojo's documents."""
+    write_sample(folder)
+    models = {model.id: model for model in (ModelDocument(**one) for one in _documents(folder, "models"))}
+    runs = [RunDocument(**one) for one in _documents(folder, "runs")]
+    indicators = [IndicatorDocument(**one) for one in _documents(folder, "indicators")]
+    return [
+        *(request_for_run(run, models[run.model_id]) for run in runs),
+        *(request_for_indicator(indicator) for indicator in indicators),
+    ]
+
+
+def _documents(folder: Path, collection: str) -> list[dict[str, object]]:
+    address = json.dumps(str(folder / "files"))[1:-1]
+    return [
+        json.loads(path.read_text().replace(FILES_PLACEHOLDER, address))
+        for path in sorted((folder / collection).glob("*.json"))
+    ]

@@ -1,0 +1,86 @@
+"""Materializing a whole partition in this process: what `datacube publish` and the demo do.
+
+Runs the same job as the UI and the sensors, on the same Dagster storage; tells its progress as it goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from dagster import DagsterInstance, InitLoggerContext, LoggerDefinition
+
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.definitions import ASSETS, build_definitions, process_model_run
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.stores import open_store
+
+STEPS = len(ASSETS)
+
+
+@dataclass
+class Outcome:
+    """What materializing a partition did."""
+
+    run: ModelRun
+    seconds: float = 0.0
+    assets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Materialization metadata by asset, in the order of completion."""
+
+    def total(self, name: str) -> int:
+        """Sum of a figure over all assets that publish."""
+        return sum(int(data[name]) for data in self.assets.values() if "objects" in data)
+
+
+Progress = Callable[[str, dict[str, Any], int], None]
+"""Called after each asset with its name, its metadata and the number of assets done."""
+
+
+def process(
+    settings: Settings, instance: DagsterInstance, request: DatacubeRequest, progress: Progress
+) -> Outcome:
+    """Leave the request, register its partition and materialize all assets of it.
+
+    Raises what the failing asset raised: InputError for input that cannot be processed.
+    """
+    run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
+    instance.add_dynamic_partitions(str(model_runs.name), [run.key])
+    outcome = Outcome(run)
+    started = time.monotonic()
+
+    def materialized(asset: str, metadata: dict[str, Any]) -> None:
+        outcome.assets[asset] = metadata
+        progress(asset, metadata, len(outcome.assets))
+
+    definitions = build_definitions(settings, loggers={"progress": _events_to(materialized)})
+    definitions.resolve_job_def(process_model_run.name).execute_in_process(
+        partition_key=run.key, instance=instance, raise_on_error=True, run_config={"loggers": {"progress": {}}}
+    )
+    outcome.seconds = time.monotonic() - started
+    return outcome
+
+
+def _events_to(materialized: Callable[[str, dict[str, Any]], None]) -> LoggerDefinition:
+    """A Dagster logger that hands on materializations and is silent otherwise."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            event = getattr(record, "dagster_meta", {}).get("dagster_event")
+            if event is not None and event.is_step_materialization:
+                data = event.step_materialization_data.materialization
+                metadata = {name: value.value for name, value in data.metadata.items()}
+                materialized(data.asset_key.path[-1], metadata)
+
+    def build(_: InitLoggerContext) -> logging.Logger:
+        logger = logging.Logger("datacube.progress", logging.DEBUG)
+        logger.addHandler(Handler())
+        return logger
+
+    return LoggerDefinition(logger_fn=build, config_schema={})
