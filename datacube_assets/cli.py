@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -40,14 +39,16 @@ def main() -> None:
     Begin with
       datacube demo                     process a small sample, see what comes out
       datacube publish PART... --help   process files of your own
-      datacube dev                      the Dagster UI on the same data
+      datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
     """
 
 
 def _store_options(command: F) -> F:
     """Options that say where everything goes; each has a setting of the environment behind it."""
     options = [
-        click.option("--home", metavar="FOLDER", help="Folder for everything not placed elsewhere. [DATACUBE_HOME]"),
+        click.option(
+            "--home", metavar="FOLDER", help="Folder for everything not placed elsewhere. [DATACUBE_HOME]"
+        ),
         click.option("--lake", metavar="URL", help="Where tables are kept. [DATACUBE_LAKE]"),
         click.option("--models-bucket", metavar="URL", help="Bucket of model runs. [DATACUBE_MODELS_BUCKET]"),
         click.option(
@@ -85,7 +86,9 @@ def _told() -> Iterator[None]:
 @click.argument("parts", nargs=-1, required=True, metavar="PART...")
 @click.option("--model-id", required=True, metavar="ID", help="Id of the model or dataset.")
 @click.option("--run-id", metavar="ID", help=f"Id of the run; with --indicator it is `{INDICATOR_RUN_ID}`.")
-@click.option("--indicator", is_flag=True, help="The parts are a dataset: publish into the indicators bucket.")
+@click.option(
+    "--indicator", is_flag=True, help="The parts are a dataset: publish into the indicators bucket."
+)
 @click.option(
     "--qualifier-map",
     default="{}",
@@ -99,7 +102,9 @@ def _told() -> Iterator[None]:
     metavar="JSON",
     help="Limits on qualifiers: max_count, regional_timeseries_count, regional_timeseries_max_level.",
 )
-@click.option("--fill-timestamp", default=0, metavar="MS", help="Time of rows without one, ms UTC. [default: 0]")
+@click.option(
+    "--fill-timestamp", default=0, metavar="MS", help="Time of rows without one, ms UTC. [default: 0]"
+)
 @click.option(
     "--raw-count-threshold",
     default=10_000,
@@ -107,7 +112,10 @@ def _told() -> Iterator[None]:
     help="Features with more rows get no raw.csv. [default: 10000]",
 )
 @click.option(
-    "--timestamp-unit", type=click.Choice(["ms", "s"]), default="ms", help="Unit of numeric timestamps. [default: ms]"
+    "--timestamp-unit",
+    type=click.Choice(["ms", "s"]),
+    default="ms",
+    help="Unit of numeric timestamps. [default: ms]",
 )
 @_store_options
 @click.option("--report-json", type=click.Path(dir_okay=False), hidden=True, help="Write figures to a file.")
@@ -179,7 +187,9 @@ def _json(option: str, text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise click.ClickException(f"{option} is no JSON: {error}. Quote it: '{{\"feature\": [\"column\"]}}'") from error
+        raise click.ClickException(
+            f'{option} is no JSON: {error}. Quote it: \'{{"feature": ["column"]}}\''
+        ) from error
 
 
 def _request(**fields: object) -> DatacubeRequest:
@@ -223,7 +233,9 @@ def _figures(metadata: dict[str, Any]) -> str:
         if metadata.get("rows dropped"):
             counted += f", {metadata['rows dropped']:,} dropped"
     else:
-        counted = f"{metadata['parts'] if isinstance(metadata['parts'], int) else len(metadata['parts']):>9,} parts"
+        counted = (
+            f"{metadata['parts'] if isinstance(metadata['parts'], int) else len(metadata['parts']):>9,} parts"
+        )
     return f"{counted:34} {metadata['seconds']:6.2f} s" if "seconds" in metadata else counted
 
 
@@ -260,7 +272,9 @@ def _tell_where(settings: Settings, outcomes: list[Outcome]) -> None:
 
 @main.command(short_help="Process a small sample and see what comes out.")
 @_store_options
-def demo(home: str | None, lake: str | None, models_bucket: str | None, indicators_bucket: str | None) -> None:
+def demo(
+    home: str | None, lake: str | None, models_bucket: str | None, indicators_bucket: str | None
+) -> None:
     """Process a small sample: three runs of a toy crop model and a dataset of market prices.
 
     Everything happens in one local folder, without any server.
@@ -282,9 +296,9 @@ def demo(home: str | None, lake: str | None, models_bucket: str | None, indicato
     )
 
 
-@main.command(short_help="Open the Dagster UI on the sample.")
+@main.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
-@click.option("--port", default=3000, help="Port to listen on. [default: 3000]")
+@click.option("--port", default=3000, help="Port of the UI; the stand-ins take the next two. [default: 3000]")
 @_store_options
 def dev(
     host: str,
@@ -294,31 +308,149 @@ def dev(
     models_bucket: str | None,
     indicators_bucket: str | None,
 ) -> None:
-    """Open the Dagster UI on the sample, with its runs registered as partitions.
+    """Open the Dagster UI with the sensors on, beside stand-ins for Dojo and CauseMos.
 
-    Every partition can be materialized, materialized again and backfilled by hand; no run config is
-    needed. Stop it with Ctrl-C.
+    The stand-in for Dojo has the sample: two finished runs and a dataset, which start at once, and a run
+    that finishes when you say so. Every partition can be materialized, materialized again and
+    backfilled by hand; no run config is needed. Where DOJO_URL or CAUSEMOS_URL is set, that one is
+    used instead of its stand-in. Stop everything with Ctrl-C.
     """
-    from datacube_assets.assets.partitions import model_runs
-    from datacube_assets.home import open_instance, write_sample_requests
-    from datacube_assets.storage.lake import Lake
-    from datacube_assets.storage.requests import leave_request
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.development import run_development
 
     settings = _settings(home, lake, models_bucket, indicators_bucket)
-    with _told(), open_instance(settings) as instance:
-        store = Lake(open_store(settings.lake, settings.s3_endpoint))
-        runs = [leave_request(store, one) for one in write_sample_requests(settings.home / "sample")]
-        instance.add_dynamic_partitions(str(model_runs.name), [run.key for run in runs])
-    os.environ |= {
-        "DATACUBE_LAKE": settings.lake,
-        "DATACUBE_MODELS_BUCKET": settings.models_bucket,
-        "DATACUBE_INDICATORS_BUCKET": settings.indicators_bucket,
+    with _told():
+        sys.exit(run_development(settings, host, port, click.echo))
+
+
+@main.command(short_help="Ask for runs: process again, with other parameters or as they were.")
+@click.argument("keys", nargs=-1, metavar="[MODEL_ID:RUN_ID]...")
+@click.option("--model", "models", multiple=True, metavar="ID", help="All known runs of a model or dataset.")
+@click.option("--failed", is_flag=True, help="All partitions whose last run failed.")
+@click.option(
+    "--qualifier-map", metavar="JSON|@FILE", help="Replaces the qualifiers that break features down."
+)
+@click.option("--weight-column", metavar="NAME", help="Replaces the weight column; an empty one is none.")
+@click.option("--thresholds", metavar="JSON", help="Replaces the limits on qualifiers.")
+@click.option("--fill-timestamp", type=int, metavar="MS", help="Replaces the time of rows without one.")
+@click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
+@click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
+@click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
+@_store_options
+def request(
+    keys: tuple[str, ...],
+    models: tuple[str, ...],
+    failed: bool,
+    tasks: str | None,
+    home: str | None,
+    lake: str | None,
+    models_bucket: str | None,
+    indicators_bucket: str | None,
+    **changes: Any,
+) -> None:
+    """Ask for runs of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
+
+    What is asked for waits in the lake; the sensor `requests` starts it within a tick. Parameters given
+    here replace those of the request the partition was last made from, or that Dojo's documents imply,
+    and stay in force for later runs.
+
+    \b
+    Examples
+      datacube request locusts:run-1
+      datacube request locusts:run-1 --thresholds '{"max_count": 50}'
+      datacube request --failed
+      datacube request --model locusts --tasks compute_tiles
+    """
+    from datacube_assets.reprocess import failed_partitions, partitions_of, reprocess
+
+    settings = _settings(home, lake, models_bucket, indicators_bucket)
+    replaced: dict[str, object] = {
+        name: value for name, value in changes.items() if value is not None and name != "thresholds"
     }
-    click.echo(f"The Dagster UI will be at http://{host}:{port} in a few seconds; stop it with Ctrl-C.")
-    sys.stdout.flush()
-    command = ["-m", "dagster", "dev", "-m", "datacube_assets.definitions", "-h", host, "-p", str(port)]
-    os.execv(sys.executable, [sys.executable, *command])
+    if changes["qualifier_map"] is not None:
+        replaced["qualifier_map"] = _json("--qualifier-map", changes["qualifier_map"])
+    if changes["thresholds"] is not None:
+        replaced["qualifier_thresholds"] = _json("--thresholds", changes["thresholds"])
+    if tasks is not None:
+        replaced["selected_output_tasks"] = [task.strip() for task in tasks.split(",") if task.strip()]
+    wanted = list(keys)
+    if models or failed:
+        from datacube_assets.home import open_instance
+
+        with _told(), open_instance(settings) as instance:
+            for model in models:
+                wanted += partitions_of(instance, model)
+            if failed:
+                wanted += failed_partitions(instance)
+    if not wanted:
+        raise click.ClickException("nothing to ask for: name partitions, or use --model or --failed")
+    refused = 0
+    for key in dict.fromkeys(wanted):
+        try:
+            reprocess(settings, key, replaced)
+            click.echo(f"Asked for {key}")
+        except (ValueError, ValidationError, RuntimeError) as error:
+            refused += 1
+            click.echo(f"{key}: {error}", err=True)
+    if refused:
+        raise click.ClickException(f"{refused} of {len(set(wanted))} could not be asked for")
+
+
+@main.command("dojo-simulator", short_help="Stand in for Dojo.")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=3001, help="Port to listen on. [default: 3001]")
+@click.option("--prefix", default="", metavar="PATH", help="Path in front of the API, as behind a proxy.")
+def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
+    """Serve a FOLDER of runs/*.json, models/*.json, indicators/*.json and files/ as Dojo would.
+
+    DOJO_USERNAME and DOJO_PASSWORD are asked for where they are set. Requests below /simulator finish or
+    fail runs, add documents and make it misbehave; they are listed at the top of
+    `datacube_assets/dojo/simulator.py`.
+    """
+    from datacube_assets.dojo.simulator import serve
+
+    with _told():
+        settings = Settings.from_environment()
+    click.echo(f"Standing in for Dojo at http://{host}:{port}{prefix}; stop it with Ctrl-C.")
+    serve(
+        folder,
+        host,
+        port,
+        prefix=prefix,
+        username=settings.dojo_username,
+        password=settings.dojo_password.get_secret_value(),
+    )
+
+
+@main.command("causemos-simulator", short_help="Stand in for CauseMos.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=3002, help="Port to listen on. [default: 3002]")
+@_store_options
+def causemos_simulator(
+    host: str,
+    port: int,
+    home: str | None,
+    lake: str | None,
+    models_bucket: str | None,
+    indicators_bucket: str | None,
+) -> None:
+    """Receive reports as CauseMos would, and show them at its address.
+
+    It reads results.json from the bucket folders before it believes a success.
+    """
+    from datacube_assets.causemos.simulator import serve
+
+    settings = _settings(home, lake, models_bucket, indicators_bucket)
+    click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
+    serve(
+        settings.folder(settings.models_bucket),
+        settings.folder(settings.indicators_bucket),
+        host,
+        port,
+        upsert=True,
+        username=settings.causemos_username,
+        password=settings.causemos_password.get_secret_value(),
+    )
 
 
 if __name__ == "__main__":

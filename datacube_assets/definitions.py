@@ -1,4 +1,4 @@
-"""The one place where everything is wired: assets, resources, jobs.
+"""The one place where everything is wired: assets, checks, resources, jobs, sensors.
 
 `build_definitions` takes settings, so that tests and the command line wire the same graph to other
 places. Each part is defined in its own package; nothing is defined here.
@@ -8,47 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagster import (
-    AssetsDefinition,
-    AssetSelection,
-    Definitions,
-    EnvVar,
-    LoggerDefinition,
-    define_asset_job,
-    in_process_executor,
-)
+from dagster import Definitions, EnvVar, LoggerDefinition, SensorDefinition, in_process_executor
 
-from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
-from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
-from datacube_assets.assets.partitions import model_runs
-from datacube_assets.assets.points import normalized_points, temporal_cells
-from datacube_assets.assets.results import pipeline_results
+from datacube_assets.checks.reports import reports_delivered
+from datacube_assets.jobs import ASSETS, process_model_run
+from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.publishing import Publisher
 from datacube_assets.resources.storage import BucketsResource, LakeIOManager, LakeResource
+from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, list_runs
+from datacube_assets.sensors.reports import build_reports_sensor
+from datacube_assets.sensors.requests import build_requests_sensor
 from datacube_assets.settings import Settings
-
-ASSETS: list[AssetsDefinition] = [
-    dojo_request,
-    raw_dojo_output,
-    normalized_points,
-    temporal_cells,
-    global_aggregates,
-    regional_aggregates,
-    grid_cells,
-    *DATACUBE_ASSETS,
-    pipeline_results,
-]
-
-
-process_model_run = define_asset_job(
-    "process_model_run",
-    selection=AssetSelection.assets(*ASSETS),
-    partitions_def=model_runs,
-    description="From the request of a model run or dataset to its complete datacube.",
-)
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
@@ -74,8 +46,27 @@ def build_resources(settings: Settings) -> dict[str, object]:
             username=settings.dojo_username,
             # Read when a run starts, so that it is in no configuration that the UI shows.
             password=EnvVar("DOJO_PASSWORD") if settings.dojo_password.get_secret_value() else "",
+            source_schemes=settings.source_schemes.split(","),
+            source_hosts=[host for host in settings.source_hosts.split(",") if host],
+            s3_endpoint=settings.s3_endpoint,
+        ),
+        "causemos": CauseMosResource(
+            url=settings.causemos_url,
+            username=settings.causemos_username,
+            password=EnvVar("CAUSEMOS_PASSWORD") if settings.causemos_password.get_secret_value() else "",
         ),
     }
+
+
+def build_sensors(settings: Settings) -> list[SensorDefinition]:
+    """The sensors, on from the start; one whose other side is not configured skips and says so."""
+    interval, limit = settings.sensor_interval, settings.runs_per_tick
+    return [
+        build_dojo_sensor("dojo_model_runs", "model run", list_runs, interval=interval, limit=limit),
+        build_dojo_sensor("dojo_indicators", "dataset", list_indicators, interval=interval, limit=limit),
+        build_requests_sensor(interval=interval, limit=limit),
+        build_reports_sensor(interval=interval),
+    ]
 
 
 def build_definitions(
@@ -84,7 +75,9 @@ def build_definitions(
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
         assets=ASSETS,
+        asset_checks=[reports_delivered],
         jobs=[process_model_run],
+        sensors=build_sensors(settings),
         resources=build_resources(settings),
         loggers=loggers,
         # In process: with a process per step, starting them costs more than the work (DESIGN 2).

@@ -26,13 +26,25 @@ telemetry:
   enabled: false
 concurrency:
   runs:
-    max_concurrent_runs: 2
+    max_concurrent_runs: {max_runs}
     tag_concurrency_limits:
       # One run at a time per model run or dataset: two would write the same objects.
       - key: dagster/partition
         limit: 1
         value:
           applyLimitPerUniqueValue: true
+run_launcher:
+  module: datacube_assets.launcher
+  class: LocalProcessLauncher
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 10
+  start_timeout_seconds: 180
+run_retries:
+  # A run whose process died is repeated; one whose input is bad is not.
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
 """
 
 
@@ -46,7 +58,7 @@ def prepare(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "dagster.yaml"
     if not configuration.exists():
-        configuration.write_text(DAGSTER_YAML)
+        configuration.write_text(DAGSTER_YAML.format(max_runs=settings.max_runs))
     os.environ["DAGSTER_HOME"] = str(folder)
 
 
@@ -61,9 +73,12 @@ def open_instance(settings: Settings) -> DagsterInstance:
 def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
     """Write the sample into a folder and derive its requests, as from Dojo's documents."""
     write_sample(folder)
-    models = {model.id: model for model in (ModelDocument(**one) for one in _documents(folder, "models"))}
-    runs = [RunDocument(**one) for one in _documents(folder, "runs")]
-    indicators = [IndicatorDocument(**one) for one in _documents(folder, "indicators")]
+    models = {
+        model.id: model
+        for model in (ModelDocument.model_validate(one) for one in _documents(folder, "models"))
+    }
+    runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
+    indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
     return [
         *(request_for_run(run, models[run.model_id]) for run in runs),
         *(request_for_indicator(indicator) for indicator in indicators),

@@ -14,9 +14,10 @@ from typing import Any
 from dagster import DagsterInstance, InitLoggerContext, LoggerDefinition
 
 from datacube_assets.assets.partitions import model_runs
-from datacube_assets.definitions import ASSETS, build_definitions, process_model_run
+from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.jobs import ASSETS, process_model_run, run_tags
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import leave_request
@@ -61,7 +62,10 @@ def process(
 
     definitions = build_definitions(settings, loggers={"progress": _events_to(materialized)})
     definitions.resolve_job_def(process_model_run.name).execute_in_process(
-        partition_key=run.key, instance=instance, raise_on_error=True, run_config={"loggers": {"progress": {}}}
+        partition_key=run.key,
+        instance=instance,
+        tags=run_tags(run),
+        run_config={"loggers": {"progress": {}}},
     )
     outcome.seconds = time.monotonic() - started
     return outcome

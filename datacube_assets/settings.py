@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -50,6 +50,17 @@ class Settings(BaseModel):
     causemos_username: str = Field("", alias="CAUSEMOS_USERNAME")
     causemos_password: SecretStr = Field(SecretStr(""), alias="CAUSEMOS_PASSWORD")
 
+    source_schemes: str = Field("https,http,s3,file", alias="DATACUBE_SOURCE_SCHEMES")
+    """Kinds of addresses that parts may be read from, comma-separated; leave `file` out in production."""
+    source_hosts: str = Field("", alias="DATACUBE_SOURCE_HOSTS")
+    """Hosts (for `s3://` buckets) that parts may be read from, comma-separated; empty for any."""
+    sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
+    """Seconds between looks at Dojo, at requests and at reports."""
+    runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
+    """Runs that a sensor requests at once, at most; the others follow on the next tick."""
+    max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
+    """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
+
     @classmethod
     def from_environment(cls, **overrides: Any) -> Settings:
         """Settings of the environment, with overrides by variable name (None and empty ones ignored).
@@ -79,6 +90,13 @@ class Settings(BaseModel):
                 "indicators_bucket": as_url(self.indicators_bucket or str(home / "buckets" / "indicators")),
             }
         )
+
+    def folder(self, url: str) -> Path:
+        """The local folder of a store. Raises SettingsError when it is none."""
+        parts = urlsplit(url)
+        if parts.scheme != "file":
+            raise SettingsError(f"{url} is no local folder, which is needed here")
+        return Path(unquote(parts.path))
 
 
 def as_url(address: str) -> str:

@@ -14,8 +14,6 @@ import pyarrow as pa
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from datacube_assets.assets.partitions import model_runs
-from datacube_assets.storage.points import QUALIFIER_VALUES
-from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.assets.tables import column_schema, same_version, table_metadata
 from datacube_assets.datacube import grid, spatial
 from datacube_assets.datacube.qualifiers import Breakdowns
@@ -32,6 +30,8 @@ from datacube_assets.dojo.model_run import encode_name
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
+from datacube_assets.storage.points import QUALIFIER_VALUES
+from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "aggregates"
 
@@ -86,7 +86,9 @@ def regional_aggregates(
     same_version(temporal_cells, normalized_points)
     by = (None, *breakdowns(lake.open(), normalized_points).everywhere())
     has_regions = bool(RunInfo.of(temporal_cells).layout.levels)
-    steps = [_Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by) if has_regions]
+    steps = [
+        _Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by) if has_regions
+    ]
     return _aggregate(context, lake, dask, temporal_cells, steps, _regional_tables, _merge_aggregates)
 
 
@@ -154,7 +156,9 @@ def _grid_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
 
 def _merge_aggregates(tables: Sequence[pa.Table]) -> pa.Table:
     names = tables[0].column_names
-    return spatial.merge(tables, [name for name in ("feature", "timestamp", "region_id", "value") if name in names])
+    return spatial.merge(
+        tables, [name for name in ("feature", "timestamp", "region_id", "value") if name in names]
+    )
 
 
 def _aggregate(
@@ -169,16 +173,14 @@ def _aggregate(
     started = time.monotonic()
     name, store = context.asset_key.path[-1], lake.open()
     folder = store.table_folder(RunInfo.of(cells).run, name, cells.version)
-    pieces = [
-        (step, shard) for step in steps for shard in cells.names(f"{step.period}-")
-    ]
+    pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
     shards = len(cells.names("month-"))
     target = folder if shards == 1 else f"{folder}/partial"
     made = dask.map(
         partial(_aggregate_shard, store, cells, target, kernel, shards > 1),
         pieces,
         name=f"{name}-of-shards",
-        run_id=context.run_id,
+        run_id=context.run.run_id,
     )
     files = [file for piece in made for file in piece]
     if shards > 1:
@@ -191,7 +193,7 @@ def _aggregate(
             partial(_merge_partials, store, source, folder, merge),
             sorted(partials.items()),
             name=f"{name}-merged",
-            run_id=context.run_id,
+            run_id=context.run.run_id,
         )
     qualifiers = sorted({step.qualifier for step in steps if step.qualifier is not None})
     info = {**cells.info, "qualifiers": qualifiers}

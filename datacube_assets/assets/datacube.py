@@ -15,16 +15,16 @@ from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, 
 
 from datacube_assets.assets.aggregates import breakdowns, file_of
 from datacube_assets.assets.partitions import model_runs
-from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
-from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
 from datacube_assets.datacube.normalize import raw_rows
-from datacube_assets.datacube.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
+from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.publishing import Publisher, View
 from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
+from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "datacube"
 
@@ -93,7 +93,9 @@ def qualifier_lists(
         context,
         normalized_points,
         {"qualifiers": view},
-        metadata={"values per qualifier": MetadataValue.json({name: dict(of) for name, of in counts.items()})},
+        metadata={
+            "values per qualifier": MetadataValue.json({name: dict(of) for name, of in counts.items()})
+        },
     )
 
 
@@ -131,9 +133,7 @@ def _qualifier_timeseries(
     return views.qualifier_timeseries(resolution, qualifier, rows, RunInfo.of(table).layout)
 
 
-@_published(
-    "A timeseries per region of every level, and per qualifier value where the thresholds allow it."
-)
+@_published("A timeseries per region of every level, and per qualifier value where the thresholds allow it.")
 def regional_timeseries(
     context: AssetExecutionContext,
     regional_aggregates: LakeTable,
@@ -237,7 +237,8 @@ def grid_stats(
 ) -> MaterializeResult[None]:
     lake = publisher.lake.open()
     works: dict[str, View] = {
-        resolution: partial(_grid_stats, lake, grid_cells, resolution) for resolution in _resolutions(grid_cells)
+        resolution: partial(_grid_stats, lake, grid_cells, resolution)
+        for resolution in _resolutions(grid_cells)
     }
     return publisher.publish(context, grid_cells, works)
 

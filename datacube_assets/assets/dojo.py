@@ -5,22 +5,29 @@ bytes from outside is in `dojo/fetch.py`.
 """
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, RetryRequested, asset
 
 from datacube_assets.assets.partitions import model_runs
 from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
-from datacube_assets.dojo.fetch import fetch
+from datacube_assets.dojo.fetch import FetchError, Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.storage.lake import LakeTable, TableFile, scratch_folder
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
+from datacube_assets.web import public
 
 GROUP = "dojo"
+RETRIES = 20
+RETRY_SECONDS = 15.0
+"""How often, and after how many seconds, a step is repeated while Dojo or a file server is away."""
 FORMAT_VERSION = 1
 """Raise it when the same input gives other objects than before: everything is then published anew."""
 
@@ -41,16 +48,24 @@ def dojo_request(
     run = ModelRun.from_key(context.partition_key)
     run.check()
     left = requested(lake.open(), run)
-    request = left or dojo.derive_request(run)
-    context.log.info(f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}")
+    with retried_later():
+        request = dojo.renew_request(left) if left else dojo.derive_request(run)
+    context.log.info(
+        f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
+    )
     return MaterializeResult(
         value=request,
         metadata={
             "source": "request left in the lake" if left else "Dojo",
-            "parts": MetadataValue.json(list(request.data_paths)),
+            "parts": MetadataValue.json([public(address) for address in request.data_paths]),
             "qualifiers": MetadataValue.json({name: list(q) for name, q in request.qualifier_map.items()}),
             "weight column": request.weight_column or "(none)",
-            "request": MetadataValue.json(request.model_dump(mode="json")),
+            "request": MetadataValue.json(
+                {
+                    **request.model_dump(mode="json"),
+                    "data_paths": [public(address) for address in request.data_paths],
+                }
+            ),
         },
     )
 
@@ -64,52 +79,86 @@ def dojo_request(
     "Parts of text values (`_str`) are left out.",
 )
 def raw_dojo_output(
-    context: AssetExecutionContext, dojo_request: DatacubeRequest, lake: LakeResource
+    context: AssetExecutionContext, dojo_request: DatacubeRequest, lake: LakeResource, dojo: DojoResource
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
     run = ModelRun.from_key(context.partition_key)
     numeric = [address for address in dojo_request.data_paths if not is_string_part(address)]
-    ignored = [address for address in dojo_request.data_paths if is_string_part(address)]
+    ignored = [public(address) for address in dojo_request.data_paths if is_string_part(address)]
     if not numeric:
         raise InputError(
             "there are no Parquet parts" if not ignored else "all parts hold text values (`_str`)",
             run=str(run),
             remedy="Check that the run wrote numeric output and that its data_paths name it",
         )
-    with scratch_folder() as scratch:
-        parts = []
-        for number, address in enumerate(numeric, 1):
-            try:
-                parts.append(fetch(address, Path(scratch, str(number))))
-            except InputError as error:
-                raise error.in_run(str(run)) from error
-            context.log.info(f"Fetched part {number} of {len(numeric)}: {parts[-1].size:,} bytes")
-        version = digest(
-            {
-                "format": FORMAT_VERSION,
-                "request": dojo_request.fingerprint(),
-                "parts": [part.sha256 for part in parts],
-            }
-        )
-        store = lake.open().store
-        folder = lake.open().table_folder(run, "raw_dojo_output", version)
-        files = []
-        for number, part in enumerate(parts, 1):
-            name = f"part-{number:05}"
-            store.put_file(f"{folder}/{name}.parquet", Path(scratch, str(number)))
-            files.append(TableFile(name, 0, part.size))
-    info = {
-        "request": dojo_request.model_dump(mode="json"),
-        "parts": [part.__dict__ for part in parts],
-    }
+    table = fetched_before(lake.open(), run, dojo_request)
+    reused = table is not None
+    if table is None:
+        try:
+            with retried_later():
+                table = fetch_parts(lake.open(), run, dojo_request, numeric, dojo.source(), context.log.info)
+        except InputError as error:
+            raise error.in_run(str(run)) from error
     return MaterializeResult(
-        value=LakeTable(folder, version, tuple(files), info),
+        value=table,
         metadata={
-            "parts": len(parts),
-            "bytes": sum(part.size for part in parts),
+            "parts": len(table.files),
+            "bytes": table.bytes,
             "text parts left out": MetadataValue.json(ignored),
-            "files": MetadataValue.json([part.__dict__ for part in parts]),
-            "input version": version,
+            "files": MetadataValue.json(table.info["parts"]),
+            "fetched": not reused,
+            "input version": table.version,
             "seconds": round(time.monotonic() - started, 3),
         },
     )
+
+
+def fetched_before(lake: Lake, run: ModelRun, request: DatacubeRequest) -> LakeTable | None:
+    """The parts of an earlier run, if they are of the same request and Dojo vouches for its version."""
+    try:
+        table = lake.table(run, "raw_dojo_output")
+    except MissingTableError:
+        return None
+    before = DatacubeRequest.model_validate(table.info["request"])
+    same = bool(request.source_version) and before.fingerprint() == request.fingerprint()
+    return table if same and lake.is_whole(table) else None
+
+
+def fetch_parts(
+    lake: Lake,
+    run: ModelRun,
+    request: DatacubeRequest,
+    addresses: list[str],
+    source: Source,
+    log: Callable[[str], None],
+) -> LakeTable:
+    """Copy parts into the lake. Raises InputError, or FetchError when retries did not help."""
+    with scratch_folder() as scratch:
+        parts = []
+        for number, address in enumerate(addresses, 1):
+            parts.append(fetch(address, Path(scratch, str(number)), source))
+            log(f"Fetched part {number} of {len(addresses)}: {parts[-1].size:,} bytes")
+        version = digest(
+            {
+                "format": FORMAT_VERSION,
+                "request": request.fingerprint(),
+                "parts": [part.sha256 for part in parts],
+            }
+        )
+        folder = lake.table_folder(run, "raw_dojo_output", version)
+        files = []
+        for number, part in enumerate(parts, 1):
+            name = f"part-{number:05}"
+            lake.store.put_file(f"{folder}/{name}.parquet", Path(scratch, str(number)))
+            files.append(TableFile(name, 0, part.size))
+    info = {"request": request.model_dump(mode="json"), "parts": [part.__dict__ for part in parts]}
+    return LakeTable(folder, version, tuple(files), info)
+
+
+@contextmanager
+def retried_later() -> Iterator[None]:
+    """Ask Dagster to repeat a step that failed because something outside was not there."""
+    try:
+        yield
+    except (DojoUnavailable, FetchError) as error:
+        raise RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from error

@@ -85,7 +85,7 @@ def temporal_cells(
     folder = store.table_folder(info.run, "temporal_cells", normalized_points.version)
     shards = normalized_points.names(POINTS)
     work = _CellsOfShard(store, normalized_points, folder)
-    files = dask.map(work, shards, name="temporal-cells", run_id=context.run_id)
+    files = dask.map(work, shards, name="temporal-cells", run_id=context.run.run_id)
     table = LakeTable(
         folder,
         normalized_points.version,

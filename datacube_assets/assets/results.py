@@ -12,13 +12,13 @@ from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, ass
 from datacube_assets.assets.aggregates import file_of
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.partitions import model_runs
-from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
 from datacube_assets.storage.lake import LakeTable
 from datacube_assets.storage.publishing import complete
+from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "results"
 
@@ -61,7 +61,7 @@ def pipeline_results(
         bucket,
         info.run,
         version,
-        f"{context.run_id}-{uuid.uuid4().hex[:8]}",
+        f"{context.run.run_id}-{uuid.uuid4().hex[:8]}",
         body,
         [definition.key.path[-1] for definition in DATACUBE_ASSETS],
     )

@@ -8,7 +8,7 @@ level above. How tiles are written is in `encode.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -276,7 +276,7 @@ def grid_statistics(table: pa.Table) -> tuple[Floats, Ints]:
     return np.stack(levels, axis=1) + 0.0, bucket_starts.astype(np.int64)
 
 
-def merge_grid(tables: list[pa.Table]) -> pa.Table:
+def merge_grid(tables: Sequence[pa.Table]) -> pa.Table:
     """One table of grid cells from the partial tables of shards."""
     if len(tables) == 1:
         return tables[0]

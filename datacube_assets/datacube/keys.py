@@ -19,6 +19,7 @@ from datacube_assets.datacube.schema import RegionLevel, Resolution
 Texts: TypeAlias = pa.Array
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ENCODED = re.compile(r"[\x00-\x1f\x7f%]")
 _NEEDS_CARE = re.compile(r"[\x00-\x1f\x7f]|^$|^\.{1,2}$|(^|/)\.{0,2}/|/\.{0,2}$")
 
 
@@ -27,11 +28,12 @@ def segment(name: str) -> str:
 
     Unchanged, a `/` included (which nests the key), except that it can neither climb nor vanish:
     control characters, the dots of a part that is `.` or `..`, and a `/` that would leave an empty part
-    are percent-encoded. The readers cannot ask for such names anyway (CONTRACTS J.15).
+    are percent-encoded, and with them a `%` of the same name; an empty name is `%empty`. No two such
+    names get the same key. The readers cannot ask for them anyway (CONTRACTS J.15).
     """
     if not _NEEDS_CARE.search(name):
         return name
-    safe = _CONTROL.sub(lambda match: f"%{ord(match[0]):02X}", name)
+    safe = _ENCODED.sub(lambda match: f"%{ord(match[0]):02X}", name)
     parts: list[str] = []
     for part in safe.split("/"):
         if parts and (part == "" or parts[-1] == ""):
@@ -39,7 +41,7 @@ def segment(name: str) -> str:
         else:
             parts.append(part)
     dotted = (part.replace(".", "%2E") if part in (".", "..") else part for part in parts)
-    return "/".join(dotted) or "%00"
+    return "/".join(dotted) or "%empty"
 
 
 def segments(names: Texts) -> Texts:
@@ -60,9 +62,10 @@ def check_identity(kind: str, name: str, *, nested: bool = False) -> None:
         problem = "would leave its folder"
     else:
         return
+    allowed = "a part that is" if nested else "`/`, control characters or a part that is"
     raise InputError(
         f"the {kind} {name!r} {problem}",
-        remedy=f"Give a {kind} without `/` and without `.` or `..` as a part",
+        remedy=f"Give a {kind} that is not empty, without {allowed} `.` or `..`",
     )
 
 

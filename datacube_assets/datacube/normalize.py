@@ -385,11 +385,11 @@ def _text(batch: pa.Table, name: str, what: Plan, *, absent: frozenset[str]) -> 
 def _region(batch: pa.Table, level: RegionLevel, what: Plan) -> pa.Array:
     filled = pc.fill_null(_as_text(batch, level, whole=level in what.whole), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
-    return _map_texts(filled, lambda text: text.replace("//", ""))
+    return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
 
 
-def _map_texts(column: pa.DictionaryArray, change: Callable[[str], str | None]) -> pa.Array:
-    """Apply a function to the distinct texts; equal results share a code."""
+def _map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | None]) -> pa.Array:
+    """Apply a function to the distinct texts, null among them where NaN was; equal results share a code."""
     changed = pa.array([change(text) for text in column.dictionary.to_pylist()], pa.string())
     encoded = changed.dictionary_encode()
     indices = encoded.indices.take(column.indices)
@@ -630,7 +630,7 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
             columns[name] = pa.array(np.where(np.isfinite(degrees), degrees, np.nan), from_pandas=True)
         elif name in what.mixed:
             text = _as_text(batch, name, whole=False)
-            columns[name] = pc.fill_null(text, MISSING) if name in REGION_LEVELS else text
+            columns[name] = pc.fill_null(text.cast(pa.string()), MISSING) if name in REGION_LEVELS else text
         elif _kind(name, column.type) == "M":
             columns[name] = _as_text(batch, name, whole=name in what.whole)
         elif pa.types.is_floating(column.type):

@@ -49,14 +49,12 @@ def feature_regions(points: pa.Table, layout: Layout) -> pa.Table:
 def merge_values(tables: Sequence[pa.Table]) -> pa.Table:
     """Distinct rows of several tables of text columns, sorted."""
     if not tables:
-        return build_table(dict.fromkeys(("feature", "qualifier", "value"), _EMPTY))
+        nothing = encode_text(pa.array([], pa.string()))
+        return build_table(dict.fromkeys(("feature", "qualifier", "value"), nothing))
     table = pa.concat_tables(tables).unify_dictionaries()
     columns = {name: encode_text(table[name]) for name in table.column_names}
     groups = group_by(list(columns.values()))
     return build_table({name: coded.take(groups.first) for name, coded in columns.items()})
-
-
-_EMPTY = encode_text(pa.array([], pa.string()))
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import ssl
 import stat
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -35,6 +36,7 @@ SCHEMES = frozenset({"https", "http", "s3", "file"})
 _CHUNK = 1 << 20
 _HOPS = 10
 _FOREVER = timedelta(days=30)
+_FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
 _S3_STATUS = re.compile(r"status code: (\d{3})")
@@ -43,7 +45,7 @@ Pieces = Generator[bytes, None, None]
 
 
 class FetchError(RuntimeError):
-    """A part that could not be fetched just now, also after the retries: nothing is wrong with the input."""
+    """A part that could not be had just now, also after the retries; nothing is wrong with the input."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def fetch(address: str, target: Path, source: Source = ANYWHERE) -> FetchedPart:
     except Unavailable as error:
         tries = retrying.statistics["attempt_number"]
         raise FetchError(
-            f"file {public(address)}: not fetched, tried {'once' if tries == 1 else f'{tries} times'}: "
-            f"{error}. Materialize it again later; if it stays so, see whether the server works"
+            f"{error}, tried {'once' if tries == 1 else f'{tries} times'}. "
+            "Materialize it again later; if it stays so, see whether the server works"
         ) from error
 
 
@@ -115,36 +117,41 @@ def _pieces(address: str, source: Source) -> Pieces:
             file=public(address),
             remedy="Give an address of the kind https://, s3:// or file://, or a path",
         )
-    if scheme == "s3":
-        return _from_s3(address, source)
-    if scheme == "file":
-        return _from_disk(address, source)
-    return _from_web(address, source)
+    read = {"s3": _from_s3, "file": _from_disk}.get(scheme, _from_web)
+    yield from read(address, source)
 
 
 def _from_web(address: str, source: Source) -> Pieces:
     # The bytes are wanted as they are stored. Objects named .gzip are at times served with a
     # Content-Encoding that is not true: neither is an encoding asked for, nor is one undone.
     headers = {"Accept-Encoding": "identity"}
+    shown = public(address)
+    url = _web_url(address)
     try:
-        with httpx.Client(timeout=source.timeout) as http:
-            hop: httpx.Request | None = http.build_request("GET", _web_url(address), headers=headers)
+        timeout = httpx.Timeout(source.timeout, connect=_patience(source))
+        with httpx.Client(verify=_tls(), timeout=timeout) as http:
+            hop = http.build_request("GET", url, headers=headers)
             for _ in range(_HOPS):
-                assert hop is not None
-                shown = _shown_hop(address, hop.url)
                 _admit(shown, hop.url.scheme, hop.url.raw_host.decode(), source)
                 with closing(http.send(hop, stream=True)) as answer:
-                    hop = answer.next_request
-                    if hop is None:
+                    if answer.next_request is None:
                         _check_status(shown, answer)
                         length = answer.headers.get("Content-Length")
                         yield from _measured(shown, answer.iter_raw(), length and int(length), source)
                         return
+                    hop = answer.next_request
+                    shown = f"{public(address)}, redirected to {public(str(hop.url))}"
+    except httpx.UnsupportedProtocol as error:
+        raise InputError("it does not lead to http:// or https://", file=shown, remedy=_FINAL) from error
     except httpx.RequestError as error:
-        raise Unavailable(f"{type(error).__name__}: {error}") from error
-    raise InputError(
-        f"it redirects more than {_HOPS} times", file=public(address), remedy="Give the final address"
-    )
+        raise Unavailable(f"file {shown}: {type(error).__name__} {error}") from error
+    raise InputError(f"it redirects more than {_HOPS} times", file=public(address), remedy=_FINAL)
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """Certificates and all; read once, as that takes longer than fetching a small part."""
+    return httpx.create_ssl_context()
 
 
 def _web_url(address: str) -> httpx.URL:
@@ -157,15 +164,10 @@ def _web_url(address: str) -> httpx.URL:
     return url
 
 
-def _shown_hop(address: str, url: httpx.URL) -> str:
-    first, here = public(str(_web_url(address))), public(str(url))
-    return public(address) if here == first else f"{public(address)}, redirected to {here}"
-
-
 def _check_status(shown: str, answer: httpx.Response) -> None:
     status = answer.status_code
     if is_passing(status):
-        raise Unavailable(f"the server answered {status}", retry_after(answer))
+        raise Unavailable(f"file {shown}: the server answered {status}", retry_after(answer))
     if status in (404, 410):
         raise _gone(shown)
     if status in (401, 403):
@@ -199,7 +201,7 @@ def _from_s3(address: str, source: Source) -> Pieces:
                 file=shown,
                 remedy="Check the address and the settings AWS_* and DATACUBE_S3_ENDPOINT",
             ) from error
-        raise Unavailable(shorten(said, 300)) from error
+        raise Unavailable(f"file {shown}: {shorten(said, 300)}") from error
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:
@@ -227,7 +229,7 @@ def _s3_store(bucket: str, source: Source) -> S3Store:
         # The client's own limit is on the whole transfer, its own retries resume in the middle.
         client_options={
             "allow_http": source.s3_endpoint.startswith("http://"),
-            "connect_timeout": timedelta(seconds=source.timeout),
+            "connect_timeout": timedelta(seconds=_patience(source)),
             "read_timeout": timedelta(seconds=source.timeout),
             "timeout": _FOREVER,
         },
@@ -237,7 +239,8 @@ def _s3_store(bucket: str, source: Source) -> S3Store:
 
 
 def _from_disk(address: str, source: Source) -> Pieces:
-    _admit(address, "file", "", source)
+    shown = public(address)
+    _admit(shown, "file", "", source)
     path = _local_path(address)
     try:
         is_file = stat.S_ISREG(path.stat().st_mode)
@@ -245,17 +248,17 @@ def _from_disk(address: str, source: Source) -> Pieces:
     except (OSError, ValueError) as error:
         raise InputError(
             f"the file cannot be opened: {getattr(error, 'strerror', None) or error}",
-            file=address,
+            file=shown,
             remedy="Check the path and who may read it",
         ) from error
     if file is None:
-        raise InputError("it is a folder or a device", file=address, remedy="Give the path of a file")
+        raise InputError("it is a folder or a device", file=shown, remedy="Give the path of a file")
     with file:
         try:
             size = os.fstat(file.fileno()).st_size
-            yield from _measured(address, iter(partial(file.read, _CHUNK), b""), size, source)
+            yield from _measured(shown, iter(partial(file.read, _CHUNK), b""), size, source)
         except OSError as error:
-            raise Unavailable(f"the file cannot be read: {error.strerror}") from error
+            raise Unavailable(f"file {shown}: {error.strerror}") from error
 
 
 def _local_path(address: str) -> Path:
@@ -291,6 +294,11 @@ def _is_at(host: str, entry: str) -> bool:
     return host.endswith(entry[1:]) if entry.startswith("*.") else host == entry
 
 
+def _patience(source: Source) -> float:
+    """Seconds for a connection to be made: a server that is there accepts it at once."""
+    return min(source.timeout, 10.0)
+
+
 def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source: Source) -> Pieces:
     """The same pieces, refused when they are too many altogether or not as many bytes as announced."""
     limit, size = source.max_bytes, 0
@@ -304,7 +312,7 @@ def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source:
             )
         yield piece
     if expected is not None and size != expected:
-        raise Unavailable(f"{size:,} bytes came of {expected:,} announced")
+        raise Unavailable(f"file {shown}: {size:,} bytes came of {expected:,} announced")
 
 
 def _gone(shown: str) -> InputError:

@@ -10,6 +10,7 @@ from dagster import ConfigurableResource
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoClient
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
+from datacube_assets.dojo.fetch import SCHEMES, Source
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 
@@ -20,10 +21,36 @@ class DojoResource(ConfigurableResource["DojoResource"]):
     url: str = ""
     username: str = ""
     password: str = ""
+    source_schemes: list[str] = sorted(SCHEMES)
+    """Kinds of addresses that parts may be read from."""
+    source_hosts: list[str] = []
+    """Hosts that parts may be read from; empty for any."""
+    s3_endpoint: str = ""
+
+    def source(self) -> Source:
+        """From where parts may be fetched."""
+        return Source(
+            s3_endpoint=self.s3_endpoint,
+            allowed_schemes=frozenset(self.source_schemes),
+            allowed_hosts=tuple(self.source_hosts),
+        )
 
     def client(self) -> DojoClient:
         """A client, to be used as a context manager."""
         return DojoClient(self.url, username=self.username, password=self.password)
+
+    def renew_request(self, left: DatacubeRequest) -> DatacubeRequest:
+        """A request that was left for a run, with the parts the run has now.
+
+        What a person asked for by hand outlives a re-execution of the run; the files of the execution
+        before do not. Requests that were not derived from Dojo stay as they are.
+        """
+        if not self.url or not left.source_version:
+            return left
+        now = self.derive_request(ModelRun.of(left))
+        if now.source_version == left.source_version:
+            return left
+        return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
 
     def derive_request(self, run: ModelRun) -> DatacubeRequest:
         """The request that Dojo's documents imply (CONTRACTS C).

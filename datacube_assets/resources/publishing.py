@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dagster import AssetExecutionContext, ConfigurableResource, MaterializeResult, MetadataValue
 
@@ -43,7 +44,7 @@ class Publisher(ConfigurableResource["Publisher"]):
         table: LakeTable,
         works: Mapping[str, View],
         *,
-        metadata: Mapping[str, object] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> MaterializeResult[None]:
         """Publish the objects that the views make of a table.
 
@@ -53,10 +54,10 @@ class Publisher(ConfigurableResource["Publisher"]):
         started = time.monotonic()
         asset, run = context.asset_key.path[-1], ModelRun.from_key(context.partition_key)
         bucket = self.bucket(table)
-        attempt = f"{context.run_id}-{uuid.uuid4().hex[:8]}"
+        attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
         publication = Publication.begin(self.lake.open(), bucket, run, asset, table.version, attempt)
         pieces = list(works.items())
-        done = self.dask.map(_Piece(publication), pieces, name=f"publish-{asset}", run_id=context.run_id)
+        done = self.dask.map(_Piece(publication), pieces, name=f"publish-{asset}", run_id=context.run.run_id)
         published = sum((one for one, _ in done), Published())
         fragments = {name: names for (name, _), (_, names) in zip(pieces, done, strict=True)}
         published = publication.finish(published, fragments)
@@ -86,7 +87,7 @@ class _Piece:
         return self.publication.publish(name, view())
 
 
-def published_metadata(published: Published, seconds: float) -> dict[str, object]:
+def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
     """What was published, for the UI."""
     return {
         "objects": published.objects,
@@ -99,7 +100,7 @@ def published_metadata(published: Published, seconds: float) -> dict[str, object
     }
 
 
-def address(bucket: Store, run: ModelRun) -> MetadataValue:
+def address(bucket: Store, run: ModelRun) -> MetadataValue[Any]:
     """Where a run's objects are."""
     path = bucket.local_path(run.prefix.rstrip("/"))
     return MetadataValue.path(path) if path else MetadataValue.text(f"{bucket.url}/{run.prefix}")

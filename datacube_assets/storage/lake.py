@@ -115,6 +115,11 @@ class Lake:
         files = tuple(TableFile(**file) for file in document["files"])
         return LakeTable(self.table_folder(run, name, version), version, files, document["info"])
 
+    def is_whole(self, table: LakeTable) -> bool:
+        """Whether all files of a table are there with their sizes."""
+        sizes = dict(self.store.list(f"{table.folder}/"))
+        return all(sizes.get(f"{table.folder}/{file.name}.parquet") == file.bytes for file in table.files)
+
     def read_document(self, key: str) -> dict[str, Any] | None:
         """A JSON document, None when there is none."""
         try:

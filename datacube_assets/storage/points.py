@@ -42,7 +42,6 @@ REGIONS = "feature_regions"
 QUALIFIER_VALUES = "qualifier_values"
 
 
-
 @dataclass(frozen=True)
 class RawParts:
     """The fetched parts of a run, opened for reading."""
@@ -112,7 +111,8 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int) 
         check_values(report, what.options)
         if not report.points:
             raise InputError(
-                "none of its rows can be used", remedy="Look at the features, values and timestamps of the parts"
+                "none of its rows can be used",
+                remedy="Look at the features, values and timestamps of the parts",
             )
         features = sorted({feature for feature in report.num_rows_per_feature if feature in writer.features})
         for feature in features:

@@ -90,7 +90,11 @@ class Publication:
         previous = None
         if head is not None and head["bucket"] == bucket.url:
             previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
-        known = {f"{previous.folder}/{name}" for names in previous.names.values() for name in names} if previous else set()
+        known = (
+            {f"{previous.folder}/{name}" for names in previous.names.values() for name in names}
+            if previous
+            else set()
+        )
         listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{_HEAD}")}
         # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
         return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)))
@@ -159,7 +163,9 @@ class Publication:
         """Keys of earlier attempts that this one did not publish."""
         earlier = list(self.abandoned)
         if self.previous:
-            earlier += [f"{self.previous.folder}/{name}" for names in self.previous.names.values() for name in names]
+            earlier += [
+                f"{self.previous.folder}/{name}" for names in self.previous.names.values() for name in names
+            ]
         if not earlier:
             return []
         now = [f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names]
@@ -199,7 +205,9 @@ def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -
     head = manifest(lake, run, RESULTS_ASSET)
     if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
         return False
-    # Also without a manifest: a crash may have come between the object and its record.
+    # The record goes first: whoever trusts it would leave an object of the same text unwritten.
+    lake.store.delete_many([f"{manifests_folder(run)}/{encode_name(RESULTS_ASSET)}/{_HEAD}"])
+    # Also without a record: a crash may have come between the object and it.
     bucket.delete_many([f"{run.prefix}{keys.RESULTS}"])
     return True
 

@@ -18,7 +18,6 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.storage.lake import LakeTable
 
-
 _PLAN = TypeAdapter(Plan)
 _REPORT = TypeAdapter(Report)
 

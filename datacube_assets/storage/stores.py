@@ -124,8 +124,11 @@ class LocalStore:
 
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.move(path, target)
+        folder = os.path.dirname(target)
+        os.makedirs(folder, exist_ok=True)
+        # From another file system it is copied, and must not be seen before it is whole.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+            os.replace(shutil.move(path, temporary), target)
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         check_keys(keys)

@@ -1,0 +1,102 @@
+"""Jobs, and the tags by which runs are told apart and ordered.
+
+What a job does is in `assets/`; when it starts is in `sensors/`.
+"""
+
+from __future__ import annotations
+
+from dagster import AssetKey, AssetsDefinition, AssetSelection, DagsterRun, define_asset_job
+
+from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
+from datacube_assets.assets.datacube import (
+    DATACUBE_ASSETS,
+    global_timeseries,
+    grid_stats,
+    qualifier_lists,
+    raw_data,
+    region_lists,
+    regional_extrema,
+    regional_maps,
+    regional_timeseries,
+    spatial_tiles,
+)
+from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.points import normalized_points, temporal_cells
+from datacube_assets.assets.results import pipeline_results
+from datacube_assets.dojo.model_run import ModelRun
+
+ASSETS: list[AssetsDefinition] = [
+    dojo_request,
+    raw_dojo_output,
+    normalized_points,
+    temporal_cells,
+    global_aggregates,
+    regional_aggregates,
+    grid_cells,
+    *DATACUBE_ASSETS,
+    pipeline_results,
+]
+ASSET_KEYS: frozenset[AssetKey] = frozenset(definition.key for definition in ASSETS)
+
+process_model_run = define_asset_job(
+    "process_model_run",
+    selection=AssetSelection.assets(*ASSETS),
+    partitions_def=model_runs,
+    description="From the request of a model run or dataset to its complete datacube.",
+)
+
+PRIORITY_TAG = "dagster/priority"
+FROM_DOJO = {"datacube/source": "dojo", PRIORITY_TAG: "10"}
+"""Tags of runs that a sensor started: they go before backfills, whose priority is 0."""
+BY_HAND = {"datacube/source": "request", PRIORITY_TAG: "20"}
+"""Tags of runs that somebody asked for."""
+
+
+def run_tags(run: ModelRun) -> dict[str, str]:
+    """Tags by which the runs page can be filtered."""
+    return {
+        "datacube/model": run.model_id,
+        "datacube/run": run.run_id,
+        "datacube/kind": "indicator" if run.is_indicator else "model",
+    }
+
+
+_TASKS: dict[str, list[AssetsDefinition]] = {
+    "compute_global_timeseries": [global_aggregates, global_timeseries],
+    "compute_regional_stats": [regional_aggregates, regional_extrema],
+    "compute_regional_timeseries": [regional_aggregates, regional_timeseries],
+    "compute_regional_aggregation": [regional_aggregates, regional_maps],
+    "compute_tiles": [grid_cells, spatial_tiles, grid_stats],
+}
+"""What each output task of the original stands for (CONTRACTS C, task selection)."""
+_ALWAYS: list[AssetsDefinition] = [
+    dojo_request,
+    raw_dojo_output,
+    normalized_points,
+    temporal_cells,
+    raw_data,
+    region_lists,
+    qualifier_lists,
+]
+
+
+def selection(tasks: tuple[str, ...] | None) -> list[AssetKey] | None:
+    """Assets of a selection of output tasks; None for the full selection (CONTRACTS C).
+
+    None and all five stand for everything. An empty selection is everything but `results.json`; unknown
+    names are ignored.
+    """
+    if tasks is None or set(tasks) >= set(_TASKS):
+        return None
+    if not tasks:
+        return [definition.key for definition in ASSETS if definition is not pipeline_results]
+    chosen = [definition for task, assets in _TASKS.items() if task in tasks for definition in assets]
+    return list(dict.fromkeys(definition.key for definition in (*_ALWAYS, *chosen)))
+
+
+def is_full(run: DagsterRun) -> bool:
+    """Whether a run materializes every asset of its partition, whichever way it was started."""
+    if run.asset_selection is None:
+        return run.job_name == process_model_run.name
+    return run.asset_selection >= ASSET_KEYS

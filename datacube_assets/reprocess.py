@@ -1,0 +1,67 @@
+"""Asking for runs by hand: of given partitions, of a model, of whatever failed (CONTRACTS G.2).
+
+What is asked for waits in the lake until the `requests` sensor starts it; nothing runs here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dagster import DagsterInstance, DagsterRunStatus
+
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.resources.dojo import DojoResource
+from datacube_assets.resources.storage import request_key
+from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.requests import RunRequested, ask_for_run, requested
+from datacube_assets.storage.stores import open_store
+
+
+def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> RunRequested:
+    """Ask for a run of a partition, with some parameters of its request replaced.
+
+    Raises ValueError for a key that is none, ValidationError for a parameter that cannot be used,
+    InputError or DojoError when there is no request to start from.
+    """
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    run = ModelRun.from_key(key)
+    fields = {**current_request(settings, lake, run).model_dump(), **changes}
+    # A selection of tasks is for this once; whatever else was asked for before stays.
+    fields["selected_output_tasks"] = changes.get("selected_output_tasks")
+    return ask_for_run(lake, DatacubeRequest.model_validate(fields))
+
+
+def current_request(settings: Settings, lake: Lake, run: ModelRun) -> DatacubeRequest:
+    """The request that a run of the partition would work on now."""
+    left = requested(lake, run)
+    if left is not None:
+        return left
+    if settings.dojo_url:
+        dojo = DojoResource(
+            url=settings.dojo_url,
+            username=settings.dojo_username,
+            password=settings.dojo_password.get_secret_value(),
+        )
+        return dojo.derive_request(run)
+    document = lake.read_document(request_key(run))
+    return DatacubeRequest.model_validate(document) if document else DojoResource().derive_request(run)
+
+
+def partitions_of(instance: DagsterInstance, model_id: str) -> list[str]:
+    """Partitions of a model or dataset, sorted."""
+    keys = instance.get_dynamic_partitions(str(model_runs.name))
+    return sorted(key for key in keys if ModelRun.from_key(key).model_id == model_id)
+
+
+def failed_partitions(instance: DagsterInstance) -> list[str]:
+    """Partitions whose newest finished run failed or was canceled, sorted."""
+    newest: dict[str, DagsterRunStatus] = {}
+    for record in instance.get_run_records(order_by="update_timestamp", ascending=True):
+        partition = record.dagster_run.tags.get("dagster/partition")
+        if partition is not None:
+            newest[partition] = record.dagster_run.status
+    failures = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+    return sorted(partition for partition, status in newest.items() if status in failures)

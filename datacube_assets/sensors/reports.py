@@ -1,0 +1,265 @@
+"""The sensor that tells CauseMos how runs went (CONTRACTS F.4).
+
+Each tick first writes down what has to be told about runs that changed, then delivers what is due. Only
+runs of the full selection are told, and only when somebody waits for them (`doc_ids`).
+
+Success is told only of a datacube that stands: results.json must still be the one that this run, or
+one from the same input, wrote. What CauseMos refuses for good becomes a report of failure, as the
+original queue did; everything else is tried again, with growing pauses, until CauseMos answers.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from dagster import (
+    AssetCheckEvaluation,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultSensorStatus,
+    RunRecord,
+    RunsFilter,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SensorResult,
+    sensor,
+)
+
+from datacube_assets.assets.dojo import dojo_request
+from datacube_assets.causemos.client import (
+    CauseMosClient,
+    Delivered,
+    Delivery,
+    ProcessingFailed,
+    ProcessingSucceeded,
+    QueueRuntime,
+    Refused,
+)
+from datacube_assets.checks.reports import undelivered
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.jobs import is_full
+from datacube_assets.resources.causemos import CauseMosResource
+from datacube_assets.resources.storage import LakeResource, request_key
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
+from datacube_assets.storage.reports import Kind, Outbox, Report
+
+OVERLAP = 120.0
+"""Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
+PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
+"""Refusals that say nothing about the report: credentials and load. So do all from 500."""
+
+
+def build_reports_sensor(*, interval: int) -> SensorDefinition:
+    """The sensor, looking every `interval` seconds."""
+
+    @sensor(
+        name="causemos_reports",
+        minimum_interval_seconds=interval,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Tells CauseMos when runs start, and whether their datacube is ready.",
+    )
+    def causemos_reports(
+        context: SensorEvaluationContext, causemos: CauseMosResource, lake: LakeResource
+    ) -> SensorResult:
+        if not causemos.url:
+            return SensorResult(skip_reason="No CauseMos is configured; set CAUSEMOS_URL.")
+        store = lake.open()
+        outbox = Outbox(store)
+        since, known = read_cursor(context.cursor)
+        records = runs_updated(context.instance, since)
+        posted = sum(
+            outbox.post(report) for record in records for report in due(context.instance, store, record)
+        )
+        with causemos.client() as client:
+            delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
+        newest = max([since, *(record.update_timestamp.timestamp() for record in records)])
+        told = f"{posted} new reports, {delivered} settled, {left} wait for CauseMos."
+        # A check result for every tick would bury the others.
+        changed = [undelivered(outbox.waiting())] if left != known else []
+        evaluations: list[AssetCheckEvaluation] = [
+            AssetCheckEvaluation(
+                asset_key=check.asset_key,  # type: ignore[arg-type]
+                check_name=str(check.check_name),
+                passed=check.passed,
+                severity=check.severity,
+                metadata=check.metadata,
+                description=check.description,
+            )
+            for check in changed
+        ]
+        return SensorResult(
+            asset_events=evaluations,
+            cursor=f"{newest} {left}",
+            skip_reason=told,
+        )
+
+    return causemos_reports
+
+
+def read_cursor(cursor: str | None) -> tuple[float, int]:
+    """Time up to which runs were seen (seconds UTC) and reports left then; a lost cursor sees all again."""
+    try:
+        since, left = (cursor or "").split()
+        return float(since), int(left)
+    except ValueError:
+        return 0.0, -1
+
+
+def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:
+    """Runs of the full selection that changed since, oldest change first."""
+    after = dt.datetime.fromtimestamp(max(since - OVERLAP, 0), dt.UTC)
+    statuses = [
+        DagsterRunStatus.STARTED,
+        DagsterRunStatus.SUCCESS,
+        DagsterRunStatus.FAILURE,
+        DagsterRunStatus.CANCELED,
+    ]
+    filters = RunsFilter(statuses=statuses, updated_after=after)
+    records = instance.get_run_records(filters=filters, order_by="update_timestamp", ascending=True)
+    return [record for record in records if is_full(record.dagster_run)]
+
+
+def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report]:
+    """What has to be told about a run in the state it is in."""
+    run = record.dagster_run
+    partition = run.tags.get("dagster/partition")
+    if partition is None or (record.start_time is None and not run.is_finished):
+        return []
+    request = request_of(instance, lake, run, partition)
+    if request is None or not request.doc_ids:
+        return []
+    data: dict[str, Any] = {
+        "run_id": request.run_id,
+        "data_id": request.model_id,
+        "doc_ids": request.doc_ids,
+        "is_indicator": request.is_indicator,
+    }
+    created = int(record.create_timestamp.timestamp() * 1000)
+    started = int((record.start_time or record.create_timestamp.timestamp()) * 1000)
+    ended = int((record.end_time or time.time()) * 1000)
+
+    def report(kind: Kind, body: QueueRuntime | ProcessingSucceeded | ProcessingFailed) -> Report:
+        version = input_version(instance, run) if kind == "processing-succeeded" else None
+        return Report(run.run_id, kind, partition, body.model_dump(mode="json"), version, ended)
+
+    reports = [report("queue-runtime", QueueRuntime(**data, start_time=created, end_time=started))]
+    if run.status == DagsterRunStatus.SUCCESS:
+        success = ProcessingSucceeded(**data, flow_id=run.run_id, start_time=started, end_time=ended)
+        reports.append(report("processing-succeeded", success))
+    elif run.is_finished and not will_be_retried(run):
+        reports.append(report("processing-failed", ProcessingFailed(**data, flow_id=run.run_id)))
+    return reports
+
+
+def will_be_retried(run: DagsterRun) -> bool:
+    """Whether Dagster repeats a failed run; then its outcome is not the last word."""
+    return run.status == DagsterRunStatus.FAILURE and run.tags.get("dagster/will_retry") == "true"
+
+
+def request_of(
+    instance: DagsterInstance, lake: Lake, run: DagsterRun, partition: str
+) -> DatacubeRequest | None:
+    """The request a run worked on: the one it materialized, else the partition's."""
+    document = _metadata(instance, run, dojo_request.key.path[-1]).get("request")
+    if document is None:
+        document = lake.read_document(request_key(ModelRun.from_key(partition)))
+    if document is not None:
+        return DatacubeRequest.model_validate(document)
+    model_run = ModelRun.from_key(partition)
+    if model_run.is_indicator:
+        return None
+    # A run that failed before it knew its request: CauseMos's document of a model run has its id.
+    return DatacubeRequest(
+        model_id=model_run.model_id, run_id=model_run.run_id, data_paths=(), doc_ids=(model_run.run_id,)
+    )
+
+
+def input_version(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Version of the datacube that a run completed."""
+    version = _metadata(instance, run, RESULTS_ASSET).get("input version")
+    return None if version is None else str(version)
+
+
+def _metadata(instance: DagsterInstance, run: DagsterRun, asset: str) -> dict[str, object]:
+    """Metadata of an asset's materialization in a run; empty when it did not come to it."""
+    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION).records
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        if event.asset_key is not None and event.asset_key.path[-1] == asset:
+            metadata = event.step_materialization_data.materialization.metadata
+            return {name: value.value for name, value in metadata.items()}
+    return {}
+
+
+def deliver(
+    outbox: Outbox, client: CauseMosClient, lake: Lake, now: int, log: Callable[[str], None]
+) -> tuple[int, int]:
+    """Try what is due; returns how many reports were settled and how many wait."""
+    settled, left = 0, 0
+    # A run's outcome is not told before its start.
+    held: set[str] = set()
+    for report in outbox.waiting():
+        if report.flow_id in held or report.next_attempt > now:
+            held.add(report.flow_id)
+            left += 1
+            continue
+        if report.kind == "processing-succeeded" and not stands(lake, report):
+            log(f"{report.partition}: its datacube was replaced before CauseMos was told of it")
+            outbox.settle(report, "superseded")
+            settled += 1
+            continue
+        delivery = send(client, report)
+        if isinstance(delivery, Refused) and is_final(delivery) and report.kind == "processing-succeeded":
+            log(f"{report.partition}: CauseMos refused the success ({delivery.status}), reporting failure")
+            report = as_failure(report)
+            delivery = send(client, report)
+        if isinstance(delivery, Delivered):
+            outbox.settle(report, "delivered")
+        elif isinstance(delivery, Refused) and is_final(delivery):
+            log(f"{report.partition}: CauseMos refused {report.kind}: {delivery.status} {delivery.message}")
+            outbox.settle(report, f"refused: {delivery.status} {delivery.message}")
+        else:
+            error = delivery.message if isinstance(delivery, Refused) else delivery.error
+            log(f"{report.partition}: {report.kind} could not be delivered: {error}")
+            outbox.put_off(report.failed(error, now))
+            held.add(report.flow_id)
+            left += 1
+            continue
+        settled += 1
+    return settled, left
+
+
+def stands(lake: Lake, report: Report) -> bool:
+    """Whether the datacube that a success is about is the published one."""
+    head = manifest(lake, ModelRun.from_key(report.partition), RESULTS_ASSET)
+    return head is not None and head["version"] == report.version
+
+
+def is_final(refusal: Refused) -> bool:
+    """Whether trying again cannot help."""
+    return refusal.status < 500 and refusal.status not in PASSING_REFUSALS
+
+
+def as_failure(report: Report) -> Report:
+    """The report of failure that takes the place of a refused success; it keeps its place and times."""
+    body = ProcessingSucceeded.model_validate(report.body).as_failure()
+    return replace(report, kind="processing-failed", body=body.model_dump(mode="json"))
+
+
+def send(client: CauseMosClient, report: Report) -> Delivery:
+    """One attempt."""
+    if report.kind == "queue-runtime":
+        return client.queue_runtime(QueueRuntime.model_validate(report.body))
+    if report.kind == "processing-succeeded":
+        return client.processing_succeeded(ProcessingSucceeded.model_validate(report.body))
+    return client.processing_failed(ProcessingFailed.model_validate(report.body))
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,53 @@
+"""Fixtures of all tests: a home folder of one's own, and the shared real inputs where they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from datacube_assets_tests.integration.support import House
+
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+
+
+MEMORY_BACKED = Path("/dev/shm")
+
+
+@pytest.fixture
+def quick_folder() -> Iterator[Path]:
+    """A folder that is gone after the test: in memory where there is room, as a datacube is many files."""
+    roomy = (
+        os.access(MEMORY_BACKED, os.W_OK)
+        and shutil.disk_usage(MEMORY_BACKED).free > 4 << 30
+        and os.statvfs(MEMORY_BACKED).f_favail > 1_000_000
+    )
+    folder = Path(tempfile.mkdtemp(prefix="datacube-test-", dir=MEMORY_BACKED if roomy else None))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def house(quick_folder: Path) -> Iterator[House]:
+    """Lake, buckets and Dagster storage of one's own."""
+    # Imported here: tests of kernels have no need of Dagster, which takes two seconds to import.
+    from datacube_assets_tests.integration.support import open_house
+
+    with open_house(quick_folder / "home") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real inputs and the original's outputs: `../shared`, or DATACUBE_SHARED."""
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("DATACUBE_SHARED") or beside)
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"the shared inputs are not at {folder}; set DATACUBE_SHARED to where they are")
+    return folder

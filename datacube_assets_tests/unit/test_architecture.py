@@ -1,0 +1,74 @@
+"""The kernels know nothing of what carries them (DESIGN 1)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import datacube_assets.datacube
+
+FOLDER = Path(datacube_assets.datacube.__file__).parent
+MODULES = sorted(FOLDER.rglob("*.py"))
+ALLOWED = frozenset(("__future__", "numpy", "polars", "pyarrow", *sys.stdlib_module_names))
+STANDARD_BUT_OUTSIDE = frozenset(
+    (
+        "asyncio",
+        "ftplib",
+        "http",
+        "multiprocessing",
+        "shutil",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "subprocess",
+        "urllib",
+    )
+)
+"""Parts of the standard library that talk to the network, to other processes or to files."""
+FOREIGN = (
+    "dagster", "dask", "distributed", "httpx", "requests", "obstore", "s3fs", "fsspec", "boto3", "botocore",
+    "aiobotocore", "starlette", "pandas",
+)  # fmt: skip
+
+
+def imported(module: Path) -> set[str]:
+    """Full names of what a module imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name}: relative import"
+            names.add(node.module or "")
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+def test_a_kernel_imports_only_arrays_the_standard_library_and_other_kernels(module: Path) -> None:
+    names = imported(module)
+    own = {name for name in names if name.split(".")[0] == "datacube_assets"}
+    assert {name for name in own if not name.startswith("datacube_assets.datacube")} == set()
+    others = {name.split(".")[0] for name in names - own}
+    assert others - ALLOWED == set()
+    assert others & STANDARD_BUT_OUTSIDE == set()
+
+
+def test_importing_all_kernels_loads_no_orchestration_http_or_storage_library() -> None:
+    names = [f"datacube_assets.datacube.{path.stem}" for path in MODULES if path.stem != "__init__"]
+    assert len(names) > 10
+    program = (
+        "import importlib, sys\n"
+        f"for name in {names!r}: importlib.import_module(name)\n"
+        f"print(*[name for name in {FOREIGN!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_every_kernel_opens_by_saying_what_belongs_in_it() -> None:
+    docs = {path.name: ast.get_docstring(ast.parse(path.read_text())) for path in MODULES}
+    assert [name for name, doc in docs.items() if not doc or len(doc) < 80] == []

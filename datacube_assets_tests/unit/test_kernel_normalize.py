@@ -1,0 +1,502 @@
+"""Every kind of odd but legal column becomes clean points; what cannot be read says why."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datacube_assets.datacube import parts as parts_module
+from datacube_assets.datacube.errors import InputError
+from datacube_assets.datacube.normalize import Options, merge_profiles, normalize, plan, profile
+from datacube_assets.datacube.parts import Part
+from datacube_assets_tests.unit.kernel_helpers import (
+    DAY,
+    FEB_2020,
+    JAN_2020,
+    as_part,
+    as_table,
+    datacube,
+    ms,
+    normalized,
+)
+
+DATE = dt.date(2020, 1, 1)
+NOON = dt.datetime(2020, 1, 1, 12)
+LAST = 9_223_372_036_854
+
+
+def texts(column: pa.Array, name: str = "q") -> list[str]:
+    """What a column becomes as a qualifier."""
+    return normalized({name: column}).column(name)
+
+
+# --- qualifiers as text ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array(["a", None, ""]), ["a", "None", "None"]),
+        (pa.array(["a", None], pa.large_string()), ["a", "None"]),
+        (pa.array(["a", None], pa.string_view()), ["a", "None"]),
+        (pa.array(["a", None, "a"]).dictionary_encode(), ["a", "None", "a"]),
+        (pa.array(["a", "b"], pa.large_string()).dictionary_encode(), ["a", "b"]),
+        (pa.array([1, None], pa.int8()), ["1", "None"]),
+        (pa.array([2**64 - 1, 0], pa.uint64()), ["18446744073709551615", "0"]),
+        (pa.array([2**53 + 1, -1]), ["9007199254740993", "-1"]),
+        (pa.array([1, 2]).dictionary_encode(), ["1", "2"]),
+        (pa.array([1.0, None]), ["1", "None"]),
+        (pa.array([1.5, 2.0, np.nan]), ["1.5", "2.0", "None"]),
+        (pa.array([0.5, 1e20, 1e-7]), ["0.5", "1e+20", "1e-07"]),
+        (pa.array([1.5, np.inf]), ["1.5", "inf"]),
+        (pa.array([-0.0, 0.0, 1.0]), ["0", "0", "1"]),
+        (pa.array([0.1, 16777216.0], pa.float32()), ["0.1", "16777216.0"]),
+        (pa.array(np.array([0.1, 2], np.float16)), ["0.1", "2.0"]),
+        (pa.array([1.5, 2.0, 2.0]).dictionary_encode(), ["1.5", "2.0", "2.0"]),
+        (pa.array([decimal.Decimal("1.50"), None]), ["1.50", "None"]),
+        (pa.array([True, False, None]), ["True", "False", "None"]),
+        (pa.array([True, False]).dictionary_encode(), ["True", "False"]),
+        (pa.array([DATE, None]), ["2020-01-01", "None"]),
+        (pa.array([DATE], pa.date64()), ["2020-01-01"]),
+        (pa.array([DATE]).dictionary_encode(), ["2020-01-01"]),
+        (pa.array([dt.datetime(2020, 1, 1)], pa.timestamp("ns")), ["2020-01-01"]),
+        (pa.array([NOON, None], pa.timestamp("us")), ["2020-01-01 12:00:00", "None"]),
+        (pa.array([NOON.replace(microsecond=500_000)], pa.timestamp("ms")), ["2020-01-01 12:00:00.500"]),
+        (pa.array([NOON], pa.timestamp("ms", "UTC")), ["2020-01-01 12:00:00"]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_a_qualifier_of_any_type_prints_as_python_prints_it(column: pa.Array, expected: list[str]) -> None:
+    assert texts(column) == expected
+    raw = normalized({"q": column}).raw
+    assert raw.num_rows == len(expected)
+    assert datacube({"q": column}).rows("raw/f/raw/raw.csv")
+
+
+@given(st.lists(st.one_of(st.none(), st.floats(allow_nan=False)), min_size=1, max_size=10))
+def test_a_float_qualifier_prints_as_pythons_repr_or_as_integers(values: list[float | None]) -> None:
+    present = [value for value in values if value is not None]
+    if not present:
+        return
+    whole = all(value.is_integer() and abs(value) < 2**53 for value in present)
+    expected = ["None" if value is None else str(int(value)) if whole else repr(value) for value in values]
+    assert texts(pa.array(values, pa.float64())) == expected
+
+
+def test_categories_that_no_row_uses_are_nowhere() -> None:
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int8()), pa.array(["maize", "teff"]))
+    assert datacube({"crop": column}).json("raw/f/info/qualifiers/crop.json") == ["maize"]
+
+
+@pytest.mark.parametrize("column", [pa.array(["a", "b"]), pa.array([None, "a"])])
+def test_text_survives_whatever_polars_or_pandas_call_it(column: pa.Array) -> None:
+    file = io.BytesIO()
+    frame = pl.DataFrame(
+        {"timestamp": [1, 2], "feature": ["f", "f"], "value": [1.0, 2.0], "q": column.to_pylist()}
+    )
+    frame.with_columns(pl.col("q").cast(pl.Categorical)).write_parquet(file)
+    (batch,) = Part(io.BytesIO(file.getvalue()), "x").batches()
+    points, _ = normalize(batch, plan(profile(batch), Options()))
+    assert points["q"].to_pylist() == [text or "None" for text in column.to_pylist()]
+
+
+# --- which columns survive -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.nulls(2),
+        pa.nulls(2, pa.string()),
+        pa.nulls(2, pa.float64()),
+        pa.array([np.nan, np.nan]),
+        pa.array([np.nan, None], pa.float32()),
+        pa.array(["  ", None]),
+        pa.array(["\t", " "]).dictionary_encode(),
+        pa.nulls(2, pa.bool_()),
+        pa.nulls(2, pa.timestamp("ms")),
+    ],
+    ids=lambda column: str(column.type),
+)
+@pytest.mark.parametrize("name", ["admin1", "lat", "crop"])
+def test_a_column_without_any_value_is_dropped(name: str, column: pa.Array) -> None:
+    layout = normalized({"country": ["Kenya", "Kenya"], name: column}).layout
+    assert (layout.levels, layout.coordinates, layout.qualifiers) == (("country",), (), ())
+
+
+def test_a_column_of_empty_texts_is_not_dropped() -> None:
+    assert normalized({"admin1": ["", ""]}).layout.levels == ("admin1",)
+
+
+def test_columns_that_have_values_in_one_part_only_survive() -> None:
+    points = normalized(
+        {"admin1": pa.nulls(1), "lat": [None], "lng": [None]}, {"admin1": ["A"], "lat": [1.0], "lng": [2.0]}
+    )
+    assert points.layout.levels == ("admin1",)
+    assert points.layout.mappable
+    assert points.column("admin1") == ["None", "A"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (pa.array(["a"]), pa.array([1]), ["a", "1"]),
+        (pa.array([1]), pa.array([2.0]), ["1", "2"]),
+        (pa.array([1]), pa.array([2.5]), ["1", "2.5"]),
+        (pa.array([True]), pa.array(["x"]), ["True", "x"]),
+        (pa.array([DATE]), pa.array(["x"]), ["2020-01-01", "x"]),
+        (pa.array(["a"]).dictionary_encode(), pa.array(["b"], pa.large_string()), ["a", "b"]),
+        (pa.nulls(1), pa.array([3]), ["None", "3"]),
+        (pa.array([1.5]), pa.nulls(1), ["1.5", "None"]),
+    ],
+)
+def test_parts_may_differ_in_the_type_of_a_column(
+    first: pa.Array, second: pa.Array, expected: list[str]
+) -> None:
+    assert normalized({"q": first}, {"q": second}).column("q") == expected
+    assert len(datacube({"q": first}, {"q": second}).rows("raw/f/raw/raw.csv")) == 2
+
+
+def test_region_columns_whose_type_differs_between_parts_read_none_in_the_raw_rows_too() -> None:
+    made = datacube({"admin1": pa.array([None, "A"])}, {"admin1": pa.array([np.nan, 1.5])})
+    assert [row["admin1"] for row in made.rows("raw/f/raw/raw.csv")] == ["None", "A", "None", "1.5"]
+
+
+def test_the_index_that_pandas_declared_is_dropped_under_whatever_name() -> None:
+    table = as_table({"q": ["a"], "row": [5], "Unnamed: 0.1": [0], "__index_level_0__": [0]})
+    metadata = b'{"index_columns": ["row"], "column_indexes": [], "columns": []}'
+    part = as_part(table.replace_schema_metadata({b"pandas": metadata}))
+    assert set(part.columns) == {"timestamp", "feature", "value", "q"}
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([1, None], pa.int8()), [1.0, None]),
+        (pa.array([2**64 - 1], pa.uint64()), [float(2**64 - 1)]),
+        (pa.array([True, False, None]), [1.0, 0.0, None]),
+        (pa.array([1.5, np.nan, None], pa.float32()), [1.5, None, None]),
+        (pa.array(np.array([1.5], np.float16)), [1.5]),
+        (pa.array([decimal.Decimal("1.25"), None]), [1.25, None]),
+        (pa.array(["1.5", " 2 ", "", None, "1e3", "nan"]), [1.5, 2.0, None, None, 1000.0, None]),
+        (pa.array(["1", "2", "1"]).dictionary_encode(), [1.0, 2.0, 1.0]),
+        (pa.array([1.5, 1.5, None]).dictionary_encode(), [1.5, 1.5, None]),
+        (pa.array([1, 2]).dictionary_encode(), [1.0, 2.0]),
+        (pa.array([np.inf, -np.inf, 1.0]), [None, None, 1.0]),
+        (pa.array(["inf", "1"]), [None, 1.0]),
+        (pa.nulls(2), [None, None]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_values_of_any_type_become_numbers(column: pa.Array, expected: list[float | None]) -> None:
+    assert normalized({"value": column}).column("value") == expected
+
+
+def test_infinite_values_count_as_infinite_and_not_as_missing() -> None:
+    report = normalized({"value": [np.inf, None, np.nan, 1.0]}).report
+    assert (report.infinite_values, report.num_missing_val) == (1, 2)
+
+
+def test_a_category_that_no_row_uses_cannot_spoil_values_or_timestamps() -> None:
+    codes = pa.array([0, 0], pa.int8())
+    values = pa.DictionaryArray.from_arrays(codes, pa.array(["1", "unknown"]))
+    times = pa.DictionaryArray.from_arrays(codes, pa.array(["2020-01-01", "unknown"]))
+    report = normalized({"value": values, "timestamp": times}).report
+    assert (report.points, report.unreadable_values, report.unreadable_example) == (2, 0, None)
+
+
+# --- coordinates and weights -----------------------------------------------------------------------
+
+
+def test_coordinates_of_any_type_become_numbers_and_garbage_is_missing() -> None:
+    points = normalized({"lat": pa.array(["1.5", "north", None]), "lng": pa.array([1, 2, 3], pa.int16())})
+    assert points.column("lat") == [1.5, None, None]
+    assert points.column("lng") == [1.0, 2.0, 3.0]
+    assert points.report.missing_coordinates == 2
+    assert points.report.bounding_box == (1.0, 1.5, 1.0, 1.5)
+    assert points.raw["lat"].to_pylist() == [1.5, None, None], "the reader wants numbers"
+
+
+def test_single_precision_coordinates_keep_their_value_in_tables_and_their_digits_in_raw_rows() -> None:
+    made = datacube({"lat": pa.array([0.1], pa.float32()), "lng": pa.array([37.0], pa.float32())})
+    assert made.points.column("lat") == [float(np.float32(0.1))]
+    assert made.rows("raw/f/raw/raw.csv")[0]["lat"] == "0.1"
+
+
+def test_missing_weights_are_zero_and_counted() -> None:
+    points = normalized({"wt": pa.array(["2", "x", None, "1.5"])}, weight_column="wt")
+    assert points.column("wt") == [2.0, 0.0, 0.0, 1.5]
+    assert points.report.missing_weights == 2
+    assert points.layout.qualifiers == ()
+
+
+def test_a_weight_column_without_any_value_turns_weights_off() -> None:
+    made = datacube({"wt": [None, None], "value": [1.0, 2.0]}, weight_column="wt")
+    assert made.data_info["has_weights"] is False
+
+
+@pytest.mark.parametrize("name", ["weights", "value", "country"])
+def test_an_unknown_weight_column_is_refused_with_the_columns_there_are(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        normalized({"country": ["Kenya"], "wt": [1.0], "area": [2.0]}, weight_column=name)
+    assert repr(name) in str(caught.value)
+    assert "area, wt" in caught.value.remedy
+
+
+# --- features --------------------------------------------------------------------------------------
+
+
+def test_rows_without_a_feature_are_dropped_and_counted() -> None:
+    points = normalized({"feature": ["f", None, "", "g", "f"]})
+    report = points.report
+    assert points.column("feature") == ["f", "g", "f"]
+    assert (report.num_rows, report.missing_features, report.points, report.dropped) == (5, 2, 3, 2)
+    assert report.num_rows_per_feature == {"f": 2, "g": 1}
+    assert points.raw["feature"].to_pylist() == ["f", "g", "f"]
+
+
+def test_features_may_be_numbers_or_categories() -> None:
+    assert normalized({"feature": pa.array([1, 2])}).column("feature") == ["1", "2"]
+    assert normalized({"feature": pa.array(["a", None]).dictionary_encode()}).column("feature") == ["a"]
+
+
+def test_rows_per_feature_count_what_was_delivered_and_not_what_was_kept() -> None:
+    report = normalized({"timestamp": [JAN_2020, 2**62], "feature": ["f", "f"]}).report
+    assert (report.num_rows_per_feature, report.points, report.num_invalid_ts) == ({"f": 2}, 1, 1)
+
+
+# --- timestamps ------------------------------------------------------------------------------------
+
+EAST = dt.timezone(dt.timedelta(hours=3))
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pa.array([JAN_2020]), [JAN_2020]),
+        (pa.array([-1, 5], pa.int32()), [-1, 5]),
+        (pa.array([JAN_2020], pa.uint64()), [JAN_2020]),
+        (pa.array([JAN_2020, JAN_2020]).dictionary_encode(), [JAN_2020] * 2),
+        (pa.array([float(JAN_2020), None]), [JAN_2020, 0]),
+        (pa.array([JAN_2020, None]), [JAN_2020, 0]),
+        (pa.array([decimal.Decimal(JAN_2020)]), [JAN_2020]),
+        (pa.nulls(1), [0]),
+        (pa.array([DATE]), [JAN_2020]),
+        (pa.array([DATE], pa.date64()), [JAN_2020]),
+        (pa.array([DATE]).dictionary_encode(), [JAN_2020]),
+        (pa.array([NOON, None], pa.timestamp("ns")), [JAN_2020 + DAY // 2, 0]),
+        (pa.array([NOON], pa.timestamp("s")), [JAN_2020 + DAY // 2]),
+        (
+            pa.array([dt.datetime(2020, 1, 1, tzinfo=EAST)], pa.timestamp("us", "Africa/Nairobi")),
+            [JAN_2020 - DAY // 8],
+        ),
+        (pa.array(["2020-01-01", None, " "]), [JAN_2020, 0, 0]),
+        (pa.array(["2020-01-01T00:00:00Z"]), [JAN_2020]),
+        (pa.array(["2020-01-01 03:00:00+03:00", "2020-01-01T00:00"]), [JAN_2020, JAN_2020]),
+        (pa.array(["2019-12-31T23:59:59.999-00:00"]), [JAN_2020 - 1]),
+        (pa.array(["2020", "2020-02", "2020/1/1", "2020-2-1"]), [JAN_2020, FEB_2020, JAN_2020, FEB_2020]),
+        (pa.array([str(JAN_2020), f"{JAN_2020}.0", "-1"]), [JAN_2020, JAN_2020, -1]),
+        (pa.array(["2020-01-01"] * 2).dictionary_encode(), [JAN_2020] * 2),
+        (pa.array(["1960-06-15"], pa.large_string()), [ms(1960, 6, 15)]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_timestamps_of_any_type_become_milliseconds_utc(column: pa.Array, expected: list[int]) -> None:
+    points = normalized({"timestamp": column})
+    assert points.column("timestamp") == expected
+    assert points.report.num_missing_ts == expected.count(0)
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.string(), pa.timestamp("ms")], ids=str)
+def test_both_limits_of_time_hold_for_every_type(kind: pa.DataType) -> None:
+    times = pa.array([-LAST - 1, -LAST, LAST, LAST + 1])
+    points = normalized({"timestamp": times.cast(kind)})
+    assert points.column("timestamp") == [-LAST, LAST]
+    assert points.report.num_invalid_ts == 2
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([2**64 - 1], pa.uint64()),
+        pa.array([2**63 - 1]),
+        pa.array([-(2**63)]),
+        pa.array([np.inf]),
+        pa.array([1e300]),
+        pa.array([253_402_300_799], pa.timestamp("s")),
+        pa.array([-(2**50)], pa.timestamp("s")),
+        pa.array(["0001-01-01T00:00:00+14:00", "9999-12-31"]),
+        pa.array([dt.date(1, 1, 1)]),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_absurd_times_are_dropped_and_counted(column: pa.Array) -> None:
+    report = normalized({"timestamp": column}).report
+    assert (report.num_invalid_ts, report.points) == (len(column), 0)
+
+
+def test_missing_timestamps_are_filled_and_counted() -> None:
+    points = normalized({"timestamp": [None, JAN_2020]}, fill_timestamp=FEB_2020)
+    assert points.column("timestamp") == [FEB_2020, JAN_2020]
+    assert points.report.num_missing_ts == 1
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([JAN_2020 // 1000, 1]),
+        pa.array([JAN_2020 / 1000, 1.0]),
+        pa.array([str(JAN_2020 // 1000), "1"]),
+    ],
+)
+def test_seconds_become_milliseconds_where_the_request_says_so(column: pa.Array) -> None:
+    assert normalized({"timestamp": column}, timestamp_unit="s").column("timestamp") == [JAN_2020, 1000]
+
+
+def test_seconds_beyond_the_limits_are_dropped() -> None:
+    times = [LAST // 1000 + 1, LAST // 1000, -(LAST // 1000) - 1, 2**62]
+    points = normalized({"timestamp": times}, timestamp_unit="s")
+    assert points.column("timestamp") == [LAST // 1000 * 1000]
+    assert points.report.num_invalid_ts == 3
+
+
+def test_dates_are_dates_whatever_the_unit_of_numbers() -> None:
+    assert normalized({"timestamp": pa.array([DATE])}, timestamp_unit="s").column("timestamp") == [JAN_2020]
+    assert normalized({"timestamp": pa.array(["2020-01-01"])}, timestamp_unit="s").column("timestamp") == [
+        JAN_2020
+    ]
+
+
+@pytest.mark.parametrize("text", ["soon", "2020-13-01", "2020-01-32", "01/05/2020", "0000"])
+def test_a_text_that_is_no_time_is_refused_with_column_and_example(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        normalized({"timestamp": pa.array(["2020-01-01", text])})
+    assert caught.value.column == "timestamp"
+    assert text.split("-")[0] in str(caught.value.example)
+    assert "ISO 8601" in caught.value.remedy
+
+
+def test_booleans_are_no_timestamps() -> None:
+    with pytest.raises(InputError, match="booleans are no timestamps"):
+        normalized({"timestamp": pa.array([True])})
+
+
+def test_dates_are_no_values() -> None:
+    with pytest.raises(InputError, match="dates are no values") as caught:
+        normalized({"value": pa.array([DATE])})
+    assert caught.value.column == "value"
+
+
+# --- files that are refused ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["timestamp", "feature", "value"])
+def test_a_missing_column_is_named_with_the_columns_there_are(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        as_part(as_table({"crop": ["maize"]}).drop_columns([name]), "https://x/a.parquet.gzip")
+    assert (caught.value.file, caught.value.column) == ("https://x/a.parquet.gzip", name)
+    assert "crop" in caught.value.remedy
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    table = as_table({"q": ["a"]})
+    with pytest.raises(InputError, match="'q' is there twice"):
+        as_part(table.append_column("q", pa.array(["b"])))
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.binary(), pa.duration("s")]
+)
+def test_a_nested_or_binary_column_is_refused_by_name(type_: pa.DataType) -> None:
+    with pytest.raises(InputError) as caught:
+        normalized({"odd": pa.nulls(1, type_)})
+    assert caught.value.column == "odd"
+    assert str(type_)[:4] in caught.value.problem
+
+
+@pytest.mark.parametrize("body", [b"", b"PAR1", b"not parquet at all", b"\x1f\x8b" + b"\x00" * 40])
+def test_a_file_that_is_no_parquet_is_refused_by_name(body: bytes) -> None:
+    with pytest.raises(InputError, match=r"cannot be read as Parquet") as caught:
+        Part(io.BytesIO(body), "part.7")
+    assert caught.value.file == "part.7"
+
+
+def test_a_truncated_file_is_refused() -> None:
+    file = io.BytesIO()
+    pq.write_table(as_table({"q": ["a"] * 1000}), file)
+    with pytest.raises(InputError, match="upload completed"):
+        Part(io.BytesIO(file.getvalue()[:-100]), "part.7")
+
+
+def test_a_file_that_is_damaged_in_the_middle_is_refused() -> None:
+    file = io.BytesIO()
+    pq.write_table(as_table({"value": [float(i) for i in range(1000)]}), file, compression="gzip")
+    body = bytearray(file.getvalue())
+    body[20:200] = b"\xff" * 180
+    with pytest.raises(InputError, match="cannot be read as Parquet"):
+        list(Part(io.BytesIO(bytes(body)), "part.7").batches())
+
+
+def test_a_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"):
+        Part(str(tmp_path / "none.parquet"), "none")
+
+
+def test_a_part_without_rows_adds_nothing() -> None:
+    points = normalized(
+        {"country": pa.array([], pa.string()), "timestamp": [], "feature": [], "value": []},
+        {"country": ["Kenya"]},
+    )
+    assert (points.report.num_rows, points.report.points) == (1, 1)
+    assert points.layout.levels == ("country",)
+
+
+def test_large_files_come_in_batches_that_add_up_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame: dict[str, Any] = {
+        "country": [f"c{i % 7}" for i in range(50)],
+        "q": pa.array([1.0, None] * 25),
+        "value": list(range(50)),
+    }
+    whole = normalized(frame)
+    monkeypatch.setattr(parts_module, "BATCH_ROWS", 8)
+    assert len(list(as_part(frame).batches())) > 5
+    cut = normalized(frame)
+    assert cut.table.to_pylist() == whole.table.to_pylist()
+    assert cut.report == whole.report
+    assert cut.raw.to_pylist() == whole.raw.to_pylist()
+
+
+def test_profiles_keep_the_order_of_columns() -> None:
+    batches = [as_table({"b": ["x"]}), as_table({"a": ["x"], "b": ["x"]})]
+    assert list(merge_profiles(profile(batch) for batch in batches)) == [
+        "b",
+        "feature",
+        "timestamp",
+        "value",
+        "a",
+    ]
+
+
+def test_an_input_error_says_run_file_column_example_and_remedy_and_survives_pickling() -> None:
+    error = InputError(
+        "it is odd", remedy="Make it even", file="a.parquet", column="value", example="x" * 200
+    )
+    told = str(pickle.loads(pickle.dumps(error.in_run("model:run"))))
+    assert told.startswith("run model:run, file a.parquet, column value: it is odd (for example 'xxx")
+    assert told.endswith("...). Make it even")
+    assert len(told) < 250
