@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from datacube_assets import __version__
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest, QualifierThresholds
 from datacube_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -73,9 +73,12 @@ def _settings(home: str | None, lake: str | None, models: str | None, indicators
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
+    from datacube_assets.dojo.client import DojoError
+    from datacube_assets.dojo.fetch import FetchError
+
     try:
         yield
-    except (InputError, SettingsError) as error:
+    except (InputError, SettingsError, DojoError, FetchError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -154,6 +157,8 @@ def publish(
         raise click.UsageError(f"the run id of a dataset is `{INDICATOR_RUN_ID}`; leave --run-id out")
     if not indicator and not run_id:
         raise click.UsageError("give --run-id, or --indicator for a dataset")
+    if not indicator and run_id == INDICATOR_RUN_ID:
+        raise click.UsageError(f"the run id `{INDICATOR_RUN_ID}` is that of datasets; give --indicator")
     settings = _settings(home, lake, models_bucket, indicators_bucket)
     request = _request(
         model_id=model_id,
@@ -162,7 +167,7 @@ def publish(
         is_indicator=indicator,
         qualifier_map=_json("--qualifier-map", qualifier_map),
         weight_column=weight_column,
-        qualifier_thresholds=_json("--thresholds", thresholds),
+        qualifier_thresholds=_known_limits(_json("--thresholds", thresholds)),
         fill_timestamp=fill_timestamp,
         raw_count_threshold=raw_count_threshold,
         timestamp_unit=timestamp_unit,
@@ -190,6 +195,17 @@ def _json(option: str, text: str) -> object:
         raise click.ClickException(
             f'{option} is no JSON: {error}. Quote it: \'{{"feature": ["column"]}}\''
         ) from error
+
+
+def _known_limits(thresholds: object) -> object:
+    # Other senders may add what they like; whoever types a name wants it heeded.
+    known = list(QualifierThresholds.model_fields)
+    unknown = [name for name in thresholds if name not in known] if isinstance(thresholds, dict) else []
+    if unknown:
+        raise click.ClickException(
+            f"--thresholds {unknown[0]!r}: there is no such limit. Give {', '.join(known)}"
+        )
+    return thresholds
 
 
 def _request(**fields: object) -> DatacubeRequest:

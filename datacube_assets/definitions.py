@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagster import Definitions, EnvVar, LoggerDefinition, SensorDefinition, in_process_executor
+from dagster import (
+    Definitions,
+    EnvVar,
+    LoggerDefinition,
+    SensorDefinition,
+    colored_console_logger,
+    configured,
+    in_process_executor,
+)
 
 from datacube_assets.checks.reports import reports_delivered
 from datacube_assets.jobs import ASSETS, process_model_run
@@ -69,6 +77,9 @@ def build_sensors(settings: Settings) -> list[SensorDefinition]:
     ]
 
 
+quiet_console = configured(colored_console_logger)({"log_level": "INFO"})
+
+
 def build_definitions(
     settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None
 ) -> Definitions:
@@ -79,7 +90,8 @@ def build_definitions(
         jobs=[process_model_run],
         sensors=build_sensors(settings),
         resources=build_resources(settings),
-        loggers=loggers,
+        # Dagster's storage keeps every event; a terminal wants what a person would read.
+        loggers=loggers or {"console": quiet_console},
         # In process: with a process per step, starting them costs more than the work (DESIGN 2).
         executor=in_process_executor,
     )

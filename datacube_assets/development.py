@@ -33,7 +33,7 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
         "DATACUBE_INDICATORS_BUCKET": settings.indicators_bucket,
         "DATACUBE_SENSOR_INTERVAL": os.environ.get("DATACUBE_SENSOR_INTERVAL", "10"),
     }
-    command = [sys.executable, "-m", "datacube_assets.cli"]
+    command = [sys.executable, "-P", "-m", "datacube_assets.cli"]
     say(f"Dagster UI              http://{host}:{port}  (in a few seconds)")
     with contextlib.ExitStack() as processes:
         if not settings.dojo_url:
@@ -54,7 +54,7 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
             say(f"Stand-in for CauseMos   {causemos}  (shows what it was told)")
         say("Stop everything with Ctrl-C.\n")
         sys.stdout.flush()
-        dagster = [sys.executable, "-m", "dagster", "dev", "-m", "datacube_assets.definitions"]
+        dagster = [sys.executable, "-P", "-m", "dagster", "dev", "-m", "datacube_assets.definitions"]
         with subprocess.Popen([*dagster, "-h", host, "-p", str(port)], env=environment) as running:
             while True:
                 try:

@@ -24,6 +24,8 @@ DAGSTER_YAML = """\
 # Dagster's settings for the embedded default. Written once; change what you like.
 telemetry:
   enabled: false
+nux:
+  enabled: false
 concurrency:
   runs:
     max_concurrent_runs: {max_runs}

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +28,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         self._inst_data = inst_data
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
@@ -38,7 +39,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         return {}
 
     @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: dict[str, Any]) -> Self:
+    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
         return cls(inst_data=inst_data, **config_value)
 
     def launch_run(self, context: LaunchRunContext) -> None:
@@ -50,7 +51,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
             job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
         )
         subprocess.Popen(
-            [sys.executable, "-m", "dagster", "api", "execute_run", arguments.get_command_args()[-1]],
+            [sys.executable, "-P", "-m", "dagster", "api", "execute_run", arguments.get_command_args()[-1]],
             stdin=subprocess.DEVNULL,
             # A session of its own: what stops the daemon does not stop the run.
             start_new_session=True,

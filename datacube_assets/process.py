@@ -13,7 +13,7 @@ from typing import Any
 
 from dagster import DagsterInstance, InitLoggerContext, LoggerDefinition
 
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -64,7 +64,7 @@ def process(
     definitions.resolve_job_def(process_model_run.name).execute_in_process(
         partition_key=run.key,
         instance=instance,
-        tags=run_tags(run),
+        tags={**run_tags(run), SOURCE_TAG: AT_COMMAND_LINE},
         run_config={"loggers": {"progress": {}}},
     )
     outcome.seconds = time.monotonic() - started
@@ -83,7 +83,8 @@ def _events_to(materialized: Callable[[str, dict[str, Any]], None]) -> LoggerDef
                 materialized(data.asset_key.path[-1], metadata)
 
     def build(_: InitLoggerContext) -> logging.Logger:
-        logger = logging.Logger("datacube.progress", logging.DEBUG)
+        # A logger of its own, outside the tree: nothing else may listen or change its level.
+        logger = logging.Logger("datacube.progress", logging.DEBUG)  # noqa: LOG001
         logger.addHandler(Handler())
         return logger
 

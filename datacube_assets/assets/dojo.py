@@ -9,9 +9,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, RetryRequested, asset
+from dagster import (
+    AssetExecutionContext,
+    DagsterRun,
+    MaterializeResult,
+    MetadataValue,
+    RetryRequested,
+    asset,
+)
 
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
@@ -48,7 +55,7 @@ def dojo_request(
     run = ModelRun.from_key(context.partition_key)
     run.check()
     left = requested(lake.open(), run)
-    with retried_later():
+    with retried_later(context.run):
         request = dojo.renew_request(left) if left else dojo.derive_request(run)
     context.log.info(
         f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
@@ -95,7 +102,7 @@ def raw_dojo_output(
     reused = table is not None
     if table is None:
         try:
-            with retried_later():
+            with retried_later(context.run):
                 table = fetch_parts(lake.open(), run, dojo_request, numeric, dojo.source(), context.log.info)
         except InputError as error:
             raise error.in_run(str(run)) from error
@@ -156,9 +163,14 @@ def fetch_parts(
 
 
 @contextmanager
-def retried_later() -> Iterator[None]:
-    """Ask Dagster to repeat a step that failed because something outside was not there."""
+def retried_later(run: DagsterRun) -> Iterator[None]:
+    """Ask Dagster to repeat a step that failed because something outside was not there.
+
+    Not in a run that a person waits for at the command line, who had rather know at once.
+    """
     try:
         yield
     except (DojoUnavailable, FetchError) as error:
+        if run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
+            raise
         raise RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from error

@@ -29,7 +29,14 @@ from datacube_assets.datacube.groups import (
     group_by,
 )
 from datacube_assets.datacube.regions import Regions
-from datacube_assets.datacube.schema import MEANS, WEIGHTED_MEANS, Layout, cell_column, published_columns
+from datacube_assets.datacube.schema import (
+    MEANS,
+    WEIGHTED_MEANS,
+    Layout,
+    RegionLevel,
+    cell_column,
+    published_columns,
+)
 
 Measures = dict[str, npt.NDArray[np.generic]]
 
@@ -133,7 +140,7 @@ def global_aggregates(
 
 def regional_aggregates(
     cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
-) -> dict[str, pa.Table]:
+) -> dict[RegionLevel, pa.Table]:
     """Measures per feature, time, region [and qualifier value] of every level.
 
     Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by feature, time, region and value; none
@@ -148,7 +155,7 @@ def regional_aggregates(
     measures = reduce(lift(cells, weighted=layout.weighted), groups)
     keys = _take(keys, groups)
     tuples = regions.tuples.codes[groups.first]
-    tables: dict[str, pa.Table] = {}
+    tables: dict[RegionLevel, pa.Table] = {}
     for level in layout.levels:
         feature, time, *value = keys.values()
         region = regions.level(level, tuples)

@@ -144,5 +144,6 @@ def tell(what: str, listed: int, ready: int, malformed: int, found: Changes) -> 
         line += f", {malformed:,} unreadable"
     if not found.due:
         return f"{line}; nothing new."
-    line += f"; requested {len(found.due):,} runs ({found.new:,} new, the others changed)"
+    due = len(found.due) + found.waiting
+    line += f"; {found.new:,} new and {due - found.new:,} changed, requested {len(found.due):,} runs"
     return f"{line}, {found.waiting:,} wait for the next tick." if found.waiting else f"{line}."

@@ -50,7 +50,9 @@ def check_keys(keys: Sequence[str]) -> None:
 class Store(Protocol):
     """What both kinds of store do. Instances can be sent to workers."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """Address of the store."""
 
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises MissingObjectError."""

@@ -15,7 +15,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -42,12 +42,12 @@ from datacube_assets.datacube.schema import REGION_LEVELS, RESOLUTIONS, Layout, 
 from datacube_assets.datacube.temporal import temporal_cells
 
 # The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
-settings.register_profile("stable", deadline=None, derandomize=True, max_examples=40)
+settings.register_profile("stable", deadline=None, derandomize=True, max_examples=15)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
 
 Row = Mapping[str, Any]
-Frame = pa.Table | Mapping[str, Sequence[Any]] | Sequence[Row]
+Frame: TypeAlias = pa.Table | Mapping[str, Sequence[Any]] | Sequence[Row]
 Figures = dict[str, float | None]
 
 JAN_2020, FEB_2020, YEAR_2020 = 1577836800000, 1580515200000, 1577836800000

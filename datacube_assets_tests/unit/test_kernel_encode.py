@@ -7,13 +7,13 @@ import io
 import json
 import math
 import struct
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datacube_assets.datacube.encode import (
@@ -42,6 +42,7 @@ def lines_of_floats(values: list[float]) -> list[str]:
     return [line.removeprefix("0,") for line in bytes(buffer).decode().split("\n")[:-1]]
 
 
+@settings(max_examples=200)
 @given(st.lists(st.floats(), min_size=1, max_size=30))
 @example([1e16, 1e15, 1e22, 123456789012345680.0, 1e-4, 9.999e-5, 5e-324, -0.0, 1e-7, 123456789012.5, 4.0])
 @example([math.nan, math.inf, -math.inf, 1.7976931348623157e308, -1e-5])
@@ -50,6 +51,7 @@ def test_a_float_cell_is_pythons_repr_and_empty_where_it_is_not_finite(values: l
     assert lines_of_floats(values) == expected
 
 
+@settings(max_examples=200)
 @given(st.lists(st.floats(1e-12, 1e20), min_size=1, max_size=30), st.lists(st.booleans(), min_size=30))
 def test_floats_of_everyday_size_are_written_as_python_writes_them(
     values: list[float], signs: list[bool]
@@ -62,6 +64,7 @@ def test_negative_zero_is_written_as_zero() -> None:
     assert lines_of_floats([-0.0, 0.0]) == ["0.0", "0.0"]
 
 
+@settings(max_examples=200)
 @given(st.lists(st.tuples(texts(), texts()), min_size=1, max_size=10))
 def test_text_is_quoted_as_little_as_the_csv_module_does(rows: list[tuple[str, str]]) -> None:
     columns = [encode_text(pa.array([row[i] for row in rows], pa.string())) for i in range(2)]
@@ -77,6 +80,7 @@ def test_text_is_quoted_as_little_as_the_csv_module_does(rows: list[tuple[str, s
     assert [next(csv.reader(io.StringIO(part, newline=""))) for part in parts] == [list(row) for row in rows]
 
 
+@settings(max_examples=200)
 @given(st.lists(texts(), min_size=2, max_size=8, unique=True))
 def test_a_header_reads_back_as_its_names(names: list[str]) -> None:
     line = csv_header(["timestamp", *names]).decode()
@@ -134,6 +138,7 @@ def encoded(zoom: int, *made: tuple[int, int, dict[int, Figures]]) -> list[bytes
     return [bytes(body) for body in objects.bodies()]
 
 
+@settings(max_examples=200)
 @given(st.integers(0, 8), st.lists(tiles, min_size=1, max_size=4))
 def test_a_tile_reads_back_through_the_protobuf_library(
     zoom: int, made: list[tuple[int, int, dict[int, Any]]]
@@ -151,7 +156,7 @@ def test_a_tile_with_every_bin_reads_back() -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 481, 482, 483, 4095])
 def test_tiles_of_every_length_of_length_read_back(count: int) -> None:
-    stats = {number: (1.0, 2.0, 3.0) for number in range(count)}
+    stats = dict.fromkeys(range(count), (1.0, 2.0, 3.0))
     assert parse_tile(encoded(3, (1, 0, stats))[0]) == ((3, 1, 0), stats)
 
 
@@ -172,5 +177,5 @@ def test_zero_figures_are_not_written_and_a_bin_of_zeros_stays_an_entry() -> Non
 
 
 def test_no_json_word_of_ours_needs_more_than_ascii() -> None:
-    assert cast(bytes, json_body("日本")).isascii()
+    assert json_body("日本").isascii()
     assert json.loads(json_body("日本")) == "日本"

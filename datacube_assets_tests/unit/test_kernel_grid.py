@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datacube_assets.datacube import grid
@@ -22,6 +22,7 @@ def subtile(lat: float, lng: float, precision: int = 14) -> tuple[int, int]:
     return int(x[0]), int(y[0])
 
 
+@settings(max_examples=200)
 @given(st.lists(st.tuples(coordinates, coordinates), min_size=1))
 def test_interleaving_and_deinterleaving_are_inverse(pairs: list[tuple[int, int]]) -> None:
     x, y = (np.array([pair[i] for pair in pairs], np.uint32) for i in range(2))
@@ -29,12 +30,14 @@ def test_interleaving_and_deinterleaving_are_inverse(pairs: list[tuple[int, int]
     assert [part.tolist() for part in again] == [x.tolist(), y.tolist()]
 
 
+@settings(max_examples=200)
 @given(coordinates, coordinates)
 def test_the_parent_of_a_quadkey_is_two_bits_shorter(x: int, y: int) -> None:
     code = grid.interleave(np.array([x], np.uint32), np.array([y], np.uint32))
     assert [int(part[0]) for part in grid.deinterleave(code >> np.uint32(2))] == [x // 2, y // 2]
 
 
+@settings(max_examples=200)
 @given(st.floats(-85.05, 85.05), st.floats(-180, 180, exclude_max=True), st.integers(0, 14))
 @example(0.0, 0.0, 14)
 @example(1.0, 37.0, 14)
@@ -52,6 +55,7 @@ def test_quadkeys_follow_the_slippy_map_formula(lat: float, lng: float, precisio
         assert abs(got[1] - y) == 1
 
 
+@settings(max_examples=200)
 @given(st.floats(-1e6, 1e6))
 @example(-180.00000000000003)
 @example(180.0)
@@ -139,7 +143,9 @@ def test_several_places_in_one_subtile_add_up() -> None:
 
 def test_statistics_are_over_the_subtiles_of_each_precision() -> None:
     # Far apart: two subtiles at every precision. Near: one up to some precision, then two.
-    statistics, starts = grid.grid_statistics(grid_table((1.0, 37.0, 2.0), (1.0, 37.1, 4.0), (50.0, -100.0, -1.0)))
+    statistics, starts = grid.grid_statistics(
+        grid_table((1.0, 37.0, 2.0), (1.0, 37.1, 4.0), (50.0, -100.0, -1.0))
+    )
     assert starts.tolist() == [0]
     assert statistics.shape == (1, 9, 8)
     largest = dict(zip(grid.GRID_STATISTICS, statistics[0, 0].tolist(), strict=True))

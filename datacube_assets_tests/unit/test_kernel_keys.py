@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datacube_assets.datacube import keys
@@ -22,23 +22,27 @@ def harmless(name: str) -> bool:
     return PLAIN.fullmatch(name) is not None and all(part not in ("", ".", "..") for part in name.split("/"))
 
 
+@settings(max_examples=200)
 @given(st.one_of(st.text(), NASTY))
 def test_a_segment_never_climbs_vanishes_or_holds_control_characters(name: str) -> None:
     assert harmless(keys.segment(name))
 
 
+@settings(max_examples=200)
 @given(st.one_of(st.text(), NASTY))
 def test_a_harmless_name_stands_in_a_key_as_it_is(name: str) -> None:
     if harmless(name):
         assert keys.segment(name) == name
 
 
+@settings(max_examples=200)
 @given(st.lists(NASTY, unique=True))
 def test_names_that_had_to_be_changed_stay_different(names: list[str]) -> None:
     changed = [keys.segment(name) for name in names if not harmless(name)]
     assert len(set(changed)) == len(changed)
 
 
+@settings(max_examples=200)
 @given(NASTY)
 def test_a_changed_name_can_be_read_back(name: str) -> None:
     if name and not harmless(name):

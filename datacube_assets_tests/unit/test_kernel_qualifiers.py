@@ -11,9 +11,9 @@ from datacube_assets_tests.unit.kernel_helpers import JAN_2020, Datacube, Row, d
 PLACE: Row = {"country": "Kenya", "admin1": "A", "admin2": "B", "lat": 1.0, "lng": 2.0}
 
 
-def crops(count: int, thresholds: Thresholds, **options: object) -> Datacube:
+def crops(count: int, thresholds: Thresholds) -> Datacube:
     rows = [{**PLACE, "crop": f"c{i}"} for i in range(count)]
-    return datacube(rows, qualifiers={"f": ["crop"]}, thresholds=thresholds, **options)
+    return datacube(rows, qualifiers={"f": ["crop"]}, thresholds=thresholds)
 
 
 @pytest.mark.parametrize(("count", "there"), [(2, True), (3, True), (4, False)])
@@ -39,19 +39,28 @@ def test_a_regional_limit_above_the_general_one_does_not_bring_a_qualifier_back(
 
 def test_j11_a_qualifier_over_the_limit_leaves_every_output_but_the_info_lists() -> None:
     made = crops(4, Thresholds(max_count=3))
-    assert [key for key in made.keys("crop")] == ["raw/f/info/qualifiers/crop.json"]
+    assert made.keys("crop") == ["raw/f/info/qualifiers/crop.json"]
     assert made.json("raw/f/info/qualifier_counts.json") == {
         "thresholds": {"max_count": 3, "regional_timeseries_count": 100, "regional_timeseries_max_level": 1},
         "counts": {"crop": 4},
     }
 
 
-@pytest.mark.parametrize(("deepest", "levels"), [(-1, set()), (0, {"country"}), (1, {"country", "admin1"}), (3, {"country", "admin1", "admin2"})])
-def test_regional_timeseries_by_qualifier_end_at_the_level_of_the_request(deepest: int, levels: set[str]) -> None:
+@pytest.mark.parametrize(
+    ("deepest", "levels"),
+    [(-1, set()), (0, {"country"}), (1, {"country", "admin1"}), (3, {"country", "admin1", "admin2"})],
+)
+def test_regional_timeseries_by_qualifier_end_at_the_level_of_the_request(
+    deepest: int, levels: set[str]
+) -> None:
     made = crops(2, Thresholds(regional_timeseries_max_level=deepest))
     found = {key.split("/")[3] for key in made.keys("/regional/", "timeseries/qualifiers")}
     assert found == levels
-    assert {key.split("/")[3] for key in made.keys("aggs", "qualifiers/crop.csv")} == {"country", "admin1", "admin2"}
+    assert {key.split("/")[3] for key in made.keys("aggs", "qualifiers/crop.csv")} == {
+        "country",
+        "admin1",
+        "admin2",
+    }
 
 
 def test_without_thresholds_in_the_request_those_of_the_original_hold() -> None:
@@ -59,7 +68,9 @@ def test_without_thresholds_in_the_request_those_of_the_original_hold() -> None:
 
 
 def test_a_mapped_qualifier_that_is_no_column_is_ignored() -> None:
-    made = datacube([{**PLACE, "crop": "maize"}], qualifiers={"f": ["variety", "crop", "country"], "g": ["crop"]})
+    made = datacube(
+        [{**PLACE, "crop": "maize"}], qualifiers={"f": ["variety", "crop", "country"], "g": ["crop"]}
+    )
     assert {key.split("/")[4] for key in made.keys("month/f/timeseries/qualifiers/")} == {"crop"}
     assert not made.keys("/g/")
 
@@ -100,11 +111,16 @@ def test_an_inventory_of_parts_holds_every_value_once() -> None:
     assert qualifier_values(points.table, Layout((), (), (), None)).num_rows == 0
 
 
-@pytest.mark.parametrize("name", ["rows", "t_sum", "weight", "value_x", "region_id", "s_count", "quadkey", "cells"])
+@pytest.mark.parametrize(
+    "name", ["rows", "t_sum", "weight", "value_x", "region_id", "s_count", "quadkey", "cells"]
+)
 def test_a_qualifier_may_be_called_like_one_of_our_own_columns(name: str) -> None:
     rows = [{**PLACE, name: "a", "value": 1.0}, {**PLACE, name: "b", "value": 4.0}]
     made = datacube(rows, qualifiers={"f": [name]})
-    assert made.text(f"month/f/timeseries/qualifiers/{name}/s_sum_t_sum.csv") == f"timestamp,a,b\n{JAN_2020},1.0,4.0\n"
+    assert (
+        made.text(f"month/f/timeseries/qualifiers/{name}/s_sum_t_sum.csv")
+        == f"timestamp,a,b\n{JAN_2020},1.0,4.0\n"
+    )
     assert made.keys("regional/admin1/timeseries/qualifiers", "/b/Kenya__A.csv")
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
+
 from datacube_assets.datacube import views
 from datacube_assets.datacube.spatial import regional_aggregates
 from datacube_assets.datacube.temporal import temporal_cells
-from datacube_assets_tests.unit.kernel_helpers import FEB_2020, JAN_2020, Datacube, Row, datacube, ms, normalized
-
-import pytest
+from datacube_assets_tests.unit.kernel_helpers import (
+    FEB_2020,
+    JAN_2020,
+    Datacube,
+    Row,
+    datacube,
+    ms,
+    normalized,
+)
 
 FIGURES = "s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count"
 
@@ -45,8 +53,16 @@ def test_every_key_of_a_small_datacube() -> None:
         country = f"{root}/regional/country"
         expected |= {f"{country}/timeseries/default/{name}.csv" for name in ("Kenya", congo)}
         by_crop = f"{country}/timeseries/qualifiers/crop"
-        expected |= {f"{by_crop}/maize/Kenya.csv", f"{by_crop}/rice, wet/Kenya.csv", f"{by_crop}/rice, wet/{congo}.csv"}
-        expected |= {f"{country}/aggs/{time}/{last}.csv" for time in times for last in ("default/default", "qualifiers/crop")}
+        expected |= {
+            f"{by_crop}/maize/Kenya.csv",
+            f"{by_crop}/rice, wet/Kenya.csv",
+            f"{by_crop}/rice, wet/{congo}.csv",
+        }
+        expected |= {
+            f"{country}/aggs/{time}/{last}.csv"
+            for time in times
+            for last in ("default/default", "qualifiers/crop")
+        }
         expected |= {f"{country}/stats/default/extrema.json"}
         expected |= {f"{root}/stats/grid/{time}.csv" for time in times}
     tiles = set(made.keys(".tile"))
@@ -72,7 +88,8 @@ def test_lists() -> None:
     )
     assert made.text("raw/f/info/qualifiers/crop.json") == '["maize", "rice, wet"]'
     assert made.text("raw/f/info/qualifier_counts.json") == (
-        '{"thresholds": {"max_count": 10000, "regional_timeseries_count": 100, "regional_timeseries_max_level": 1}, '
+        '{"thresholds": {"max_count": 10000, "regional_timeseries_count": 100, '
+        '"regional_timeseries_max_level": 1}, '
         '"counts": {"crop": 2}}'
     )
 
@@ -209,7 +226,8 @@ def test_a_feature_whose_rows_are_all_dropped_is_counted_but_has_no_objects() ->
 @pytest.mark.parametrize("name", ["a/b", "a//b", "..x", "%", 'q"u,o', "日本", "trailing ", "a\nb"])
 def test_odd_names_give_keys_that_stay_inside_and_bodies_that_parse(name: str) -> None:
     made = datacube(
-        [{"feature": name, "country": name, "crop": name, "lat": 1.0, "lng": 2.0}], qualifiers={name: ["crop"]}
+        [{"feature": name, "country": name, "crop": name, "lat": 1.0, "lng": 2.0}],
+        qualifiers={name: ["crop"]},
     )
     assert all(part not in ("", ".", "..") for key in made.objects for part in key.split("/"))
     for key in made.keys(".csv"):
@@ -222,7 +240,9 @@ def test_odd_names_give_keys_that_stay_inside_and_bodies_that_parse(name: str) -
 
 def test_tied_extrema_are_the_newest_twenty_and_regions_by_name_within_a_time() -> None:
     rows = [
-        {"country": f"c{i:02}", "timestamp": ms(2000 + year), "value": 5.0} for i in range(15) for year in (0, 1)
+        {"country": f"c{i:02}", "timestamp": ms(2000 + year), "value": 5.0}
+        for i in range(15)
+        for year in (0, 1)
     ]
     items = datacube(rows).json("month/f/regional/country/stats/default/extrema.json")["max"]["s_sum_t_sum"]
     newest = [(f"c{i:02}", ms(2001)) for i in range(15)] + [(f"c{i:02}", ms(2000)) for i in range(5)]
@@ -238,7 +258,13 @@ def test_a_time_before_1970_gives_a_key_with_a_minus() -> None:
 
 def test_many_objects_come_in_batches_that_are_the_same_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
-        {"country": f"c{i % 5}", "lat": float(i), "lng": 2.0 * i, "timestamp": ms(2000, i % 12 + 1), "crop": str(i % 2)}
+        {
+            "country": f"c{i % 5}",
+            "lat": float(i),
+            "lng": 2.0 * i,
+            "timestamp": ms(2000, i % 12 + 1),
+            "crop": str(i % 2),
+        }
         for i in range(40)
     ]
     whole = datacube(rows, qualifiers={"f": ["crop"]}).objects
