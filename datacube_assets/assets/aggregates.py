@@ -26,10 +26,9 @@ from datacube_assets.datacube.schema import (
     Period,
 )
 from datacube_assets.datacube.spatial import Breakdown
-from datacube_assets.dojo.model_run import encode_name
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.storage.lake import Lake, LakeTable, TableFile
+from datacube_assets.storage.lake import Lake, LakeTable, TableFile, file_name
 from datacube_assets.storage.points import QUALIFIER_VALUES
 from datacube_assets.storage.run_info import RunInfo
 
@@ -38,7 +37,7 @@ GROUP = "aggregates"
 
 def file_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
     """Name of a file of an aggregate table: `month/admin1/default`, `year/qualifiers/crop`."""
-    last = "default" if qualifier is None else f"qualifiers/{encode_name(qualifier)}"
+    last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
     return "/".join((period, *parts, last))
 
 

@@ -83,6 +83,6 @@ def same_version(*tables: LakeTable) -> str:
     if len(versions) > 1:
         names = ", ".join(table.folder.split("/")[-2] for table in tables)
         raise MixedVersionsError(
-            f"{names} were made from different inputs: materialize the whole partition, or these assets in order"
+            f"{names} were made from different inputs: materialize them all, or the whole partition"
         )
     return tables[0].version

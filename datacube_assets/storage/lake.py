@@ -7,6 +7,7 @@ last: readers only ever see a table that is whole. What the tables hold is defin
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 
 _DESCRIPTOR = "table.json"
+_LONGEST_NAME = 150
+"""Characters of a name that file systems take, with room for what is put around it."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,9 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="datacube-")
 
 
-def file_name(*parts: str) -> str:
-    """Name of a table's file from names that may hold anything."""
-    return "/".join(encode_name(part) for part in parts)
+def file_name(name: str) -> str:
+    """Name of a file for a name that may hold anything and be of any length."""
+    encoded = encode_name(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return encoded
+    return f"{encoded[:_LONGEST_NAME]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"

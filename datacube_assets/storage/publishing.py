@@ -1,9 +1,9 @@
 """Publishing an asset's objects: PUT what changed, delete what is gone, remember what is there.
 
 The protocol of DESIGN 4. Every batch of objects is first written down in the lake (keys, sizes,
-checksums: a *fragment* of the manifest), then PUT; when all are there, stale objects are deleted and
-the new fragments become the manifest. Fragments that no manifest names are the traces of an attempt
-that died: their objects are never trusted, so a re-run writes or deletes each of them.
+checksums: a *fragment* of the manifest), then PUT; when all are there, stale objects are written down,
+deleted, and the new fragments become the manifest. Fragments that no manifest names are the traces of
+an attempt that died: their objects are never trusted, so a re-run writes or deletes each of them.
 
 `results.json` says that a datacube is complete. It is withdrawn before the first object of another
 version is published, and written by `complete` only when every asset stands at the same version.
@@ -23,12 +23,13 @@ import pyarrow.parquet as pq
 
 from datacube_assets.datacube import keys
 from datacube_assets.datacube.encode import JSON, Objects
-from datacube_assets.dojo.model_run import ModelRun, encode_name
-from datacube_assets.storage.lake import PARQUET, Lake
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.storage.lake import PARQUET, Lake, file_name
 from datacube_assets.storage.stores import Store
 
 RESULTS_ASSET = "pipeline_results"
 _HEAD = "manifest.json"
+_STALE = "stale.parquet"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Publication:
 
     @property
     def folder(self) -> str:
-        return f"{manifests_folder(self.run)}/{encode_name(self.asset)}"
+        return f"{manifests_folder(self.run)}/{self.asset}"
 
     @classmethod
     def begin(
@@ -85,7 +86,7 @@ class Publication:
     ) -> Publication:
         """Start publishing; withdraws results.json when it belongs to another version."""
         withdraw_results(lake, bucket, run, unless=version)
-        folder = f"{manifests_folder(run)}/{encode_name(asset)}"
+        folder = f"{manifests_folder(run)}/{asset}"
         head = lake.read_document(f"{folder}/{_HEAD}")
         previous = None
         if head is not None and head["bucket"] == bucket.url:
@@ -108,8 +109,8 @@ class Publication:
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
             fragment = _fragment(objects, self.run.prefix)
-            name = f"{encode_name(work)}-{number:05}.parquet"
-            self.lake.store.put(f"{self.folder}/{self.attempt}/{name}", _to_parquet(fragment))
+            name = f"{file_name(work)}-{number:05}.parquet"
+            self._put_fragment(name, fragment)
             names.append(name)
             changed = _changed(fragment, trusted)
             chosen = np.flatnonzero(changed)
@@ -121,7 +122,10 @@ class Publication:
     def finish(self, published: Published, fragments: dict[str, list[str]]) -> Published:
         """Delete stale objects and make the new fragments the manifest; call once, after all pieces."""
         stale = self._stale(fragments)
-        self.bucket.delete_many(stale)
+        if stale:
+            # Written down first: should this attempt die, the old manifest must not be believed about them.
+            self._put_fragment(_STALE, pa.table({"key": pa.array(stale, pa.string())}))
+            self.bucket.delete_many(stale)
         published += Published(deleted=len(stale))
         self.lake.write_document(
             f"{self.folder}/{_HEAD}",
@@ -134,14 +138,14 @@ class Publication:
                 "bytes": published.bytes,
             },
         )
-        current = f"{self.folder}/{self.attempt}/"
-        old = [
-            key
-            for key, _ in self.lake.store.list(f"{self.folder}/")
-            if not key.startswith(current) and key != f"{self.folder}/{_HEAD}"
-        ]
+        current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
+        current.add(f"{self.folder}/{_HEAD}")
+        old = [key for key, _ in self.lake.store.list(f"{self.folder}/") if key not in current]
         self.lake.store.delete_many(old)
         return published
+
+    def _put_fragment(self, name: str, entries: pa.Table) -> None:
+        self.lake.store.put(f"{self.folder}/{self.attempt}/{name}", _to_parquet(entries))
 
     def _read(self, key: str) -> pa.Table:
         return pq.read_table(pa.BufferReader(self.lake.store.get(key)))
@@ -184,13 +188,13 @@ def manifests_folder(run: ModelRun) -> str:
 
 def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     """The head of an asset's manifest: version, bucket, objects, bytes; None when nothing is published."""
-    return lake.read_document(f"{manifests_folder(run)}/{encode_name(asset)}/{_HEAD}")
+    return lake.read_document(f"{manifests_folder(run)}/{asset}/{_HEAD}")
 
 
 def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
     """Key, size in bytes and checksum of every object of an asset."""
     head = manifest(lake, run, asset)
-    folder = f"{manifests_folder(run)}/{encode_name(asset)}"
+    folder = f"{manifests_folder(run)}/{asset}"
     if head is None:
         return _SCHEMA.empty_table()
     names = [name for names in head["fragments"].values() for name in names]
@@ -205,9 +209,9 @@ def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -
     head = manifest(lake, run, RESULTS_ASSET)
     if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
         return False
-    # The record goes first: whoever trusts it would leave an object of the same text unwritten.
-    lake.store.delete_many([f"{manifests_folder(run)}/{encode_name(RESULTS_ASSET)}/{_HEAD}"])
-    # Also without a record: a crash may have come between the object and it.
+    # The record goes first: were it left without its object, the object would never be written again.
+    lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{_HEAD}"])
+    # Also without a record: a crash may have come between the object and its record.
     bucket.delete_many([f"{run.prefix}{keys.RESULTS}"])
     return True
 
