@@ -344,8 +344,8 @@ def reference_cells(rows: Iterable[Row], period: Period, weight: str | None = No
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         key = {name: row[name] for name in row if name not in ("value", "timestamp", weight)}
-        for name in key:
-            if name not in ("lat", "lng") and key[name] is None:
+        for name, value in key.items():
+            if name not in ("lat", "lng") and value is None:
                 key[name] = "None"
         key["timestamp"] = bucket_of(row["timestamp"], period)
         groups[tuple(sorted(key.items(), key=lambda item: item[0]))].append(row)

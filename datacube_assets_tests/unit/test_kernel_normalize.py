@@ -221,6 +221,11 @@ def test_a_category_that_no_row_uses_cannot_spoil_values_or_timestamps() -> None
     assert (report.points, report.unreadable_values, report.unreadable_example) == (2, 0, None)
 
 
+def test_missing_values_and_times_count_in_rows_that_are_dropped_for_another_reason_too() -> None:
+    points = normalized({"feature": ["f", None], "value": [1.0, None], "timestamp": [JAN_2020, None]})
+    assert (points.report.num_missing_val, points.report.num_missing_ts, points.report.points) == (1, 1, 1)
+
+
 # --- coordinates and weights -----------------------------------------------------------------------
 
 

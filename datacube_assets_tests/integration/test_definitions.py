@@ -1,0 +1,260 @@
+"""The graph as the UI shows it: a snapshot whose every change is a diff that somebody reviews."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, AssetSpec, DynamicPartitionsDefinition, TableSchema
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.definitions import build_definitions
+from datacube_assets.dojo.model_run import ModelRun, encode_name
+from datacube_assets.process import Outcome
+from datacube_assets.settings import Settings
+from datacube_assets_tests.integration.support import House, open_house, rows
+
+# --- snapshot --------------------------------------------------------------------------------------
+
+ASSETS = {
+    "dojo_request": ("dojo", []),
+    "raw_dojo_output": ("dojo", ["dojo_request"]),
+    "normalized_points": ("points", ["raw_dojo_output"]),
+    "temporal_cells": ("points", ["normalized_points"]),
+    "global_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
+    "regional_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
+    "grid_cells": ("aggregates", ["temporal_cells"]),
+    "raw_data": ("datacube", ["normalized_points", "raw_dojo_output"]),
+    "region_lists": ("datacube", ["normalized_points"]),
+    "qualifier_lists": ("datacube", ["normalized_points"]),
+    "global_timeseries": ("datacube", ["global_aggregates"]),
+    "regional_timeseries": ("datacube", ["normalized_points", "regional_aggregates"]),
+    "regional_maps": ("datacube", ["regional_aggregates"]),
+    "regional_extrema": ("datacube", ["regional_aggregates"]),
+    "spatial_tiles": ("datacube", ["grid_cells"]),
+    "grid_stats": ("datacube", ["grid_cells"]),
+    "pipeline_results": (
+        "results",
+        [
+            "global_aggregates",
+            "global_timeseries",
+            "grid_stats",
+            "normalized_points",
+            "qualifier_lists",
+            "raw_data",
+            "region_lists",
+            "regional_extrema",
+            "regional_maps",
+            "regional_timeseries",
+            "spatial_tiles",
+        ],
+    ),
+}
+"""Group and upstream assets of every asset."""
+TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
+JOBS = ["process_model_run"]
+RESOURCES = ["buckets", "dask", "dojo", "io_manager", "lake", "publisher"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return Settings.model_validate({"DATACUBE_HOME": tmp_path_factory.mktemp("home")}).resolved()
+
+
+@pytest.fixture(scope="module")
+def specs(settings: Settings) -> dict[str, AssetSpec]:
+    return {spec.key.to_user_string(): spec for spec in build_definitions(settings).resolve_all_asset_specs()}
+
+
+def test_these_are_the_assets_with_their_groups_and_inputs(specs: dict[str, AssetSpec]) -> None:
+    found = {
+        name: (spec.group_name, sorted(dep.asset_key.to_user_string() for dep in spec.deps))
+        for name, spec in specs.items()
+    }
+    assert found == ASSETS
+
+
+def test_these_are_the_jobs_and_resources(settings: Settings) -> None:
+    definitions = build_definitions(settings)
+    assert sorted(job.name for job in definitions.jobs or []) == JOBS
+    assert sorted(definitions.resources or {}) == RESOURCES
+    repository = definitions.get_repository_def()
+    assert sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")) == JOBS
+
+
+def test_every_asset_has_one_partition_per_model_run(settings: Settings) -> None:
+    assert isinstance(model_runs, DynamicPartitionsDefinition)
+    assert model_runs.name == "model_runs"
+    graph = build_definitions(settings).resolve_asset_graph()
+    assert {graph.get(AssetKey(name)).partitions_def for name in ASSETS} == {model_runs}
+
+
+def test_every_asset_says_what_it_is_and_which_version_of_code_it_has(specs: dict[str, AssetSpec]) -> None:
+    for name, spec in specs.items():
+        assert spec.code_version, name
+        assert spec.description, name
+        assert 40 < len(spec.description), name
+        assert spec.description.endswith("."), name
+        assert spec.kinds, name
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_says_what_its_columns_hold(table: str, specs: dict[str, AssetSpec]) -> None:
+    schema = specs[table].metadata["dagster/column_schema"]
+    assert isinstance(schema, TableSchema)
+    names = [column.name for column in schema.columns]
+    assert len(set(names)) == len(names)
+    assert {"feature", "timestamp"} <= set(names)
+    for column in schema.columns:
+        assert column.type in ("string", "int64", "double", "uint32"), column.name
+        assert column.description, column.name
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("dagster", "definitions", "validate", "-m", "datacube_assets.definitions"),
+        ("dagster", "definitions", "validate", "-w", "workspace.yaml"),
+    ],
+    ids=["module", "workspace"],
+)
+def test_dagster_loads_the_definitions(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "dagster").mkdir()
+    environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "dagster"), "DATACUBE_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [Path(sys.executable).parent / command[0], *command[1:]],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "All code locations passed validation" in done.stdout + done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+# --- partition keys --------------------------------------------------------------------------------
+
+NAME = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
+
+
+@given(NAME, NAME)
+def test_a_partition_key_leads_back_to_its_run(model_id: str, run_id: str) -> None:
+    run = ModelRun(model_id, run_id)
+    assert ModelRun.from_key(run.key) == run
+    assert re.fullmatch(r"[A-Za-z0-9._%-]+:[A-Za-z0-9._%-]+", run.key)
+
+
+@given(st.lists(st.tuples(NAME, NAME), min_size=2, max_size=2, unique=True))
+def test_different_runs_have_different_keys_and_folders(runs: list[tuple[str, str]]) -> None:
+    one, other = (ModelRun(*names) for names in runs)
+    assert one.key != other.key
+    assert one.folder != other.folder
+
+
+@given(NAME)
+def test_an_encoded_name_is_one_folder_that_stays_where_it_is(name: str) -> None:
+    encoded = encode_name(name)
+    assert encoded not in ("", ".", "..")
+    assert "/" not in encoded
+    assert "\\" not in encoded
+
+
+@pytest.mark.parametrize(
+    ("run", "key"),
+    [
+        (ModelRun("model", "run-1"), "model:run-1"),
+        (ModelRun("76b6ec52-0000", "indicator"), "76b6ec52-0000:indicator"),
+        (ModelRun("a:b", "c d"), "a%3Ab:c%20d"),
+        (ModelRun("..", "~"), "%2E%2E:%7E"),
+        (ModelRun("é", "v1.2_x"), "%C3%A9:v1.2_x"),
+    ],
+)
+def test_partition_keys_read_like_this(run: ModelRun, key: str) -> None:
+    assert run.key == key
+    assert ModelRun.from_key(key) == run
+
+
+@pytest.mark.parametrize("key", ["", ":", "a", "a:", ":b", "a:b:c", "a b:c", "..:a", "%61:b", "a:%c3%a9", "a:é", "a/b:c"])
+def test_what_is_no_partition_key_is_refused_by_name(key: str) -> None:
+    with pytest.raises(ValueError, match=r"is no partition key; it should read MODEL_ID:RUN_ID"):
+        ModelRun.from_key(key)
+
+
+# --- what the UI shows of a run --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Outcome]]:
+    with open_house(tmp_path_factory.mktemp("house")) as house:
+        values = rows(
+            timestamp=[None, 2**62, 1_580_515_200_000, 1_580_515_200_000],
+            lat=[-1.25, 7.5, None, 7.5],
+            people=[1.0, 1.0, 1.0, None],
+            value=[1.0, 2.0, None, float("inf")],
+        )
+        yield house, house.publish(values, weight_column="people")
+
+
+def test_every_published_asset_shows_objects_bytes_and_seconds(published: tuple[House, Outcome]) -> None:
+    house, outcome = published
+    publishing = [name for name, (group, _) in ASSETS.items() if group in ("datacube", "results")]
+    for name in publishing:
+        shown = outcome.assets[name]
+        assert {"objects", "bytes", "seconds", "objects written", "objects deleted", "address"} <= shown.keys(), name
+        assert shown["objects"] >= 1, name
+        assert shown["bytes"] > 0, name
+        assert shown["seconds"] > 0, name
+    objects = house.datacube().objects
+    assert outcome.total("objects") == len(objects)
+    assert outcome.total("bytes") == sum(map(len, objects.values()))
+
+
+def test_every_asset_is_materialized_and_recorded_for_its_partition(published: tuple[House, Outcome]) -> None:
+    house, outcome = published
+    assert list(outcome.assets)[0] == "dojo_request"
+    assert list(outcome.assets)[-1] == "pipeline_results"
+    for name in ASSETS:
+        event = house.instance.get_latest_materialization_event(AssetKey(name))
+        assert event is not None, name
+        assert event.asset_materialization is not None
+        assert event.asset_materialization.partition == "model:run", name
+
+
+def test_tables_show_rows_in_and_out_and_what_became_of_the_others(published: tuple[House, Outcome]) -> None:
+    _, outcome = published
+    points = outcome.assets["normalized_points"]
+    assert {
+        "rows in": 4,
+        "rows out": 3,
+        "rows dropped": 1,
+        "dropped: timestamp out of range": 1,
+        "repaired: timestamp missing, filled": 1,
+        "repaired: infinite value, now missing": 1,
+        "repaired: weight missing, now 0": 1,
+        "kept: value missing": 1,
+        "kept: no coordinates, not on the map": 1,
+        "rows per feature": {"rain": 4},
+        "first time": "1970-01-01T00:00:00+00:00",
+        "last time": "2020-02-01T00:00:00+00:00",
+        "bounding box (degrees)": {"west": 36.75, "south": -1.25, "east": 40.5, "north": 7.5},
+        "features": ["rain"],
+        "weight column": "people",
+    }.items() <= points.items()
+    for name in TABLES:
+        shown = outcome.assets[name]
+        assert {"dagster/row_count", "rows in", "bytes", "seconds", "folder in the lake"} <= shown.keys(), name
+
+
+def test_results_are_shown_as_published(published: tuple[House, Outcome]) -> None:
+    house, outcome = published
+    assert outcome.assets["pipeline_results"]["results"] == house.datacube().json("results/results.json")
