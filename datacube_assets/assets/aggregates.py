@@ -149,8 +149,7 @@ def _regional_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
 
 
 def _grid_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
-    table, _ = grid.grid_cells(cells)
-    return {file_of(step.period): table}
+    return {file_of(step.period): grid.grid_cells(cells)}
 
 
 def _merge_aggregates(tables: Sequence[pa.Table]) -> pa.Table:

@@ -53,6 +53,7 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "repaired: weight missing, now 0": report.missing_weights,
         "kept: value missing": report.num_missing_val,
         "kept: no coordinates, not on the map": report.missing_coordinates,
+        "kept: beyond the mercator limit, not on the map": report.beyond_mercator,
         "rows per feature": dict(report.num_rows_per_feature),
     }
     if report.min_timestamp is not None and report.max_timestamp is not None:

@@ -97,35 +97,16 @@ def _gather(values: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
     return values
 
 
-@dataclass(frozen=True)
-class GridReport:
-    """Points that are in no tile and no grid statistics."""
-
-    missing_coordinates: int = 0
-    beyond_mercator: int = 0
-    """Points whose latitude is beyond 85.0511 degrees or whose coordinates are infinite."""
-
-    def __add__(self, other: GridReport) -> GridReport:
-        return GridReport(
-            self.missing_coordinates + other.missing_coordinates,
-            self.beyond_mercator + other.beyond_mercator,
-        )
-
-
-def grid_cells(cells: pa.Table) -> tuple[pa.Table, GridReport]:
+def grid_cells(cells: pa.Table) -> pa.Table:
     """Temporal cells summed per feature, time and subtile of precision 14 (`schema.GRID_COLUMNS`).
 
-    Ordered by feature, time and quadkey. Weights play no part (CONTRACTS D.4).
+    Ordered by feature, time and quadkey. Cells that are not `on_map` are left out; how many points that
+    concerns is in the report of `normalize.py`. Weights play no part (CONTRACTS D.4).
     """
     lat, lng = (cast(Floats, column(cells, name)) for name in ("lat", "lng"))
-    missing = np.isnan(lat) | np.isnan(lng)
     on = on_map(lat, lng)
     if not on.all():
-        rows = cast(Ints, column(cells, "rows"))
-        report = GridReport(int(rows[missing].sum()), int(rows[~missing & ~on].sum()))
         cells, lat, lng = cells.filter(pa.array(on)), lat[on], lng[on]
-    else:
-        report = GridReport()
     t_mean = cast(Floats, column(cells, "t_mean"))
     present = ~np.isnan(t_mean)
     keys = {
@@ -135,7 +116,7 @@ def grid_cells(cells: pa.Table) -> tuple[pa.Table, GridReport]:
     codes = _quadkeys_of_distinct(lat, lng)
     groups = group_by([*keys.values(), Digit(codes.astype(np.int64), 4**MAX_PRECISION)])
     with np.errstate(over="ignore", invalid="ignore"):
-        table = build_table(
+        return build_table(
             {
                 **{name: coded.take(groups.first) for name, coded in keys.items()},
                 "quadkey": codes[groups.first],
@@ -144,7 +125,6 @@ def grid_cells(cells: pa.Table) -> tuple[pa.Table, GridReport]:
                 "s_sum_t_mean": groups.reduce(np.add, np.where(present, t_mean, 0.0)),
             }
         )
-    return table, report
 
 
 def _quadkeys_of_distinct(lat: Floats, lng: Floats) -> Quadkeys:

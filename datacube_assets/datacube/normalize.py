@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.datacube.errors import InputError
+from datacube_assets.datacube.grid import on_map
 from datacube_assets.datacube.groups import Floats, Mask
 from datacube_assets.datacube.schema import (
     COORDINATES,
@@ -227,6 +228,8 @@ class Report:
     """Values that were infinite and count as missing (CONTRACTS D.1, 8)."""
     missing_coordinates: int = 0
     """Points kept without lat or lng: in every aggregate but tiles and grid statistics (DESIGN 5, 1)."""
+    beyond_mercator: int = 0
+    """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
     missing_weights: int = 0
     points: int = 0
     """Rows kept."""
@@ -251,6 +254,7 @@ class Report:
                 "missing_features",
                 "infinite_values",
                 "missing_coordinates",
+                "beyond_mercator",
                 "missing_weights",
                 "points",
             )
@@ -347,8 +351,10 @@ def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
     }
     if layout.mappable:
         lat, lng = (points[name].to_numpy() for name in COORDINATES)
+        missing = np.isnan(lat) | np.isnan(lng)
+        extent["missing_coordinates"] = int(missing.sum())
+        extent["beyond_mercator"] = int((~missing & ~on_map(lat, lng)).sum())
         placed = np.isfinite(lat) & np.isfinite(lng)
-        extent["missing_coordinates"] = int((~placed).sum())
         if placed.any():
             west, east = float(lng[placed].min()), float(lng[placed].max())
             extent["bounding_box"] = (west, float(lat[placed].min()), east, float(lat[placed].max()))
@@ -383,7 +389,7 @@ def _text(batch: pa.Table, name: str, what: Plan, *, absent: frozenset[str]) -> 
 
 
 def _region(batch: pa.Table, level: RegionLevel, what: Plan) -> pa.Array:
-    filled = pc.fill_null(_as_text(batch, level, whole=level in what.whole), MISSING)
+    filled = pc.fill_null(_as_text(batch, level, whole=False), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
     return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
 

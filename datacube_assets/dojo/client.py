@@ -7,6 +7,7 @@ sensors' business.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from types import TracebackType
@@ -14,9 +15,10 @@ from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from datacube_assets.dojo.documents import (
+    DocumentProblem,
     IndicatorDocument,
     ModelDocument,
     RunDocument,
@@ -27,6 +29,9 @@ from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url,
 
 RUNS_PER_PAGE = 1_000
 """Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
+LARGEST_SIZE = 10_000
+"""Documents that Elasticsearch gives at once, at most (CONTRACTS A.1)."""
+UNPROCESSABLE = 422
 INDICATORS_PER_PAGE = 100
 """Fewer than runs: a dataset's geography alone may list thousands of regions."""
 
@@ -70,6 +75,10 @@ class DojoNotFound(DojoError):
 class DojoRefused(DojoError):
     """Any other answer that is not a success."""
 
+    def __init__(self, problem: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(problem)
+
     remedy = "Asking again does not help: see what Dojo says about the request or its stored documents."
 
 
@@ -98,6 +107,14 @@ class _Page(BaseModel):
     scroll_id: str | None = None
     results: list[Any]
 
+
+class _Brief(BaseModel):
+    """A dataset in the unvalidated list."""
+
+    id: str
+
+
+_BRIEFS = TypeAdapter(list[_Brief])
 
 D = TypeVar("D", RunDocument, ModelDocument, IndicatorDocument)
 
@@ -166,9 +183,34 @@ class DojoClient:
     def indicators(self, page_size: int = INDICATORS_PER_PAGE) -> list[Any]:
         """All datasets as they came, unpublished and deprecated ones included (CONTRACTS A.3).
 
-        Raises `DojoListingIncomplete` rather than giving a part of them.
+        One stored dataset that Dojo itself finds invalid makes it refuse the whole list (CONTRACTS A.1);
+        then the published ones are asked for one by one, and a `DocumentProblem` stands for each that
+        cannot be had. Raises `DojoListingIncomplete` rather than giving a part of them.
         """
-        return self._listing("indicators", {"size": page_size})
+        try:
+            return self._listing("indicators", {"size": page_size})
+        except DojoRefused as error:
+            if error.status != UNPROCESSABLE:
+                raise
+            _log.warning("asking for datasets one by one: %s", error)
+            return [self._indicator_or_problem(name) for name in self._published_indicators()]
+
+    def _published_indicators(self) -> list[str]:
+        """Ids of the published datasets, from the list that Dojo does not validate (CONTRACTS A.3)."""
+        answer = self._get("indicators/latest", {"size": LARGEST_SIZE})
+        try:
+            briefs = _BRIEFS.validate_json(answer)
+        except ValidationError as error:
+            raise DojoAnswerInvalid(f"Dojo's list of datasets is none: {reason_of(error)}.") from None
+        if len(briefs) >= LARGEST_SIZE:
+            raise DojoListingIncomplete(f"Dojo lists {len(briefs)} datasets, and may have more.")
+        return [brief.id for brief in briefs]
+
+    def _indicator_or_problem(self, name: str) -> object:
+        try:
+            return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
+        except (DojoRefused, DojoNotFound, json.JSONDecodeError) as error:
+            return DocumentProblem(name, str(error))
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
@@ -261,4 +303,4 @@ def _refusal(path: str, response: httpx.Response) -> DojoError:
         return DojoUnauthorized(problem)
     if status == 404:
         return DojoNotFound(problem)
-    return DojoRefused(f"{problem} It said: {response.text[:300]!r}.")
+    return DojoRefused(f"{problem} It said: {response.text[:300]!r}.", status)

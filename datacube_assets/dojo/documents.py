@@ -170,6 +170,9 @@ def parse_documents(kind: type[D], raw: Iterable[object]) -> tuple[list[D], list
     documents: list[D] = []
     problems: list[DocumentProblem] = []
     for document in raw:
+        if isinstance(document, DocumentProblem):
+            problems.append(document)
+            continue
         try:
             documents.append(kind.model_validate(document))
         except ValidationError as error:

@@ -21,7 +21,7 @@ import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -216,6 +216,7 @@ class DojoSimulator(StandIn):
             Route("/runs", self._create_run, methods=["POST"]),
             Route("/runs", self._update_run, methods=["PUT"]),
             *(Route(f"/{name}", partial(self._list, name)) for name in COLLECTIONS),
+            Route("/indicators/latest", self._list_published),
             *(Route(f"/{name}/{{name}}", partial(self._one, name)) for name in COLLECTIONS),
         ]
 
@@ -226,10 +227,22 @@ class DojoSimulator(StandIn):
         hits, scroll_id, documents = self.page(collection, size, query.get("scroll_id"), terms)
         if collection == "runs":
             documents = _with_parameters(documents, query)
+        else:
+            _validate_answer(documents)
         return _answer(request, {"hits": hits, "scroll_id": scroll_id, "results": documents})
 
+    async def _list_published(self, request: Request) -> Response:
+        """The short list of datasets, which Dojo does not validate (CONTRACTS A.3)."""
+        documents = self._indices["indicators"].documents.values()
+        published = [one for one in documents if one.get("published") is True]
+        brief = ("description", "name", "id", "created_at", "deprecated", "maintainer")
+        return _answer(request, [{name: one.get(name) for name in brief} for one in published])
+
     async def _one(self, collection: Collection, request: Request) -> Response:
-        return _answer(request, self.get(collection, request.path_params["name"]))
+        document = self.get(collection, request.path_params["name"])
+        if collection != "runs":
+            _validate_answer([document])
+        return _answer(request, document)
 
     async def _create_run(self, request: Request) -> Response:
         run = _checked_run(await json_object(request))
@@ -298,6 +311,19 @@ def _checked_run(run: Document) -> Document:
     if missing:
         raise HTTPException(422, f"field required: {', '.join(missing)}")
     return run
+
+
+def _validate_answer(documents: Iterable[Document]) -> None:
+    """Models and datasets pass a response model: one invalid document spoils the answer (CONTRACTS A.1)."""
+    for number, document in enumerate(documents):
+        outputs = document.get("outputs", [])
+        if not isinstance(outputs, list) or not isinstance(document.get("data_paths") or [], list):
+            detail = {
+                "loc": ["response", "results", number],
+                "msg": "value is not a valid list",
+                "type": "type_error.list",
+            }
+            raise HTTPException(422, json.dumps([detail]))
 
 
 def _terms(query: Mapping[str, str]) -> dict[str, str]:

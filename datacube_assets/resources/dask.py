@@ -6,6 +6,7 @@ the assets' business; workers read and write the lake and the buckets themselves
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +142,8 @@ class DaskResource(ConfigurableResource["DaskResource"]):
             if self._client is None:
                 from distributed import Client, LocalCluster
 
+                # Its news about every connection would bury those about the run.
+                logging.getLogger("distributed").setLevel(logging.WARNING)
                 if self.mode == "local":
                     cluster = LocalCluster(
                         n_workers=self.size, threads_per_worker=1, processes=True, host="127.0.0.1"

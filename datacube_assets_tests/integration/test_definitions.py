@@ -100,7 +100,7 @@ def test_every_asset_says_what_it_is_and_which_version_of_code_it_has(specs: dic
     for name, spec in specs.items():
         assert spec.code_version, name
         assert spec.description, name
-        assert 40 < len(spec.description), name
+        assert len(spec.description) > 40, name
         assert spec.description.endswith("."), name
         assert spec.kinds, name
 

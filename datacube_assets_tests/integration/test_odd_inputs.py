@@ -371,7 +371,7 @@ def test_times_before_1970_missing_and_out_of_range_are_kept_filled_and_dropped(
     assert datacube.info["num_missing_ts"] == 1
     assert datacube.info["num_invalid_ts"] == 2
     assert datacube.keys("month/rain/tiles/-302486400000-8-")
-    assert f"month/rain/regional/country/aggs/-2678400000/default/default.csv" in datacube.objects
+    assert "month/rain/regional/country/aggs/-2678400000/default/default.csv" in datacube.objects
 
 
 # --- parts -----------------------------------------------------------------------------------------

@@ -21,7 +21,13 @@ from datacube_assets.storage.publishing import (
     manifest,
     manifest_entries,
 )
-from datacube_assets.storage.stores import LocalStore, MissingObjectError, UnsafeKeyError, check_keys, open_store
+from datacube_assets.storage.stores import (
+    LocalStore,
+    MissingObjectError,
+    UnsafeKeyError,
+    check_keys,
+    open_store,
+)
 
 UNSAFE = [
     "",

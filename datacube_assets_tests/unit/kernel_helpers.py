@@ -201,7 +201,7 @@ def datacube(
         made.append(views.global_timeseries(resolution, table, layout))
         made += _regional(resolution, cells[resolution], layout, by)
         if layout.mappable:
-            grid_table, _ = grid.grid_cells(cells[resolution])
+            grid_table = grid.grid_cells(cells[resolution])
             made.append(views.grid_stats(resolution, grid_table)[0])
             made += views.spatial_tiles(resolution, grid_table)
     objects = {

@@ -19,6 +19,7 @@ from datacube_assets.dojo.client import (
     DojoUnauthorized,
     DojoUnavailable,
 )
+from datacube_assets.dojo.documents import IndicatorDocument, parse_documents
 from datacube_assets.dojo.simulator import Collection, DojoSimulator
 from datacube_assets.stand_in import Document, Site, Switches, in_background
 from datacube_assets.web import RetryPolicy
@@ -335,3 +336,15 @@ def test_twenty_thousand_runs_are_listed_in_one_go(connect: Connect) -> None:
     assert len(client.runs()) == 20_000
     assert time.monotonic() - began < 10
     assert listings(dojo) == 21
+
+
+def test_a_dataset_that_dojo_itself_refuses_does_not_hide_the_others() -> None:
+    simulator = DojoSimulator()
+    simulator.put("indicators", {"id": "good", "published": True, "data_paths": ["a.parquet.gzip"]})
+    simulator.put("indicators", {"id": "broken", "published": True, "outputs": "none"})
+    simulator.put("indicators", {"id": "draft", "published": False, "data_paths": []})
+    with in_background(simulator.app()) as url, DojoClient(url) as client:
+        documents, problems = parse_documents(IndicatorDocument, client.indicators())
+    assert [document.id for document in documents] == ["good"]
+    assert [problem.id for problem in problems] == ["broken"]
+    assert "422" in problems[0].reason

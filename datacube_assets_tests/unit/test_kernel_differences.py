@@ -158,7 +158,7 @@ def test_difference_08_a_feature_without_any_value_has_no_extrema_and_no_grid_st
 def test_difference_08_the_number_of_left_out_objects_is_known() -> None:
     points = normalized([{**KENYA, "value": 3.0}, {**KENYA, "feature": "empty", "value": None}])
     cells = temporal_cells(points.table, points.layout, ("month",))["month"]
-    assert views.grid_stats("month", grid.grid_cells(cells)[0])[1] == 1
+    assert views.grid_stats("month", grid.grid_cells(cells))[1] == 1
     country = regional_aggregates(cells, points.layout)["country"]
     assert views.regional_extrema("month", "country", country, points.layout)[1] == ["empty"]
 
@@ -184,8 +184,8 @@ def test_difference_09_points_beyond_the_mercator_limit_are_in_no_tile_and_no_st
         assert sum(weight for _, _, weight in made.tile(key).values()) == 1.0
     assert made.rows(f"month/f/stats/grid/{JAN_2020}.csv")[0]["max_s_sum_t_sum"] == "1.0"
     assert made.line(GLOBAL, JAN_2020).endswith(",7")
-    cells = temporal_cells(made.points.table, made.points.layout, ("month",))["month"]
-    assert grid.grid_cells(cells)[1] == grid.GridReport(missing_coordinates=0, beyond_mercator=6)
+    assert made.points.report.beyond_mercator == 6
+    assert made.points.report.missing_coordinates == 0
 
 
 def test_difference_10_times_before_1677_are_dropped_and_counted_like_those_after_2262() -> None:

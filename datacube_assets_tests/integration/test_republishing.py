@@ -1,0 +1,365 @@
+"""What happens the second time: nothing needless, nothing stale, nothing half done - whatever interrupts it."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.synthetic import write_synthetic
+from datacube_assets.assets.tables import MixedVersionsError
+from datacube_assets.datacube import views
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.publishing import IncompleteDatacubeError
+from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.stores import open_store
+from datacube_assets_tests.integration.support import (
+    FEBRUARY,
+    JANUARY,
+    Datacube,
+    House,
+    open_house,
+    read_csv,
+    read_json,
+    read_tile,
+    rows,
+)
+
+RUN = ModelRun("model", "run")
+RESULTS = "results/results.json"
+DATASET = {"run_id": "indicator", "is_indicator": True}
+
+
+def fresh(folder: Path, *parts: str | pa.Table, **fields: Any) -> Datacube:
+    """What a first publication of the parts gives."""
+    with open_house(folder) as house:
+        house.publish(*parts, **fields)
+        return house.datacube(run_id=fields.get("run_id", "run"))
+
+
+# --- the second time -------------------------------------------------------------------------------
+
+
+def test_publishing_the_same_again_writes_nothing(house: House) -> None:
+    house.publish(rows(crop=list("abab")), qualifier_map={"rain": ["crop"]})
+    before = house.datacube()
+    times = before.times()
+    again = house.publish(rows(crop=list("abab")), qualifier_map={"rain": ["crop"]})
+    assert again.total("objects") == len(before.objects)
+    assert (again.total("objects written"), again.total("objects deleted")) == (0, 0)
+    after = house.datacube()
+    assert after.hash == before.hash
+    assert after.times() == times
+
+
+def test_who_waits_for_the_outcome_makes_no_other_datacube(house: House) -> None:
+    house.publish(rows(), doc_ids=["one"])
+    assert house.publish(rows(), doc_ids=["two"]).total("objects written") == 0
+
+
+def test_a_change_in_one_region_rewrites_what_shows_it_and_nothing_else(house: House, tmp_path: Path) -> None:
+    house.publish(rows())
+    before = house.datacube()
+    times = before.times()
+    outcome = house.publish(rows(value=[1.0, 2.0, 3.0, 5.0]))  # Ethiopia in February
+    after = house.datacube()
+    assert after.hash == fresh(tmp_path / "fresh", rows(value=[1.0, 2.0, 3.0, 5.0])).hash
+    changed = {key for key in after.objects if after.objects[key] != before.objects[key]}
+    assert {key for key, written in after.times().items() if written != times[key]} == changed
+    assert (outcome.total("objects written"), outcome.total("objects deleted")) == (len(changed), 0)
+    assert not [key for key in changed if "Kenya" in key or (str(JANUARY) in key and "month/" in key)]
+    assert "month/rain/regional/country/timeseries/default/Ethiopia.csv" in changed
+    assert f"month/rain/regional/country/aggs/{FEBRUARY}/default/default.csv" in changed
+    assert RESULTS in changed
+
+
+def test_regions_and_months_that_vanish_take_their_objects_with_them(house: House, tmp_path: Path) -> None:
+    house.publish(rows(crop=list("abab")), qualifier_map={"rain": ["crop"]})
+    before = house.datacube()
+    less = rows(crop=list("abab")).slice(0, 1)
+    outcome = house.publish(less, qualifier_map={"rain": ["crop"]})
+    after = house.datacube()
+    assert after.hash == fresh(tmp_path / "fresh", less, qualifier_map={"rain": ["crop"]}).hash
+    assert outcome.total("objects deleted") == len(before.objects.keys() - after.objects.keys()) > 20
+    assert not after.keys("Ethiopia")
+    assert not after.keys(f"/{FEBRUARY}")
+    assert not [folder for folder in after.folder.rglob("*") if folder.is_dir() and not any(folder.iterdir())]
+
+
+def test_a_dataset_whose_numbers_change_but_not_its_counts_is_complete_again(house: House) -> None:
+    # Its results.json has counts only: the same text as before has to be written all the same.
+    house.publish(rows(), **DATASET)
+    before = house.datacube(run_id="indicator")
+    house.publish(rows(value=[1.0, 2.0, 3.0, 5.0]), **DATASET)
+    after = house.datacube(run_id="indicator")
+    after.check()
+    assert after.objects[RESULTS] == before.objects[RESULTS]
+    assert after.hash != before.hash
+
+
+def test_other_thresholds_qualifiers_or_weights_give_what_a_first_publication_gives(
+    house: House, tmp_path: Path
+) -> None:
+    table = rows(crop=list("abab"), people=[1.0, 2.0, 3.0, 4.0])
+    for number, fields in enumerate(
+        (
+            {"qualifier_map": {"rain": ["crop"]}},
+            {"weight_column": "people"},
+            {"qualifier_map": {"rain": ["crop"]}, "qualifier_thresholds": {"max_count": 1}, "raw_count_threshold": 3},
+        )
+    ):
+        house.publish(table, **fields)
+        assert house.datacube().hash == fresh(tmp_path / f"fresh-{number}", table, **fields).hash
+
+
+# --- failing midway --------------------------------------------------------------------------------
+
+
+def test_results_are_gone_while_a_change_is_published_and_a_new_try_completes_it(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.publish(rows())
+    assert house.datacube().complete
+    changed = rows(value=[1.0, 2.0, 3.0, 5.0], country=["Kenya", "Chad"] * 2)
+    complete_meanwhile: list[bool] = []
+
+    def fail(*_: object) -> None:
+        complete_meanwhile.append(house.datacube().complete)
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "regional_maps", fail)
+        with pytest.raises(OSError, match="no space left"):
+            house.publish(changed)
+    assert complete_meanwhile
+    assert not any(complete_meanwhile)
+    assert not house.datacube().complete
+    house.publish(changed)
+    assert house.datacube().hash == fresh(tmp_path / "fresh", changed).hash
+    assert house.publish(changed).total("objects written") == 0
+
+
+def test_taking_a_failed_change_back_gives_the_old_datacube_complete(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.publish(rows())
+    before = house.datacube()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(views, "grid_stats", fail)
+        with pytest.raises(OSError, match="no space left"):
+            house.publish(rows(value=[5.0, 6.0, 7.0, 8.0]))
+    house.publish(rows())
+    after = house.datacube()
+    assert after.complete
+    assert after.hash == before.hash
+
+
+# --- being killed ----------------------------------------------------------------------------------
+
+KILLS = 4
+SYNTHETIC = {"places": 250, "months": 12, "qualifier_sizes": (3, 5)}
+MAPPED = '{"feature 1": ["crop", "market"], "feature 2": ["crop"]}'
+
+
+def start_publishing(part: Path, home: Path) -> subprocess.Popen[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    return subprocess.Popen(
+        [
+            *(Path(sys.executable).parent / "datacube", "publish", part, "--model-id", "model", "--run-id", "run"),
+            *("--home", home, "--qualifier-map", MAPPED),
+        ],
+        env=environment | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill_after(process: subprocess.Popen[str], assets: int, seconds: float) -> bool:
+    """Kill it so long after so many assets; returns whether it was still running."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"  {assets:2} of "):
+            break
+    time.sleep(seconds)
+    running = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait(60)
+    process.stdout.close()
+    return running
+
+
+def test_killed_at_any_moment_a_change_is_never_taken_for_complete_and_a_new_try_completes_it(
+    quick_folder: Path,
+) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")  # shown when the test fails
+    chance = random.Random(seed)
+    (old,) = write_synthetic(quick_folder / "old.parquet.gzip", 100_000, **SYNTHETIC)  # type: ignore[arg-type]
+    (new,) = write_synthetic(quick_folder / "new.parquet.gzip", 100_000, seed=1, **SYNTHETIC)  # type: ignore[arg-type]
+    home = quick_folder / "home"
+    for part, folder in ((old, home), (new, quick_folder / "fresh")):
+        process = start_publishing(part, folder)
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    before = Datacube.read(home / "buckets" / "models", "model", "run")
+    expected = Datacube.read(quick_folder / "fresh" / "buckets" / "models", "model", "run")
+    assert len(expected.objects) > 5_000
+    killed = 0
+    for _ in range(KILLS):
+        # The first objects are written after the third asset.
+        killed += kill_after(start_publishing(new, home), chance.randint(2, 16), chance.uniform(0, 0.15))
+        now = Datacube.read(home / "buckets" / "models", "model", "run")
+        assert not now.complete or now.hash in (before.hash, expected.hash)
+    assert killed
+    process = start_publishing(new, home)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert Datacube.read(home / "buckets" / "models", "model", "run").hash == expected.hash
+
+
+# --- single assets ---------------------------------------------------------------------------------
+
+
+def leave(house: House, table: pa.Table) -> None:
+    """Leave a request without materializing anything."""
+    path = house.write(table, "left.parquet.gzip")
+    request = DatacubeRequest(model_id="model", run_id="run", data_paths=(path,))
+    leave_request(Lake(open_store(house.settings.lake)), request)
+
+
+def test_each_asset_alone_can_be_materialized_again(house: House) -> None:
+    first = house.publish(rows())
+    before = house.datacube()
+    times = before.times()
+    for asset in first.assets:
+        assert house.materialize(RUN, asset).success, asset
+    assert house.datacube().hash == before.hash
+    assert house.datacube().times() == times
+
+
+def test_after_an_upstream_change_alone_results_are_refused_with_what_to_do(house: House, tmp_path: Path) -> None:
+    house.publish(rows())
+    before = house.datacube()
+    changed = rows(value=[5.0, 6.0, 7.0, 8.0])
+    leave(house, changed)
+    house.materialize(RUN, "dojo_request", "raw_dojo_output", "normalized_points")
+    with pytest.raises(MixedVersionsError, match="normalized_points, global_aggregates were made from different inputs"):
+        house.materialize(RUN, "pipeline_results")
+    # Nothing was published yet, so what is there is whole and stays so.
+    assert house.datacube().hash == before.hash
+    house.materialize(RUN, "temporal_cells", "global_aggregates", "global_timeseries")
+    assert not house.datacube().complete
+    with pytest.raises(IncompleteDatacubeError, match=r"raw_data is published from an older input. Materialize raw_data"):
+        house.materialize(RUN, "pipeline_results")
+    assert not house.datacube().complete
+    rest = ("raw_data", "region_lists", "qualifier_lists", "regional_aggregates", "grid_cells", "regional_timeseries")
+    house.materialize(RUN, *rest, "regional_maps", "regional_extrema", "spatial_tiles", "grid_stats")
+    house.materialize(RUN, "pipeline_results")
+    assert house.datacube().hash == fresh(tmp_path / "fresh", changed).hash
+
+
+def test_an_asset_whose_input_was_never_made_says_what_to_materialize(house: House) -> None:
+    leave(house, rows())
+    house.instance.add_dynamic_partitions("model_runs", [RUN.key])
+    with pytest.raises(MissingTableError, match="model:run has no table grid_cells yet; materialize the asset grid_cells"):
+        house.materialize(RUN, "spatial_tiles")
+    with pytest.raises(MissingTableError, match="has no request yet; materialize the asset dojo_request first"):
+        house.materialize(RUN, "raw_dojo_output")
+
+
+# --- shards and where they are computed ------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> str:
+    (part,) = write_synthetic(
+        tmp_path_factory.mktemp("synthetic") / "part.parquet.gzip",
+        20_000,
+        places=60,
+        months=6,
+        qualifier_sizes=(3, 5),
+        row_group_rows=7_000,
+    )
+    weights = pq.read_table(part)
+    numbers = weights["__index_level_0__"].to_numpy()
+    pq.write_table(weights.append_column("people", pa.array(numbers % 7 + 0.5)), part)
+    return str(part)
+
+
+SHARDED: dict[str, Any] = {
+    "qualifier_map": {"feature 1": ["crop", "market"], "feature 2": ["crop"]},
+    "weight_column": "people",
+}
+
+
+@pytest.fixture
+def one_shard(house: House, synthetic: str) -> Datacube:
+    house.publish(synthetic, model_id="one", **SHARDED)
+    datacube = house.datacube("one")
+    # The next run has the bucket for itself.
+    (house.bucket() / "one").rename(house.folder / "one")
+    return datacube
+
+
+@pytest.fixture
+def with_dask(house: House) -> Iterator[House]:
+    yield house.with_settings(shard_rows=5_000, dask_mode="local", dask_workers=2)
+
+
+def test_shards_change_no_object_and_neither_do_worker_processes(
+    house: House, with_dask: House, one_shard: Datacube, synthetic: str
+) -> None:
+    outcome = house.with_settings(shard_rows=5_000, dask_workers=2).publish(synthetic, **SHARDED)
+    assert outcome.assets["normalized_points"]["shards"] == 4
+    in_threads = house.datacube()
+    in_threads.check()
+    assert in_threads.objects.keys() == one_shard.objects.keys()
+    for key, body in in_threads.objects.items():
+        assert_agrees(key, body, one_shard.objects[key])
+    (house.bucket() / "model").rename(house.folder / "threads")
+    with_dask.publish(synthetic, **(SHARDED | {"model_id": "processes"}))
+    assert house.datacube("processes").hash == in_threads.hash
+
+
+def assert_agrees(key: str, one: bytes, other: bytes) -> None:
+    """The same texts in the same order, numbers within 1e-9."""
+    if one == other:
+        return
+    if key.endswith(".csv"):
+        pairs = zip(read_csv(one), read_csv(other), strict=True)
+        cells = [pair for lines in pairs for pair in zip(*lines, strict=True)]
+        assert all(a == b or math.isclose(float(a), float(b), rel_tol=1e-9, abs_tol=1e-9) for a, b in cells), key
+    elif key.endswith(".json"):
+        assert _rounded(read_json(one)) == _rounded(read_json(other)), key
+    else:
+        a, b = (read_tile(body).bins.stats for body in (one, other))
+        assert a.keys() == b.keys()
+        for number in a:
+            for name in ("s_sum_t_sum", "s_sum_t_mean", "weight"):
+                assert math.isclose(getattr(a[number], name), getattr(b[number], name), rel_tol=1e-9), key
+
+
+def _rounded(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {name: _rounded(value) for name, value in document.items()}
+    if isinstance(document, list):
+        return [_rounded(value) for value in document]
+    return float(f"{document:.9g}") if isinstance(document, float) else document
