@@ -43,6 +43,9 @@ process_model_run = define_asset_job(
     "process_model_run",
     selection=AssetSelection.assets(*ASSETS),
     partitions_def=model_runs,
+    # A run that died is repeated as a whole: what is unchanged is not published again, whereas a retry
+    # "from failure" is refused by Dagster when the run died after its last step.
+    tags={"dagster/retry_strategy": "ALL_STEPS"},
     description="From the request of a model run or dataset to its complete datacube.",
 )
 

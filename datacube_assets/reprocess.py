@@ -31,7 +31,9 @@ def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> Ru
     fields = {**current_request(settings, lake, run).model_dump(), **changes}
     # A selection of tasks is for this once; whatever else was asked for before stays.
     fields["selected_output_tasks"] = changes.get("selected_output_tasks")
-    return ask_for_run(lake, DatacubeRequest.model_validate(fields))
+    # What Dojo's documents imply is not written down without need: it may change with them.
+    leave = not settings.dojo_url or not changes.keys() <= {"selected_output_tasks"}
+    return ask_for_run(lake, DatacubeRequest.model_validate(fields), leave=leave)
 
 
 def current_request(settings: Settings, lake: Lake, run: ModelRun) -> DatacubeRequest:

@@ -38,6 +38,7 @@ from datacube_assets.causemos.client import (
     ProcessingSucceeded,
     QueueRuntime,
     Refused,
+    Unreachable,
 )
 from datacube_assets.checks.reports import undelivered
 from datacube_assets.dojo.model_run import ModelRun
@@ -53,6 +54,9 @@ OVERLAP = 120.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
 """Refusals that say nothing about the report: credentials and load. So do all from 500."""
+LOOKING_SECONDS = 15.0
+DELIVERING_SECONDS = 15.0
+"""After these a tick leaves the rest to the next one: Dagster gives up on ticks that take a minute."""
 
 
 def build_reports_sensor(*, interval: int) -> SensorDefinition:
@@ -72,13 +76,16 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         store = lake.open()
         outbox = Outbox(store)
         since, known = read_cursor(context.cursor)
-        records = runs_updated(context.instance, since)
-        posted = sum(
-            outbox.post(report) for record in records for report in due(context.instance, store, record)
-        )
+        posted, newest = 0, since
+        until = time.monotonic() + LOOKING_SECONDS
+        for record in runs_updated(context.instance, since):
+            if not is_told(outbox, record.dagster_run):
+                posted += sum(outbox.post(report) for report in due(context.instance, store, record))
+            newest = max(newest, record.update_timestamp.timestamp())
+            if time.monotonic() > until:
+                break
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
-        newest = max([since, *(record.update_timestamp.timestamp() for record in records)])
         told = f"{posted} new reports, {delivered} settled, {left} wait for CauseMos."
         # A check result for every tick would bury the others.
         changed = [undelivered(outbox.waiting())] if left != known else []
@@ -125,6 +132,11 @@ def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:
     return [record for record in records if is_full(record.dagster_run)]
 
 
+def is_told(outbox: Outbox, run: DagsterRun) -> bool:
+    """Whether nothing is left to be told about a run; quick, as most runs are looked at many times."""
+    return outbox.knows(run.run_id, "processing-succeeded" if run.is_finished else "queue-runtime")
+
+
 def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report]:
     """What has to be told about a run in the state it is in."""
     run = record.dagster_run
@@ -144,22 +156,36 @@ def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report
     started = int((record.start_time or record.create_timestamp.timestamp()) * 1000)
     ended = int((record.end_time or time.time()) * 1000)
 
-    def report(kind: Kind, body: QueueRuntime | ProcessingSucceeded | ProcessingFailed) -> Report:
-        version = input_version(instance, run) if kind == "processing-succeeded" else None
-        return Report(run.run_id, kind, partition, body.model_dump(mode="json"), version, ended)
+    def report(
+        kind: Kind,
+        body: QueueRuntime | ProcessingSucceeded | ProcessingFailed,
+        when: int,
+        version: str | None,
+    ) -> Report:
+        return Report(run.run_id, kind, partition, body.model_dump(mode="json"), version, when)
 
-    reports = [report("queue-runtime", QueueRuntime(**data, start_time=created, end_time=started))]
-    if run.status == DagsterRunStatus.SUCCESS:
+    queued = QueueRuntime(**data, start_time=created, end_time=started)
+    reports = [report("queue-runtime", queued, started, None)]
+    if not run.is_finished or may_be_retried(instance, run):
+        return reports
+    version = input_version(instance, run)
+    if version is not None:
+        # Also of a run that died after its last object: the datacube is what CauseMos waits for.
         success = ProcessingSucceeded(**data, flow_id=run.run_id, start_time=started, end_time=ended)
-        reports.append(report("processing-succeeded", success))
-    elif run.is_finished and not will_be_retried(run):
-        reports.append(report("processing-failed", ProcessingFailed(**data, flow_id=run.run_id)))
+        reports.append(report("processing-succeeded", success, ended, version))
+    elif run.status != DagsterRunStatus.SUCCESS:
+        failure = ProcessingFailed(**data, flow_id=run.run_id)
+        reports.append(report("processing-failed", failure, ended, None))
     return reports
 
 
-def will_be_retried(run: DagsterRun) -> bool:
-    """Whether Dagster repeats a failed run; then its outcome is not the last word."""
-    return run.status == DagsterRunStatus.FAILURE and run.tags.get("dagster/will_retry") == "true"
+def may_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether Dagster repeats a failed run, or has yet to decide; then its outcome is not the last word.
+
+    The decision is a tag, which Dagster sets a moment after the status.
+    """
+    undecided = run.tags.get("dagster/will_retry") != "false"
+    return run.status == DagsterRunStatus.FAILURE and instance.run_retries_enabled and undecided
 
 
 def request_of(
@@ -204,8 +230,9 @@ def deliver(
     settled, left = 0, 0
     # A run's outcome is not told before its start.
     held: set[str] = set()
+    until = time.monotonic() + DELIVERING_SECONDS
     for report in outbox.waiting():
-        if report.flow_id in held or report.next_attempt > now:
+        if report.flow_id in held or report.next_attempt > now or time.monotonic() > until:
             held.add(report.flow_id)
             left += 1
             continue
@@ -230,6 +257,8 @@ def deliver(
             outbox.put_off(report.failed(error, now))
             held.add(report.flow_id)
             left += 1
+            if isinstance(delivery, Unreachable):
+                until = 0.0  # Nobody is there: the others would only wait for their time-outs.
             continue
         settled += 1
     return settled, left

@@ -45,12 +45,16 @@ class Report:
     @property
     def key(self) -> str:
         """One per run and stage: a run has one outcome."""
-        return f"{self.flow_id}.{_ORDER[self.kind]}.json"
+        return _key(self.flow_id, self.kind)
 
     def failed(self, error: str, now: int) -> Report:
         """The report after an attempt that did not reach CauseMos."""
         wait = min(FIRST_WAIT * 2**self.attempts, LONGEST_WAIT)
         return replace(self, attempts=self.attempts + 1, next_attempt=now + wait, last_error=error)
+
+
+def _key(flow_id: str, kind: Kind) -> str:
+    return f"{flow_id}.{_ORDER[kind]}.json"
 
 
 _REPORT = TypeAdapter(Report)
@@ -64,10 +68,16 @@ class Outbox:
 
     def post(self, report: Report) -> bool:
         """Put a report in, unless this run's stage is waiting or settled already."""
-        if self._has(_WAITING, report) or self._has(_SETTLED, report):
+        if self.knows(report.flow_id, report.kind):
             return False
         self._write(_WAITING, report)
         return True
+
+    def knows(self, flow_id: str, kind: Kind) -> bool:
+        """Whether this stage of a run is waiting or settled."""
+        # In this order: a report is settled before it stops waiting.
+        keys = (f"{folder}/{_key(flow_id, kind)}" for folder in (_WAITING, _SETTLED))
+        return any(self.lake.read_document(key) is not None for key in keys)
 
     def waiting(self) -> list[Report]:
         """Undelivered reports, oldest first; of one run in the order of its stages."""
@@ -90,9 +100,6 @@ class Outbox:
         """What became of a run's reports, by stage."""
         found = (self.lake.read_document(f"{_SETTLED}/{flow_id}.{stage}.json") for stage in (0, 1))
         return [document["outcome"] for document in found if document]
-
-    def _has(self, folder: str, report: Report) -> bool:
-        return self.lake.read_document(f"{folder}/{report.key}") is not None
 
     def _write(self, folder: str, report: Report, **more: str) -> None:
         document = {**_REPORT.dump_python(report, mode="json"), **more}

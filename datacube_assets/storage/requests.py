@@ -52,9 +52,16 @@ class RunRequested:
     """Output tasks selected (CONTRACTS C); None for all."""
 
 
-def ask_for_run(lake: Lake, request: DatacubeRequest) -> RunRequested:
-    """Leave a request and ask for a run of it. Durable once this returns."""
-    run = leave_request(lake, request)
+def ask_for_run(lake: Lake, request: DatacubeRequest, *, leave: bool = True) -> RunRequested:
+    """Leave a request and ask for a run of it. Durable once this returns.
+
+    The selection of tasks is for this run only: it makes no other datacube. Without `leave` the run
+    works on what it finds: the request left before, or what Dojo's documents imply by then.
+    """
+    run = ModelRun.of(request)
+    run.check()
+    if leave:
+        leave_request(lake, request.model_copy(update={"selected_output_tasks": None}))
     asked_at = time.time_ns() // 1_000_000
     asked = RunRequested(
         asked_at, f"{asked_at:015}-{uuid.uuid4().hex}", run.key, request.selected_output_tasks

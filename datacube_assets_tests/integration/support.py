@@ -20,12 +20,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, LoggerDefinition
+from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, InitLoggerContext, LoggerDefinition
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-from datacube_assets.definitions import build_definitions, process_model_run
+from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.jobs import process_model_run
 from datacube_assets.process import Outcome, process
 from datacube_assets.settings import Settings
 
@@ -84,7 +85,13 @@ class House:
         return Datacube.read(self.bucket(indicators=run_id == "indicator"), model_id, run_id)
 
 
-_QUIET = LoggerDefinition(logger_fn=lambda _: logging.Logger("quiet", logging.CRITICAL + 1), config_schema={})
+def _silent(_: InitLoggerContext) -> logging.Logger:
+    logger = logging.getLogger("datacube.quiet")
+    logger.setLevel(logging.CRITICAL + 1)
+    return logger
+
+
+_QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
 
 
 @contextmanager
@@ -96,7 +103,7 @@ def open_house(folder: Path) -> Iterator[House]:
 
 
 def rows(**columns: Any) -> pa.Table:
-    """Four rows of the feature `rain`: two places in two months, with columns replaced, added or (None) left out."""
+    """Two places in two months, feature `rain`; columns can be replaced, added or (None) left out."""
     base: dict[str, Any] = {
         "timestamp": [JANUARY + 4 * DAY, JANUARY + 24 * DAY, FEBRUARY + 4 * DAY, FEBRUARY + 14 * DAY],
         "country": ["Kenya", "Ethiopia", "Kenya", "Ethiopia"],

@@ -25,7 +25,7 @@ from unittest import mock
 
 import httpx
 import pyarrow.parquet as pq
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
@@ -310,8 +310,16 @@ class System:
         tags = {"dagster/partition": partition} if partition else {}
         return self.instance.get_runs(RunsFilter(tags=tags))[::-1]
 
+    def why(self, run_id: str) -> list[str]:
+        """What Dagster says about the course of a run that failed."""
+        kinds = {DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.ENGINE_EVENT}
+        return [
+            f"{entry.message or entry.get_dagster_event().message}"
+            for entry in self.instance.all_logs(run_id, of_type=kinds)
+        ]
+
     def settled(self) -> bool:
-        """Whether every run is finished, or was repeated by one that is."""
+        """Whether every run is finished."""
         return all(run.is_finished for run in self.runs())
 
     def started(self, partition: str) -> DagsterRun | None:

@@ -58,9 +58,11 @@ ASSETS = {
     ),
 }
 """Group and upstream assets of every asset."""
+CHECKS = ["pipeline_results:reports_delivered"]
+SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
 JOBS = ["process_model_run"]
-RESOURCES = ["buckets", "dask", "dojo", "io_manager", "lake", "publisher"]
+RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "publisher"]
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +83,12 @@ def test_these_are_the_assets_with_their_groups_and_inputs(specs: dict[str, Asse
     assert found == ASSETS
 
 
-def test_these_are_the_jobs_and_resources(settings: Settings) -> None:
+def test_these_are_the_jobs_sensors_checks_and_resources(settings: Settings) -> None:
     definitions = build_definitions(settings)
     assert sorted(job.name for job in definitions.jobs or []) == JOBS
+    assert sorted(sensor.name for sensor in definitions.sensors or []) == SENSORS
+    checks = definitions.resolve_asset_graph().asset_check_keys
+    assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in checks) == CHECKS
     assert sorted(definitions.resources or {}) == RESOURCES
     repository = definitions.get_repository_def()
     assert sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")) == JOBS
@@ -117,19 +122,17 @@ def test_every_table_says_what_its_columns_hold(table: str, specs: dict[str, Ass
         assert column.description, column.name
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("dagster", "definitions", "validate", "-m", "datacube_assets.definitions"),
-        ("dagster", "definitions", "validate", "-w", "workspace.yaml"),
-    ],
-    ids=["module", "workspace"],
-)
-def test_dagster_loads_the_definitions(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_dagster_loads_the_definitions(tmp_path: Path) -> None:
     (tmp_path / "dagster").mkdir()
-    environment = os.environ | {"DAGSTER_HOME": str(tmp_path / "dagster"), "DATACUBE_HOME": str(tmp_path / "home")}
+    environment = os.environ | {
+        "DAGSTER_HOME": str(tmp_path / "dagster"),
+        "DATACUBE_HOME": str(tmp_path / "home"),
+    }
     done = subprocess.run(
-        [Path(sys.executable).parent / command[0], *command[1:]],
+        [
+            Path(sys.executable).parent / "dagster",
+            *["definitions", "validate", "-m", "datacube_assets.definitions"],
+        ],
         cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
@@ -184,7 +187,9 @@ def test_partition_keys_read_like_this(run: ModelRun, key: str) -> None:
     assert ModelRun.from_key(key) == run
 
 
-@pytest.mark.parametrize("key", ["", ":", "a", "a:", ":b", "a:b:c", "a b:c", "..:a", "%61:b", "a:%c3%a9", "a:é", "a/b:c"])
+@pytest.mark.parametrize(
+    "key", ["", ":", "a", "a:", ":b", "a:b:c", "a b:c", "..:a", "%61:b", "a:%c3%a9", "a:é", "a/b:c"]
+)
 def test_what_is_no_partition_key_is_refused_by_name(key: str) -> None:
     with pytest.raises(ValueError, match=r"is no partition key; it should read MODEL_ID:RUN_ID"):
         ModelRun.from_key(key)
@@ -210,7 +215,14 @@ def test_every_published_asset_shows_objects_bytes_and_seconds(published: tuple[
     publishing = [name for name, (group, _) in ASSETS.items() if group in ("datacube", "results")]
     for name in publishing:
         shown = outcome.assets[name]
-        assert {"objects", "bytes", "seconds", "objects written", "objects deleted", "address"} <= shown.keys(), name
+        assert {
+            "objects",
+            "bytes",
+            "seconds",
+            "objects written",
+            "objects deleted",
+            "address",
+        } <= shown.keys(), name
         assert shown["objects"] >= 1, name
         assert shown["bytes"] > 0, name
         assert shown["seconds"] > 0, name
@@ -221,7 +233,7 @@ def test_every_published_asset_shows_objects_bytes_and_seconds(published: tuple[
 
 def test_every_asset_is_materialized_and_recorded_for_its_partition(published: tuple[House, Outcome]) -> None:
     house, outcome = published
-    assert list(outcome.assets)[0] == "dojo_request"
+    assert next(iter(outcome.assets)) == "dojo_request"
     assert list(outcome.assets)[-1] == "pipeline_results"
     for name in ASSETS:
         event = house.instance.get_latest_materialization_event(AssetKey(name))
@@ -252,7 +264,9 @@ def test_tables_show_rows_in_and_out_and_what_became_of_the_others(published: tu
     }.items() <= points.items()
     for name in TABLES:
         shown = outcome.assets[name]
-        assert {"dagster/row_count", "rows in", "bytes", "seconds", "folder in the lake"} <= shown.keys(), name
+        assert {"dagster/row_count", "rows in", "bytes", "seconds", "folder in the lake"} <= shown.keys(), (
+            name
+        )
 
 
 def test_results_are_shown_as_published(published: tuple[House, Outcome]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +62,8 @@ def store(root: Path) -> LocalStore:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
 
 
 # --- the local store -------------------------------------------------------------------------------
@@ -99,7 +99,9 @@ def test_a_listing_cannot_leave_the_store_either(store: LocalStore) -> None:
 
 
 @pytest.mark.parametrize("key", SAFE)
-def test_odd_names_that_stay_inside_are_stored_and_found_as_they_are(store: LocalStore, root: Path, key: str) -> None:
+def test_odd_names_that_stay_inside_are_stored_and_found_as_they_are(
+    store: LocalStore, root: Path, key: str
+) -> None:
     store.put(key, b"one")
     store.put_many([key], [b"two"], JSON)
     assert store.get(key) == b"two"
@@ -220,7 +222,9 @@ class Publishing:
         for number, work in enumerate(works):
             publication.publish(f"work-{number}", [Objects.of(work, JSON)])
 
-    def complete(self, version: str = "v1", body: bytes = b"{}", *, assets: tuple[str, ...] = ("maps",)) -> Published:
+    def complete(
+        self, version: str = "v1", body: bytes = b"{}", *, assets: tuple[str, ...] = ("maps",)
+    ) -> Published:
         self._attempts += 1
         return complete(self.lake, self.bucket, RUN, version, f"attempt-{self._attempts}", body, assets)
 
@@ -255,9 +259,11 @@ def test_the_same_again_writes_nothing_at_all(publishing: Publishing) -> None:
 
 def test_only_what_changed_is_written_and_what_vanished_is_deleted(publishing: Publishing) -> None:
     publishing.publish({"a": b"1", "b": b"2", "gone/x": b"3"}, {"also/gone": b"4"})
-    assert publishing.publish({"a": b"1", "b": b"!", "new": b"5"}, version="v2") == Published(3, 3, put=2, deleted=2)
+    published = publishing.publish({"a": b"1", "b": b"!", "new": b"5"}, version="v2")
+    assert published == Published(objects=3, bytes=3, put=2, deleted=2)
     assert publishing.objects() == {"a": b"1", "b": b"!", "new": b"5"}
-    assert sorted(path.name for path in (publishing.folder / "bucket" / "model" / "run").iterdir()) == ["a", "b", "new"]
+    folder = publishing.folder / "bucket" / "model" / "run"
+    assert sorted(path.name for path in folder.iterdir()) == ["a", "b", "new"]
 
 
 def test_an_object_that_moves_to_another_piece_of_work_stays(publishing: Publishing) -> None:
@@ -323,7 +329,7 @@ def test_an_unsafe_key_is_not_published(publishing: Publishing) -> None:
 
 
 def test_results_come_when_every_asset_is_published_from_the_same_input(publishing: Publishing) -> None:
-    with pytest.raises(IncompleteDatacubeError, match="maps is not published yet. Materialize maps"):
+    with pytest.raises(IncompleteDatacubeError, match=r"maps is not published yet\. Materialize maps"):
         publishing.complete()
     publishing.publish({"a": b"1"})
     with pytest.raises(IncompleteDatacubeError, match="lists is not published yet"):
@@ -337,7 +343,9 @@ def test_results_come_when_every_asset_is_published_from_the_same_input(publishi
     assert publishing.objects()["results/results.json"] == b"{}"
 
 
-def test_results_of_another_input_are_withdrawn_before_the_first_object_is_written(publishing: Publishing) -> None:
+def test_results_of_another_input_are_withdrawn_before_the_first_object_is_written(
+    publishing: Publishing,
+) -> None:
     publishing.publish({"a": b"1"})
     publishing.complete()
     publication = publishing.begin("v2")
@@ -393,4 +401,4 @@ def test_manifests_lie_apart_from_the_objects_that_readers_see(publishing: Publi
     publishing.publish({"a": b"1"})
     publishing.complete()
     assert manifest(publishing.lake, RUN, RESULTS_ASSET) is not None
-    assert all(name.startswith(f"runs/model/run/manifests{os.sep}") for name in files(publishing.folder / "lake"))
+    assert all(name.startswith("runs/model/run/manifests/") for name in files(publishing.folder / "lake"))
