@@ -10,7 +10,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 INDICATOR_RUN_ID = "indicator"
 """The run id of every dataset (CONTRACTS C); the reader picks the indicators bucket by it (E.1)."""
@@ -71,6 +71,15 @@ class DatacubeRequest(BaseModel):
     """Documents in CauseMos that wait for the outcome; None or empty: nobody is told."""
     source_version: str = ""
     """What Dojo said about this state of the run (`executed_at`); empty when unknown."""
+
+    @model_validator(mode="after")
+    def _names_its_kind(self) -> DatacubeRequest:
+        # The reader chooses the bucket by the run id, the pipeline by the flag (CONTRACTS C).
+        if self.is_indicator != (self.run_id == INDICATOR_RUN_ID):
+            raise ValueError(
+                f"the run id is {INDICATOR_RUN_ID!r} for datasets (is_indicator), and only for them"
+            )
+        return self
 
     def fingerprint(self) -> str:
         """Hex digest of the request's meaning.

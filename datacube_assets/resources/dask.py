@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from dagster import ConfigurableResource, InitResourceContext
-from pydantic import PrivateAttr
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -24,6 +23,9 @@ if TYPE_CHECKING:
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+_CLIENTS: dict[tuple[str, int, str], Client] = {}
+_LOCK = threading.Lock()
+"""Clusters in use by this process. Dagster makes several instances of a resource that others hold."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -43,9 +45,6 @@ class DaskResource(ConfigurableResource["DaskResource"]):
     stores: list[str] = []
     """URLs that workers have to reach."""
 
-    _client: Client | None = PrivateAttr(default=None)
-    _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
-
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Iterator[DaskResource]:
         try:
@@ -55,12 +54,17 @@ class DaskResource(ConfigurableResource["DaskResource"]):
 
     def close(self) -> None:
         """Let go of the cluster, ending one that was started here."""
-        if self._client is not None:
-            cluster = self._client.cluster
-            self._client.close()
+        with _LOCK:
+            client = _CLIENTS.pop(self._cluster_key, None)
+        if client is not None:
+            cluster = client.cluster
+            client.close()
             if self.mode == "local" and cluster is not None:
                 cluster.close()
-            self._client = None
+
+    @property
+    def _cluster_key(self) -> tuple[str, int, str]:
+        return self.mode, self.size, self.scheduler
 
     @property
     def size(self) -> int:
@@ -138,21 +142,28 @@ class DaskResource(ConfigurableResource["DaskResource"]):
             raise
 
     def _connect(self) -> Client:
-        with self._lock:
-            if self._client is None:
-                from distributed import Client, LocalCluster
+        with _LOCK:
+            if self._cluster_key not in _CLIENTS:
+                _CLIENTS[self._cluster_key] = self._new_client()
+            return _CLIENTS[self._cluster_key]
 
-                # Its news about every connection would bury those about the run.
-                logging.getLogger("distributed").setLevel(logging.WARNING)
-                if self.mode == "local":
-                    cluster = LocalCluster(
-                        n_workers=self.size, threads_per_worker=1, processes=True, host="127.0.0.1"
-                    )
-                    self._client = Client(cluster)
-                else:
-                    self._check_reach()
-                    self._client = Client(self.scheduler, timeout="30s")
-            return self._client
+    def _new_client(self) -> Client:
+        from distributed import Client, LocalCluster
+
+        # Its news about every connection would bury those about the run.
+        logging.getLogger("distributed").setLevel(logging.WARNING)
+        if self.mode == "scheduler":
+            self._check_reach()
+            return Client(self.scheduler, timeout="30s")
+        cluster = LocalCluster(
+            n_workers=self.size,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            # Any free port: runs at the same time each have a cluster.
+            dashboard_address="127.0.0.1:0",
+        )
+        return Client(cluster)
 
     def _check_reach(self) -> None:
         """Workers elsewhere cannot see this machine's disk."""
