@@ -24,7 +24,7 @@ install: $(STAMP) ## set up .venv with the locked versions
 demo: $(STAMP) ## run the main job on a small sample and say what was published
 	@$(BIN)/datacube demo $(ARGS)
 
-dev: $(STAMP) ## open the Dagster UI on the sample
+dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 	@$(BIN)/datacube dev $(ARGS)
 
 test: $(STAMP) ## run the tests

@@ -19,7 +19,12 @@ from pydantic import ValidationError
 
 from datacube_assets import __version__
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest, QualifierThresholds
+from datacube_assets.dojo.request import (
+    INDICATOR_RUN_ID,
+    OUTPUT_TASKS,
+    DatacubeRequest,
+    QualifierThresholds,
+)
 from datacube_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -208,6 +213,16 @@ def _known_limits(thresholds: object) -> object:
     return thresholds
 
 
+def _known_tasks(tasks: str) -> list[str]:
+    named = [task.strip() for task in tasks.split(",") if task.strip()]
+    unknown = [task for task in named if task not in OUTPUT_TASKS]
+    if unknown:
+        raise click.ClickException(
+            f"--tasks {unknown[0]!r}: there is no such task. Give {', '.join(OUTPUT_TASKS)}"
+        )
+    return named
+
+
 def _request(**fields: object) -> DatacubeRequest:
     try:
         return DatacubeRequest.model_validate(fields)
@@ -215,7 +230,8 @@ def _request(**fields: object) -> DatacubeRequest:
         first = error.errors(include_input=True)[0]
         option = "--" + str(first["loc"][0]).replace("_", "-").replace("qualifier-thresholds", "thresholds")
         where = "".join(f" {part!r}" for part in first["loc"][1:])
-        raise click.ClickException(f"{option}{where}: {first['msg']} (got {first['input']!r})") from error
+        told = first["msg"].replace("valid tuple", "valid list")
+        raise click.ClickException(f"{option}{where}: {told} (got {first['input']!r})") from error
 
 
 def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool) -> list[Outcome]:
@@ -235,24 +251,29 @@ def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool
             outcomes.append(process(settings, instance, request, progress))
             if not quiet:
                 click.echo(f"  {_summary(outcomes[-1])}")
+                for warning in outcomes[-1].warnings:
+                    click.secho(f"  Check this: {warning}", fg="yellow")
     return outcomes
 
 
 def _figures(metadata: dict[str, Any]) -> str:
     """The figures of one asset that tell most, on one line."""
     if "objects" in metadata:
-        counted = f"{metadata['objects']:>9,} objects"
+        counted = _count(metadata["objects"], "object")
         if metadata["objects unchanged"]:
             counted += f", {metadata['objects unchanged']:,} unchanged"
     elif "dagster/row_count" in metadata:
-        counted = f"{metadata['dagster/row_count']:>9,} rows"
+        counted = _count(metadata["dagster/row_count"], "row")
         if metadata.get("rows dropped"):
             counted += f", {metadata['rows dropped']:,} dropped"
     else:
-        counted = (
-            f"{metadata['parts'] if isinstance(metadata['parts'], int) else len(metadata['parts']):>9,} parts"
-        )
+        parts = metadata["parts"]
+        counted = _count(parts if isinstance(parts, int) else len(parts), "part")
     return f"{counted:34} {metadata['seconds']:6.2f} s" if "seconds" in metadata else counted
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:>9,} {thing}{'' if number == 1 else 's'}"
 
 
 def _summary(outcome: Outcome) -> str:
@@ -385,9 +406,9 @@ def request(
     if changes["qualifier_map"] is not None:
         replaced["qualifier_map"] = _json("--qualifier-map", changes["qualifier_map"])
     if changes["thresholds"] is not None:
-        replaced["qualifier_thresholds"] = _json("--thresholds", changes["thresholds"])
+        replaced["qualifier_thresholds"] = _known_limits(_json("--thresholds", changes["thresholds"]))
     if tasks is not None:
-        replaced["selected_output_tasks"] = [task.strip() for task in tasks.split(",") if task.strip()]
+        replaced["selected_output_tasks"] = _known_tasks(tasks)
     wanted = list(keys)
     if models or failed:
         from datacube_assets.home import open_instance
@@ -397,6 +418,9 @@ def request(
                 wanted += partitions_of(instance, model)
             if failed:
                 wanted += failed_partitions(instance)
+    if not wanted and (models or failed):
+        click.echo("Nothing to ask for: no partition is of that kind.")
+        return
     if not wanted:
         raise click.ClickException("nothing to ask for: name partitions, or use --model or --failed")
     refused = 0

@@ -13,11 +13,10 @@ from dagster import (
     EnvVar,
     LoggerDefinition,
     SensorDefinition,
-    colored_console_logger,
-    configured,
     in_process_executor,
 )
 
+from datacube_assets.checks.points import timestamps_are_milliseconds
 from datacube_assets.checks.reports import reports_delivered
 from datacube_assets.jobs import ASSETS, process_model_run
 from datacube_assets.resources.causemos import CauseMosResource
@@ -57,6 +56,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
             source_schemes=settings.source_schemes.split(","),
             source_hosts=[host for host in settings.source_hosts.split(",") if host],
             s3_endpoint=settings.s3_endpoint,
+            max_part_bytes=settings.max_part_bytes,
         ),
         "causemos": CauseMosResource(
             url=settings.causemos_url,
@@ -77,21 +77,17 @@ def build_sensors(settings: Settings) -> list[SensorDefinition]:
     ]
 
 
-quiet_console = configured(colored_console_logger)({"log_level": "INFO"})
-
-
 def build_definitions(
     settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None
 ) -> Definitions:
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
         assets=ASSETS,
-        asset_checks=[reports_delivered],
+        asset_checks=[timestamps_are_milliseconds, reports_delivered],
         jobs=[process_model_run],
         sensors=build_sensors(settings),
         resources=build_resources(settings),
-        # Dagster's storage keeps every event; a terminal wants what a person would read.
-        loggers=loggers or {"console": quiet_console},
+        loggers=loggers,
         # In process: with a process per step, starting them costs more than the work (DESIGN 2).
         executor=in_process_executor,
     )

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from datacube_assets.home import prepare
+from datacube_assets.home import prepare, write_workspace
 from datacube_assets.sample import SAMPLE_MODEL, SAMPLE_RAINFALL, write_sample
 from datacube_assets.settings import Settings
 
@@ -54,7 +54,7 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
             say(f"Stand-in for CauseMos   {causemos}  (shows what it was told)")
         say("Stop everything with Ctrl-C.\n")
         sys.stdout.flush()
-        dagster = [sys.executable, "-P", "-m", "dagster", "dev", "-m", "datacube_assets.definitions"]
+        dagster = [sys.executable, "-P", "-m", "dagster", "dev", "-w", str(write_workspace(settings))]
         with subprocess.Popen([*dagster, "-h", host, "-p", str(port)], env=environment) as running:
             while True:
                 try:

@@ -26,6 +26,9 @@ telemetry:
   enabled: false
 nux:
   enabled: false
+python_logs:
+  # Dagster's storage keeps every event; a terminal wants what a person would read.
+  python_log_level: INFO
 concurrency:
   runs:
     max_concurrent_runs: {max_runs}
@@ -49,6 +52,14 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
+WORKSPACE_YAML = """\
+load_from:
+  - python_module:
+      module_name: datacube_assets.definitions
+      attribute: defs
+      location_name: datacube_assets
+"""
+
 
 def prepare(settings: Settings) -> None:
     """Make the home folder and point Dagster to it, unless DAGSTER_HOME says otherwise."""
@@ -62,6 +73,14 @@ def prepare(settings: Settings) -> None:
     if not configuration.exists():
         configuration.write_text(DAGSTER_YAML.format(max_runs=settings.max_runs))
     os.environ["DAGSTER_HOME"] = str(folder)
+
+
+def write_workspace(settings: Settings) -> Path:
+    """A workspace file for `dagster dev`; the location has the name it has everywhere else."""
+    path = settings.home / "dagster" / "workspace.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(WORKSPACE_YAML)
+    return path
 
 
 def open_instance(settings: Settings) -> DagsterInstance:

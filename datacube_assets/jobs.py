@@ -100,6 +100,6 @@ def selection(tasks: tuple[str, ...] | None) -> list[AssetKey] | None:
 
 def is_full(run: DagsterRun) -> bool:
     """Whether a run materializes every asset of its partition, whichever way it was started."""
-    if run.asset_selection is None:
+    if not run.asset_selection:  # none, or an empty one when executed in process
         return run.job_name == process_model_run.name
     return run.asset_selection >= ASSET_KEYS

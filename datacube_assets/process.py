@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagster import DagsterInstance, InitLoggerContext, LoggerDefinition
+from dagster import DagsterEventType, DagsterInstance, InitLoggerContext, LoggerDefinition
 
 from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
 from datacube_assets.definitions import build_definitions
@@ -34,6 +34,8 @@ class Outcome:
     seconds: float = 0.0
     assets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Materialization metadata by asset, in the order of completion."""
+    warnings: list[str] = field(default_factory=list)
+    """What failed checks say."""
 
     def total(self, name: str) -> int:
         """Sum of a figure over all assets that publish."""
@@ -60,7 +62,7 @@ def process(
         outcome.assets[asset] = metadata
         progress(asset, metadata, len(outcome.assets))
 
-    definitions = build_definitions(settings, loggers={"progress": _events_to(materialized)})
+    definitions = build_definitions(settings, loggers={"progress": _events_to(materialized, outcome.warnings.append)})
     definitions.resolve_job_def(process_model_run.name).execute_in_process(
         partition_key=run.key,
         instance=instance,
@@ -71,8 +73,10 @@ def process(
     return outcome
 
 
-def _events_to(materialized: Callable[[str, dict[str, Any]], None]) -> LoggerDefinition:
-    """A Dagster logger that hands on materializations and is silent otherwise."""
+def _events_to(
+    materialized: Callable[[str, dict[str, Any]], None], warn: Callable[[str], None]
+) -> LoggerDefinition:
+    """A Dagster logger that hands on materializations and failed checks, and is silent otherwise."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -81,6 +85,10 @@ def _events_to(materialized: Callable[[str, dict[str, Any]], None]) -> LoggerDef
                 data = event.step_materialization_data.materialization
                 metadata = {name: value.value for name, value in data.metadata.items()}
                 materialized(data.asset_key.path[-1], metadata)
+            elif event is not None and event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+                check = event.asset_check_evaluation_data
+                if not check.passed:
+                    warn(f"{check.asset_key.path[-1]}: {check.description}")
 
     def build(_: InitLoggerContext) -> logging.Logger:
         # A logger of its own, outside the tree: nothing else may listen or change its level.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dagster import DagsterInstance, DagsterRunStatus
 
 from datacube_assets.assets.partitions import model_runs
+from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.dojo import DojoResource
@@ -20,11 +21,15 @@ from datacube_assets.storage.requests import RunRequested, ask_for_run, requeste
 from datacube_assets.storage.stores import open_store
 
 
+class NoRequestError(RuntimeError):
+    """Dojo was asked for the request of a run and did not give it."""
+
+
 def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> RunRequested:
     """Ask for a run of a partition, with some parameters of its request replaced.
 
     Raises ValueError for a key that is none, ValidationError for a parameter that cannot be used,
-    InputError or DojoError when there is no request to start from.
+    InputError or NoRequestError when there is no request to start from.
     """
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     run = ModelRun.from_key(key)
@@ -47,7 +52,10 @@ def current_request(settings: Settings, lake: Lake, run: ModelRun) -> DatacubeRe
             username=settings.dojo_username,
             password=settings.dojo_password.get_secret_value(),
         )
-        return dojo.derive_request(run)
+        try:
+            return dojo.derive_request(run)
+        except DojoError as error:
+            raise NoRequestError(str(error)) from error
     document = lake.read_document(request_key(run))
     return DatacubeRequest.model_validate(document) if document else DojoResource().derive_request(run)
 

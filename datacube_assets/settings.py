@@ -54,6 +54,8 @@ class Settings(BaseModel):
     """Kinds of addresses that parts may be read from, comma-separated; leave `file` out in production."""
     source_hosts: str = Field("", alias="DATACUBE_SOURCE_HOSTS")
     """Hosts (for `s3://` buckets) that parts may be read from, comma-separated; empty for any."""
+    max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
+    """Size beyond which a part is refused; 0 for any."""
     sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
     """Seconds between looks at Dojo, at requests and at reports."""
     runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
@@ -72,6 +74,8 @@ class Settings(BaseModel):
         values |= {name: value for name, value in overrides.items() if value not in (None, "")}
         if values.get("DATACUBE_DASK_SCHEDULER"):
             values.setdefault("DATACUBE_DASK", "scheduler")
+        if values.get("DATACUBE_DASK") == "scheduler" and not values.get("DATACUBE_DASK_SCHEDULER"):
+            raise SettingsError("DATACUBE_DASK is `scheduler`: set DATACUBE_DASK_SCHEDULER to its address")
         try:
             return cls.model_validate(values).resolved()
         except ValidationError as error:

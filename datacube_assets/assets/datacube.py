@@ -208,8 +208,7 @@ def _regional_extrema(
     lake: Lake, table: LakeTable, resolution: Resolution, level: RegionLevel
 ) -> Iterator[Objects]:
     rows = lake.read(table, file_of(resolution, level))
-    objects, _ = views.regional_extrema(resolution, level, rows, RunInfo.of(table).layout)
-    yield objects
+    yield views.regional_extrema(resolution, level, rows, RunInfo.of(table).layout)
 
 
 # --- grid ------------------------------------------------------------------------------------------
@@ -244,8 +243,7 @@ def grid_stats(
 
 
 def _grid_stats(lake: Lake, table: LakeTable, resolution: Resolution) -> Iterator[Objects]:
-    objects, _ = views.grid_stats(resolution, lake.read(table, file_of(resolution)))
-    yield objects
+    yield views.grid_stats(resolution, lake.read(table, file_of(resolution)))
 
 
 def _resolutions(grid: LakeTable) -> list[Resolution]:

@@ -40,6 +40,8 @@ class Objects:
     content_type: str
     header: bytes = b""
     """What every body begins with."""
+    left_out: int = 0
+    """Objects of the batch that were not made because the reader could not read them (DESIGN 5, 8)."""
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -75,7 +75,8 @@ def _index_columns(schema: pa.Schema) -> set[str]:
 
 
 def _unreadable(name: str, error: Exception) -> InputError:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    told = str(error).strip() or type(error).__name__
+    first_line = told.splitlines()[0].rstrip(".")
     return InputError(
         f"it cannot be read as Parquet: {first_line}",
         file=name,

@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -242,19 +243,17 @@ def regional_maps(
         yield csv_objects(made, header, cells, first - first[0])
 
 
-def regional_extrema(
-    resolution: Resolution, level: RegionLevel, table: pa.Table, layout: Layout
-) -> tuple[Objects, list[str]]:
-    """extrema.json of each feature, and the features that have none.
+def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table, layout: Layout) -> Objects:
+    """extrema.json of each feature.
 
     Items equal to the smallest or largest figure, newest first, regions by name, at most 20. A feature
-    of which some figure exists nowhere gets no file: an empty list stops the reader (DESIGN 5, 8).
+    of which some figure exists nowhere is left out: an empty list stops the reader (DESIGN 5, 8).
     """
     feature, region = encode_text(table["feature"]), encode_text(table["region_id"])
     times = cast(Ints, column(table, "timestamp"))
     figures = published(table, layout)
     del figures["s_count"]
-    bodies, without = {}, []
+    bodies, left_out = {}, 0
     for start, end in _runs(feature.codes):
         document: dict[str, dict[str, list[dict[str, Any]]]] = {"min": {}, "max": {}}
         for name, values in figures.items():
@@ -273,8 +272,8 @@ def regional_extrema(
         if all(document["min"].values()):
             bodies[keys.regional_extrema(resolution, level, _name(feature, start))] = json_body(document)
         else:
-            without.append(_name(feature, start))
-    return Objects.of(bodies, JSON), without
+            left_out += 1
+    return replace(Objects.of(bodies, JSON), left_out=left_out)
 
 
 # --- grid ------------------------------------------------------------------------------------------
@@ -333,10 +332,10 @@ def _finite(level: Level) -> Level:
     )
 
 
-def grid_stats(resolution: Resolution, table: pa.Table) -> tuple[Objects, int]:
-    """Grid statistics per feature and timestamp, and the number of buckets that have none.
+def grid_stats(resolution: Resolution, table: pa.Table) -> Objects:
+    """Grid statistics per feature and timestamp.
 
-    A bucket without any value gets no file: an empty cell stops the reader (DESIGN 5, 8).
+    A bucket without any value is left out: an empty cell stops the reader (DESIGN 5, 8).
     """
     statistics, starts = grid_statistics(table)
     complete = np.isfinite(statistics).all(axis=(1, 2))
@@ -352,7 +351,7 @@ def grid_stats(resolution: Resolution, table: pa.Table) -> tuple[Objects, int]:
     made = [keys.grid_stats(resolution, _name(feature, row), int(times[row])) for row in starts]
     cuts = np.arange(buckets + 1) * precisions
     objects = csv_objects(made, ("zoom", *GRID_STATISTICS), cells, cuts)
-    return objects, int((~complete).sum())
+    return replace(objects, left_out=int((~complete).sum()))
 
 
 # --- results ---------------------------------------------------------------------------------------

@@ -30,7 +30,8 @@ def is_string_part(path: str) -> bool:
     return _STRING_PART.fullmatch(path) is not None
 
 
-def _has_numeric_part(data_paths: Iterable[str]) -> bool:
+def has_numeric_part(data_paths: Iterable[str]) -> bool:
+    """Whether any part is not a text one (CONTRACTS A.4)."""
     return not all(map(is_string_part, data_paths))
 
 
@@ -83,7 +84,7 @@ class RunDocument(_Document):
     @property
     def is_ready(self) -> bool:
         """Whether the run succeeded and left a part that is not text (CONTRACTS A.4)."""
-        return self.attributes.status.lower() == "success" and _has_numeric_part(self.data_paths)
+        return self.attributes.status.lower() == "success" and has_numeric_part(self.data_paths)
 
     @property
     def version(self) -> str:
@@ -134,7 +135,7 @@ class IndicatorDocument(_DescribedDocument):
     @property
     def is_ready(self) -> bool:
         """Whether the dataset is published, not deprecated and has a part that is not text (A.5)."""
-        return self.published and not self.deprecated and _has_numeric_part(self.data_paths)
+        return self.published and not self.deprecated and has_numeric_part(self.data_paths)
 
     @property
     def version(self) -> str:

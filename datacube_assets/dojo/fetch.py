@@ -308,7 +308,7 @@ def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source:
             raise InputError(
                 f"the file is larger than {limit:,} bytes",
                 file=shown,
-                remedy="Divide it into several parts, or raise the limit in the settings",
+                remedy="Divide it into several parts, or raise DATACUBE_MAX_PART_BYTES",
             )
         yield piece
     if expected is not None and size != expected:

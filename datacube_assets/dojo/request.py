@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 INDICATOR_RUN_ID = "indicator"
 """The run id of every dataset (CONTRACTS C); the reader picks the indicators bucket by it (E.1)."""
 
-OutputTask = Literal[
+OUTPUT_TASKS = (
     "compute_global_timeseries",
     "compute_regional_stats",
     "compute_regional_timeseries",
     "compute_regional_aggregation",
     "compute_tiles",
-]
+)
+"""Names by which a request selects outputs (CONTRACTS C)."""
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 

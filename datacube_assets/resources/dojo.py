@@ -10,6 +10,7 @@ from dagster import ConfigurableResource
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoClient
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
+from datacube_assets.dojo.documents import has_numeric_part
 from datacube_assets.dojo.fetch import SCHEMES, Source
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -26,6 +27,8 @@ class DojoResource(ConfigurableResource["DojoResource"]):
     source_hosts: list[str] = []
     """Hosts that parts may be read from; empty for any."""
     s3_endpoint: str = ""
+    max_part_bytes: int = 0
+    """Size beyond which a part is refused; 0 for any."""
 
     def source(self) -> Source:
         """From where parts may be fetched."""
@@ -33,6 +36,7 @@ class DojoResource(ConfigurableResource["DojoResource"]):
             s3_endpoint=self.s3_endpoint,
             allowed_schemes=frozenset(self.source_schemes),
             allowed_hosts=tuple(self.source_hosts),
+            max_bytes=self.max_part_bytes or None,
         )
 
     def client(self) -> DojoClient:
@@ -43,12 +47,13 @@ class DojoResource(ConfigurableResource["DojoResource"]):
         """A request that was left for a run, with the parts the run has now.
 
         What a person asked for by hand outlives a re-execution of the run; the files of the execution
-        before do not. Requests that were not derived from Dojo stay as they are.
+        before do not. Requests that were not derived from Dojo stay as they are, and so does one whose run
+        is being executed again just now.
         """
         if not self.url or not left.source_version:
             return left
         now = self.derive_request(ModelRun.of(left))
-        if now.source_version == left.source_version:
+        if now.source_version == left.source_version or not has_numeric_part(now.data_paths):
             return left
         return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
 

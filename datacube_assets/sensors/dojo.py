@@ -79,8 +79,7 @@ def build_dojo_sensor(
         told = tell(what, listed, len(ready), len(problems), found)
         context.log.info(told)
         if not found.due:
-            # The cursor has served its purpose; an empty one is not read again.
-            return SensorResult(skip_reason=told, cursor="")
+            return SensorResult(skip_reason=told, cursor="{}")
         return SensorResult(
             run_requests=[request_run(one) for one in found.due],
             dynamic_partitions_requests=[model_runs.build_add_request([one.run.key for one in found.due])],

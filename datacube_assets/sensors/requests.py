@@ -37,7 +37,7 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         runs_started(store, started_last(context.cursor))
         waiting = runs_requested(store, limit)
         if not waiting:
-            return SensorResult(skip_reason="Nobody asked for a run.", cursor="")
+            return SensorResult(skip_reason="Nobody asked for a run.", cursor="[]")
         context.log.info(f"Requested {len(waiting):,} runs that were asked for.")
         return SensorResult(
             run_requests=[request_run(one) for one in waiting],

@@ -41,6 +41,8 @@ class Published:
     put: int = 0
     """Objects written because they were new or changed."""
     deleted: int = 0
+    left_out: int = 0
+    """Objects not made because the reader could not read them."""
 
     def __add__(self, other: Published) -> Published:
         return Published(
@@ -48,6 +50,7 @@ class Published:
             self.bytes + other.bytes,
             self.put + other.put,
             self.deleted + other.deleted,
+            self.left_out + other.left_out,
         )
 
 
@@ -116,7 +119,7 @@ class Publication:
             chosen = np.flatnonzero(changed)
             if len(chosen):
                 self.bucket.put_many(*_chosen(objects, fragment, chosen), objects.content_type)
-            total += Published(len(objects), objects.nbytes, len(chosen))
+            total += Published(len(objects), objects.nbytes, len(chosen), left_out=objects.left_out)
         return total, names
 
     def finish(self, published: Published, fragments: dict[str, list[str]]) -> Published:

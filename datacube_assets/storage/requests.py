@@ -62,9 +62,9 @@ def ask_for_run(lake: Lake, request: DatacubeRequest, *, leave: bool = True) -> 
     run.check()
     if leave:
         leave_request(lake, request.model_copy(update={"selected_output_tasks": None}))
-    asked_at = time.time_ns() // 1_000_000
+    now = time.time_ns()
     asked = RunRequested(
-        asked_at, f"{asked_at:015}-{uuid.uuid4().hex}", run.key, request.selected_output_tasks
+        now // 1_000_000, f"{now:020}-{uuid.uuid4().hex}", run.key, request.selected_output_tasks
     )
     lake.write_document(
         f"{_WAITING}/{asked.name}.json",

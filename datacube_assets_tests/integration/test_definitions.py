@@ -58,7 +58,7 @@ ASSETS = {
     ),
 }
 """Group and upstream assets of every asset."""
-CHECKS = ["pipeline_results:reports_delivered"]
+CHECKS = ["normalized_points:timestamps_are_milliseconds", "pipeline_results:reports_delivered"]
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
 JOBS = ["process_model_run"]

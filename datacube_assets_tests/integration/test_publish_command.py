@@ -331,7 +331,7 @@ def test_an_unknown_weight_column_is_refused_with_the_columns_there_are(
         (
             "--qualifier-map",
             '{"rain": "crop"}',
-            "--qualifier-map 'rain': Input should be a valid tuple (got 'crop')",
+            "--qualifier-map 'rain': Input should be a valid list (got 'crop')",
         ),
         (
             "--qualifier-map",

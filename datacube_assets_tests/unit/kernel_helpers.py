@@ -202,7 +202,7 @@ def datacube(
         made += _regional(resolution, cells[resolution], layout, by)
         if layout.mappable:
             grid_table = grid.grid_cells(cells[resolution])
-            made.append(views.grid_stats(resolution, grid_table)[0])
+            made.append(views.grid_stats(resolution, grid_table))
             made += views.spatial_tiles(resolution, grid_table)
     objects = {
         key: bytes(body) for batch in made for key, body in zip(batch.keys, batch.bodies(), strict=True)
@@ -234,7 +234,7 @@ def _regional(resolution: Resolution, cells: pa.Table, layout: Layout, by: Break
     for level, table in spatial.regional_aggregates(cells, layout).items():
         yield from views.regional_timeseries(resolution, level, table, layout)
         yield from views.regional_maps(resolution, level, table, layout)
-        yield views.regional_extrema(resolution, level, table, layout)[0]
+        yield views.regional_extrema(resolution, level, table, layout)
         for breakdown in by.in_timeseries(level):
             table = spatial.regional_aggregates(cells, layout, breakdown)[level]
             yield from views.regional_timeseries(resolution, level, table, layout, breakdown.qualifier)
