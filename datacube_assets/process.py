@@ -62,7 +62,9 @@ def process(
         outcome.assets[asset] = metadata
         progress(asset, metadata, len(outcome.assets))
 
-    definitions = build_definitions(settings, loggers={"progress": _events_to(materialized, outcome.warnings.append)})
+    definitions = build_definitions(
+        settings, loggers={"progress": _events_to(materialized, outcome.warnings.append)}
+    )
     definitions.resolve_job_def(process_model_run.name).execute_in_process(
         partition_key=run.key,
         instance=instance,
