@@ -21,7 +21,7 @@ from datacube_assets.assets.datacube import (
     spatial_tiles,
 )
 from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
-from datacube_assets.assets.partitions import SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import FROM_DOJO, SOURCE_TAG, model_runs
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.dojo.model_run import ModelRun
@@ -50,7 +50,7 @@ process_model_run = define_asset_job(
 )
 
 PRIORITY_TAG = "dagster/priority"
-FROM_DOJO = {SOURCE_TAG: "dojo", PRIORITY_TAG: "10"}
+SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}
 """Tags of runs that a sensor started: they go before backfills, whose priority is 0."""
 BY_HAND = {SOURCE_TAG: "request", PRIORITY_TAG: "20"}
 """Tags of runs that somebody asked for."""

@@ -11,13 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagster import DagsterEventType, DagsterInstance, InitLoggerContext, LoggerDefinition
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    InitLoggerContext,
+    LoggerDefinition,
+    RunsFilter,
+)
 
 from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
+from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.jobs import ASSETS, process_model_run, run_tags
+from datacube_assets.launcher import process_of
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import leave_request
@@ -53,6 +62,7 @@ def process(
 
     Raises what the failing asset raised: InputError for input that cannot be processed.
     """
+    refuse_beside_another(instance, ModelRun.of(request))
     run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     outcome = Outcome(run)
@@ -73,6 +83,23 @@ def process(
     )
     outcome.seconds = time.monotonic() - started
     return outcome
+
+
+def refuse_beside_another(instance: DagsterInstance, run: ModelRun) -> None:
+    """Raise InputError while a run of the same partition is under way: both would write the same objects.
+
+    Runs of the UI and the sensors wait for each other in Dagster's queue, which this process is not in.
+    """
+    running = instance.get_runs(
+        filters=RunsFilter(tags={"dagster/partition": run.key}, statuses=[DagsterRunStatus.STARTED])
+    )
+    for other in running:
+        if process_of(other.run_id) is not None:
+            raise InputError(
+                f"Dagster's run {other.run_id} is processing it right now",
+                run=str(run),
+                remedy="Wait until that run is over, or cancel it in the UI",
+            )
 
 
 def _events_to(

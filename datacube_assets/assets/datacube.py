@@ -18,7 +18,7 @@ from datacube_assets.assets.partitions import model_runs
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
-from datacube_assets.datacube.normalize import raw_rows
+from datacube_assets.datacube.normalize import join_rows, raw_rows
 from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.publishing import Publisher, View
@@ -66,7 +66,7 @@ def _raw_data(lake: Lake, raw: LakeTable, info: RunInfo, features: list[str]) ->
     for _, batch in RawParts.of(lake, raw).batches():
         rows = raw_rows(batch, info.plan)
         tables.append(rows.filter(pc.is_in(rows["feature"].cast(pa.string()), wanted)))
-    table = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries()
+    table = join_rows(tables)
     if table.num_rows:
         yield views.raw_data(table)
 

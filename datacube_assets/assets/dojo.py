@@ -18,7 +18,7 @@ from dagster import (
     asset,
 )
 
-from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_DOJO, SOURCE_TAG, model_runs
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
@@ -32,9 +32,10 @@ from datacube_assets.storage.requests import requested
 from datacube_assets.web import public
 
 GROUP = "dojo"
-RETRIES = 20
-RETRY_SECONDS = 15.0
-"""How often, and after how many seconds, a step is repeated while Dojo or a file server is away."""
+RETRIES = 60
+FIRST_RETRY, LAST_RETRY = 10.0, 300.0
+"""How often a step is repeated while Dojo or a file server is away, and after how many seconds: doubled
+from the first to the last. That is more than four hours; only then is the run given up."""
 FORMAT_VERSION = 1
 """Raise it when the same input gives other objects than before: everything is then published anew."""
 
@@ -55,7 +56,10 @@ def dojo_request(
     run = ModelRun.from_key(context.partition_key)
     run.check()
     left = requested(lake.open(), run)
-    with retried_later(context.run):
+    if left and not left.source_version and context.run.tags.get(SOURCE_TAG) == FROM_DOJO:
+        # Dojo has news since then; what was left from elsewhere knows nothing of them.
+        left = None
+    with retried_later(context.run, context.retry_number):
         request = dojo.renew_request(left) if left else dojo.derive_request(run)
     context.log.info(
         f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
@@ -102,7 +106,7 @@ def raw_dojo_output(
     reused = table is not None
     if table is None:
         try:
-            with retried_later(context.run):
+            with retried_later(context.run, context.retry_number):
                 table = fetch_parts(lake.open(), run, dojo_request, numeric, dojo.source(), context.log.info)
         except InputError as error:
             raise error.in_run(str(run)) from error
@@ -121,13 +125,22 @@ def raw_dojo_output(
 
 
 def fetched_before(lake: Lake, run: ModelRun, request: DatacubeRequest) -> LakeTable | None:
-    """The parts of an earlier run, if they are of the same request and Dojo vouches for its version."""
+    """The parts of an earlier run, if Dojo's version vouches for it that they are the same.
+
+    It does for model runs, which name the time of their execution. The files of a dataset keep their
+    addresses when they are replaced (CONTRACTS B.1), so these are always fetched.
+    """
+    if run.is_indicator or not request.source_version:
+        return None
     try:
         table = lake.table(run, "raw_dojo_output")
     except MissingTableError:
         return None
     before = DatacubeRequest.model_validate(table.info["request"])
-    same = bool(request.source_version) and before.fingerprint() == request.fingerprint()
+    same = (
+        all(getattr(before, name) == getattr(request, name) for name in ("source_version", "data_paths"))
+        and before.fingerprint() == request.fingerprint()
+    )
     return table if same and lake.is_whole(table) else None
 
 
@@ -163,7 +176,7 @@ def fetch_parts(
 
 
 @contextmanager
-def retried_later(run: DagsterRun) -> Iterator[None]:
+def retried_later(run: DagsterRun, tried: int) -> Iterator[None]:
     """Ask Dagster to repeat a step that failed because something outside was not there.
 
     Not in a run that a person waits for at the command line, who had rather know at once.
@@ -173,4 +186,5 @@ def retried_later(run: DagsterRun) -> Iterator[None]:
     except (DojoUnavailable, FetchError) as error:
         if run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
             raise
-        raise RetryRequested(max_retries=RETRIES, seconds_to_wait=RETRY_SECONDS) from error
+        wait = min(FIRST_RETRY * 2 ** min(tried, 10), LAST_RETRY)
+        raise RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error

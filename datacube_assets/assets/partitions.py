@@ -10,3 +10,4 @@ model_runs = DynamicPartitionsDefinition(name="model_runs")
 SOURCE_TAG = "datacube/source"
 """Run tag that says who asked for a run."""
 AT_COMMAND_LINE = "command"
+FROM_DOJO = "dojo"

@@ -41,7 +41,7 @@ class Objects:
     header: bytes = b""
     """What every body begins with."""
     left_out: int = 0
-    """Objects of the batch that were not made because the reader could not read them (DESIGN 5, 8)."""
+    """Objects that belong to the batch but would stop the reader, and were not made (DESIGN 5, 8)."""
 
     def __len__(self) -> int:
         return len(self.keys)

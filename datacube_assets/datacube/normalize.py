@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -40,6 +40,8 @@ _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier (DESIGN 5, 4)."""
 
 _YEAR = re.compile(r"\d{4}")
+_DATE = re.compile(r"(?:1[5-9]|2[01])\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
+"""Eight digits that read as a date; as milliseconds they would be an hour of January 1970."""
 _YEAR_OR_MONTH = re.compile(r"(\d{4})(?:[-/](\d{1,2}))?(?:[-/](\d{1,2}))?")
 
 
@@ -163,21 +165,6 @@ class Plan:
     """Columns whose kind differs between parts."""
     options: Options
 
-    @property
-    def point_columns(self) -> tuple[str, ...]:
-        """Columns of the points table, in order."""
-        layout = self.layout
-        weight = (layout.weight,) if layout.weight else ()
-        return (
-            "feature",
-            "timestamp",
-            *layout.levels,
-            *layout.coordinates,
-            *layout.qualifiers,
-            *weight,
-            "value",
-        )
-
 
 def plan(columns: Profile, options: Options) -> Plan:
     """Decide which columns survive and what they are (CONTRACTS D.1, 1-4, 7).
@@ -196,7 +183,7 @@ def plan(columns: Profile, options: Options) -> Plan:
         levels=region_levels(filled),
         coordinates=tuple(name for name in COORDINATES if name in filled),
         qualifiers=tuple(name for name in filled if name not in FIXED_COLUMNS and name != weight),
-        weight=weight if weight in filled else None,
+        weight=weight if weight and weight in filled else None,
     )
     whole = frozenset(name for name, column in columns.items() if column.whole)
     # Whole numbers become floats where a part has floats; other kinds have only text in common.
@@ -389,7 +376,9 @@ def _text(batch: pa.Table, name: str, what: Plan, *, absent: frozenset[str]) -> 
 
 
 def _region(batch: pa.Table, level: RegionLevel, what: Plan) -> pa.Array:
-    filled = pc.fill_null(_as_text(batch, level, whole=False), MISSING)
+    # Whole or not, floats print as Python prints them (CONTRACTS J.6).
+    is_float = level in batch.column_names and _kind(level, batch[level].type) == "f"
+    filled = pc.fill_null(_as_text(batch, level, whole=not is_float), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
     return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
 
@@ -425,6 +414,9 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     kind = _kind(name, values.type)
     if kind == "O":
         return values.cast(pa.string())
+    if kind == "i" and not whole:
+        # Another part has fractions in this column: one value must not have two spellings.
+        values, kind = values.cast(pa.float64(), safe=False), "f"
     if kind == "f" and not pa.types.is_decimal(values.type):
         floats = shortest(values)
         if not whole:
@@ -581,11 +573,11 @@ def _parse_times(column: pa.ChunkedArray, scale: int) -> Floats:
 def _parse_time(text: str | None, scale: int) -> float:
     """Milliseconds UTC of a text: a number in the request's unit, or a date and time of ISO 8601.
 
-    Four digits are a year: no numeric timestamp is that close to 1970.
+    Four digits are a year, eight that read so a date: no numeric timestamp is that close to 1970.
     Raises InputError for any other text.
     """
     text = (text or "").strip()
-    number = None if _YEAR.fullmatch(text) else _parse_number(text)
+    number = None if _YEAR.fullmatch(text) or _DATE.fullmatch(text) else _parse_number(text)
     if number is not None:
         return number * scale
     if match := _YEAR_OR_MONTH.fullmatch(text):
@@ -635,7 +627,7 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
             degrees = _numbers(batch, name)
             columns[name] = pa.array(np.where(np.isfinite(degrees), degrees, np.nan), from_pandas=True)
         elif name in what.mixed:
-            text = _as_text(batch, name, whole=False)
+            text = _as_text(batch, name, whole=_kind(name, column.type) == "i")
             columns[name] = pc.fill_null(text.cast(pa.string()), MISSING) if name in REGION_LEVELS else text
         elif _kind(name, column.type) == "M":
             columns[name] = _as_text(batch, name, whole=name in what.whole)
@@ -645,3 +637,35 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
             columns[name] = column
     rows = pa.table(columns)
     return rows.filter(pc.is_valid(rows["feature"]))
+
+
+def join_rows(tables: Sequence[pa.Table]) -> pa.Table:
+    """The raw rows of all batches; columns in order of first appearance, null where a part has none.
+
+    Numbers of different types become doubles, whatever else differs text.
+    """
+    types: dict[str, set[pa.DataType]] = {}
+    for table in tables:
+        for field_ in table.schema:
+            types.setdefault(field_.name, set()).add(field_.type)
+    fields = [pa.field(name, _common_type(found)) for name, found in types.items()]
+    return pa.concat_tables([_with_fields(table, fields) for table in tables]).unify_dictionaries()
+
+
+def _common_type(types: set[pa.DataType]) -> pa.DataType:
+    filled = {type_ for type_ in types if not pa.types.is_null(type_)}
+    if len(filled) == 1:
+        return filled.pop()
+    if all(_kind("", type_) in "if" for type_ in filled):
+        return pa.float64()
+    return pa.string()
+
+
+def _with_fields(table: pa.Table, fields: Sequence[pa.Field]) -> pa.Table:
+    columns = [
+        table[field_.name].cast(field_.type, safe=False)
+        if field_.name in table.column_names
+        else pa.nulls(table.num_rows, field_.type)
+        for field_ in fields
+    ]
+    return pa.table(columns, schema=pa.schema(fields))

@@ -53,16 +53,15 @@ class Part:
             raise _unreadable(name, error) from error
         self.rows: int = self._file.metadata.num_rows
 
-    def batches(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    def batches(self) -> Iterator[pa.Table]:
         """The rows, in file order, in tables of at most `BATCH_ROWS`; text as dictionaries."""
-        wanted = self.columns if columns is None else [name for name in self.columns if name in columns]
         try:
             if self.rows <= BATCH_ROWS:
                 # One read of everything decodes columns in parallel.
-                yield self._file.read(columns=wanted).select(wanted)
+                yield self._file.read(columns=self.columns).select(self.columns)
                 return
-            for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
-                yield pa.Table.from_batches([batch]).select(wanted)
+            for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
+                yield pa.Table.from_batches([batch]).select(self.columns)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.name, error) from error
 

@@ -192,8 +192,3 @@ class Layout:
     @property
     def weighted(self) -> bool:
         return self.weight is not None
-
-    @property
-    def text_columns(self) -> tuple[str, ...]:
-        """Columns of the temporal cells that hold text, feature apart."""
-        return (*self.levels, *(cell_column(name) for name in self.qualifiers))

@@ -141,14 +141,15 @@ class IndicatorDocument(_DescribedDocument):
     def version(self) -> str:
         """Hex digest of what makes another datacube: the parts, the features and their qualifiers.
 
-        `created_at` does not enter, because any update resets it (CONTRACTS A.3).
+        Any update resets `created_at` (CONTRACTS A.3), and new files come under the old addresses (B.1),
+        so it enters: a run too many publishes nothing, a run too few would leave wrong numbers.
         """
         outputs = sorted((output.name, output.type) for output in self.outputs)
         qualifiers = [
             (qualifier.name, qualifier.qualifier_role, sorted(qualifier.related_features))
             for qualifier in self.qualifier_outputs or ()
         ]
-        return digest([self.id, sorted(self.data_paths), outputs, qualifiers])
+        return digest([self.id, self.created_at, sorted(self.data_paths), outputs, qualifiers])
 
 
 @dataclass(frozen=True)

@@ -83,13 +83,13 @@ class DatacubeRequest(BaseModel):
         return self
 
     def fingerprint(self) -> str:
-        """Hex digest of the request's meaning.
+        """Hex digest of what a request asks to be made of its files.
 
-        Equal for requests that lead to the same datacube from the same files: who waits for the
-        outcome (`doc_ids`) does not enter.
+        Equal for requests that make the same datacube of the same bytes: where the files come from and
+        who waits for the outcome do not enter.
         """
-        meaning = self.model_dump(mode="json", exclude={"doc_ids"})
-        return digest(meaning)
+        besides = {"doc_ids", "data_paths", "source_version"}
+        return digest(self.model_dump(mode="json", exclude=besides))
 
 
 def digest(document: Any) -> str:

@@ -26,7 +26,7 @@ from datacube_assets.assets.partitions import model_runs
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.watch import Changes, Ready, changes, ready_indicators, ready_runs
-from datacube_assets.jobs import FROM_DOJO, process_model_run, run_tags
+from datacube_assets.jobs import SENSED, process_model_run, run_tags
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake
@@ -132,7 +132,7 @@ def request_run(ready: Ready) -> RunRequest:
     return RunRequest(
         run_key=ready.run_key,
         partition_key=ready.run.key,
-        tags={**run_tags(ready.run), **FROM_DOJO, "datacube/version": ready.version},
+        tags={**run_tags(ready.run), **SENSED, "datacube/version": ready.version},
     )
 
 

@@ -84,12 +84,18 @@ class RawParts:
 
 @contextmanager
 def naming_file(address: str) -> Iterator[None]:
-    """Add the file to input errors."""
+    """Add the file to input errors, and turn those of the Parquet library into such."""
     try:
         yield
     except InputError as error:
         error.file = error.file or address
         raise
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(
+            f"its rows cannot be read: {str(error).splitlines()[0]}",
+            file=address,
+            remedy="Check that text is UTF-8 and that every column has one plain type",
+        ) from error
 
 
 def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int) -> LakeTable:

@@ -25,7 +25,7 @@ from datacube_assets.datacube import keys
 from datacube_assets.datacube.encode import JSON, Objects
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import PARQUET, Lake, file_name
-from datacube_assets.storage.stores import Store
+from datacube_assets.storage.stores import MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
 _HEAD = "manifest.json"
@@ -42,7 +42,7 @@ class Published:
     """Objects written because they were new or changed."""
     deleted: int = 0
     left_out: int = 0
-    """Objects not made because the reader could not read them."""
+    """Objects that would stop the reader, or whose key is too long for the store."""
 
     def __add__(self, other: Published) -> Published:
         return Published(
@@ -112,14 +112,17 @@ class Publication:
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
             fragment = _fragment(objects, self.run.prefix)
+            storable = self.bucket.storable(fragment["key"].to_pylist())
+            left_out = objects.left_out + len(objects) - int(storable.sum())
             name = f"{file_name(work)}-{number:05}.parquet"
-            self._put_fragment(name, fragment)
+            kept = fragment if storable.all() else fragment.filter(pa.array(storable))
+            self._put_fragment(name, kept)
             names.append(name)
-            changed = _changed(fragment, trusted)
-            chosen = np.flatnonzero(changed)
+            chosen = np.flatnonzero(_changed(fragment, trusted) & storable)
             if len(chosen):
                 self.bucket.put_many(*_chosen(objects, fragment, chosen), objects.content_type)
-            total += Published(len(objects), objects.nbytes, len(chosen), left_out=objects.left_out)
+            size = pc.sum(kept["size"]).as_py() or 0
+            total += Published(kept.num_rows, size, len(chosen), left_out=left_out)
         return total, names
 
     def finish(self, published: Published, fragments: dict[str, list[str]]) -> Published:
@@ -160,11 +163,21 @@ class Publication:
         names = self.previous.names[work]
         if not names:
             return None
-        table = pa.concat_tables([self._read(f"{self.previous.folder}/{name}") for name in names])
+        try:
+            table = pa.concat_tables([self._read(f"{self.previous.folder}/{name}") for name in names])
+        except MissingObjectError:
+            # Without its record nothing is certain; writing everything anew is always right.
+            return None
         if self.abandoned:
             doubtful = pa.concat_tables([self._read(key).select(["key"]) for key in self.abandoned])
             table = table.filter(pc.invert(pc.is_in(table["key"], doubtful["key"])))
         return table
+
+    def _keys_if_there(self, fragment: str) -> pa.Table:
+        try:
+            return self._read(fragment).select(["key"])
+        except MissingObjectError:
+            return _SCHEMA.empty_table().select(["key"])
 
     def _stale(self, fragments: dict[str, list[str]]) -> list[str]:
         """Keys of earlier attempts that this one did not publish."""
@@ -176,7 +189,7 @@ class Publication:
         if not earlier:
             return []
         now = [f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names]
-        old_keys = pa.concat_tables([self._read(key).select(["key"]) for key in earlier])["key"]
+        old_keys = pa.concat_tables([self._keys_if_there(key) for key in earlier])["key"]
         if not now:
             return sorted(set(old_keys.to_pylist()))
         new_keys = pa.concat_tables([self._read(key).select(["key"]) for key in now])["key"]
@@ -230,16 +243,27 @@ def complete(
 
     Raises IncompleteDatacubeError unless every one of the `assets` is published from `version`.
     """
+    _check_complete(lake, bucket, run, version, assets)
+    publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt)
+    published, fragments = publication.publish("results", [Objects.of({keys.RESULTS: body}, JSON)])
+    published = publication.finish(published, {"results": fragments})
+    try:
+        # Another run may have begun with another input meanwhile.
+        _check_complete(lake, bucket, run, version, assets)
+    except IncompleteDatacubeError:
+        withdraw_results(lake, bucket, run, unless="")
+        raise
+    return published
+
+
+def _check_complete(lake: Lake, bucket: Store, run: ModelRun, version: str, assets: Sequence[str]) -> None:
     for asset in assets:
         head = manifest(lake, run, asset)
         if head is None or head["version"] != version or head["bucket"] != bucket.url:
-            state = "is not published yet" if head is None else "is published from an older input"
+            state = "is not published yet" if head is None else "is published from another input"
             raise IncompleteDatacubeError(
                 f"{run} is not complete: {asset} {state}. Materialize {asset}, or all assets of the partition"
             )
-    publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt)
-    published, fragments = publication.publish("results", [Objects.of({keys.RESULTS: body}, JSON)])
-    return publication.finish(published, {"results": fragments})
 
 
 _SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])

@@ -19,11 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
 Body = bytes | memoryview
 
+_LONGEST_FILE_NAME = 255
+_LONGEST_S3_KEY = 1024
+"""Bytes."""
 _UNSAFE = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x09\x0b-\x1f\x7f]", re.MULTILINE)
 
 
@@ -47,6 +55,12 @@ def check_keys(keys: Sequence[str]) -> None:
     raise UnsafeKeyError(f"the key {unsafe!r} has a part that is empty, `.`, `..` or not printable")
 
 
+def _sizes(keys: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Size of each key in bytes."""
+    sizes: npt.NDArray[np.int32] = pc.binary_length(pa.array(keys, pa.string())).to_numpy()
+    return sizes
+
+
 class Store(Protocol):
     """What both kinds of store do. Instances can be sent to workers."""
 
@@ -65,6 +79,9 @@ class Store(Protocol):
 
     def put_file(self, key: str, path: Path) -> None:
         """Write one object from a local file, which may be moved away."""
+
+    def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which keys are short enough for the store."""
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are passed over."""
@@ -131,6 +148,13 @@ class LocalStore:
         # From another file system it is copied, and must not be seen before it is whole.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
             os.replace(shutil.move(path, temporary), target)
+
+    def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+        short = _sizes(keys) <= _LONGEST_FILE_NAME
+        for i in np.flatnonzero(~short).tolist():
+            # A key may be long as long as no part of it is.
+            short[i] = max(len(part.encode()) for part in keys[i].split("/")) <= _LONGEST_FILE_NAME
+        return short
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         if len(keys) == 1:
@@ -237,6 +261,10 @@ class S3:
 
         check_keys([key])
         obstore.put(self._store, key, path)
+
+    def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+        prefix = len(urlsplit(self.url).path.strip("/").encode()) + 1
+        return _sizes(keys) + prefix <= _LONGEST_S3_KEY
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         import obstore

@@ -278,7 +278,7 @@ def test_after_an_upstream_change_alone_results_are_refused_with_what_to_do(
     house.materialize(RUN, "temporal_cells", "global_aggregates", "global_timeseries")
     assert not house.datacube().complete
     with pytest.raises(
-        IncompleteDatacubeError, match=r"raw_data is published from an older input. Materialize raw_data"
+        IncompleteDatacubeError, match=r"raw_data is published from another input. Materialize raw_data"
     ):
         house.materialize(RUN, "pipeline_results")
     assert not house.datacube().complete

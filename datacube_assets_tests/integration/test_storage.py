@@ -335,7 +335,7 @@ def test_results_come_when_every_asset_is_published_from_the_same_input(publishi
     with pytest.raises(IncompleteDatacubeError, match="lists is not published yet"):
         publishing.complete(assets=("maps", "lists"))
     publishing.publish({"b": b"1"}, asset="lists", version="v2")
-    with pytest.raises(IncompleteDatacubeError, match="lists is published from an older input"):
+    with pytest.raises(IncompleteDatacubeError, match="lists is published from another input"):
         publishing.complete(assets=("maps", "lists"))
     assert set(publishing.objects()) == {"a", "b"}
     publishing.publish({"b": b"1"}, asset="lists")
@@ -402,3 +402,17 @@ def test_manifests_lie_apart_from_the_objects_that_readers_see(publishing: Publi
     publishing.complete()
     assert manifest(publishing.lake, RUN, RESULTS_ASSET) is not None
     assert all(name.startswith("runs/model/run/manifests/") for name in files(publishing.folder / "lake"))
+
+
+def test_names_too_long_for_a_file_are_left_out_and_counted(publishing: Publishing) -> None:
+    long = "x" * 300
+    published = publishing.publish({"a": b"1", f"{long}.csv": b"2", f"{'y' * 200}/{'z' * 200}": b"3"})
+    assert (published.objects, published.put, published.left_out) == (2, 2, 1)
+    assert sorted(publishing.objects()) == ["a", f"{'y' * 200}/{'z' * 200}"]
+
+
+def test_a_manifest_whose_records_are_gone_is_not_believed(publishing: Publishing) -> None:
+    publishing.publish({"a": b"1"})
+    for fragment in (publishing.folder / "lake").rglob("*.parquet"):
+        fragment.unlink()
+    assert publishing.publish({"a": b"1"}).put == 1

@@ -159,7 +159,6 @@ def test_a_dataset_with_other_parts_features_or_qualifiers_has_another_version(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"created_at": 1},
         {"description": "new"},
         {"outputs": [{"name": "price", "type": "float", "unit": "EUR"}]},
     ],
@@ -212,3 +211,7 @@ json_values = st.recursive(
 def test_whatever_dojo_lists_becomes_a_document_or_a_problem(raw: list[object]) -> None:
     runs, problems = parse_documents(RunDocument, raw)
     assert len(runs) + len(problems) == len(raw)
+
+
+def test_a_dataset_published_again_under_the_same_addresses_has_another_version() -> None:
+    assert indicator(created_at=1).version != indicator(created_at=2).version

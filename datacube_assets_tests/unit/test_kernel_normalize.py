@@ -155,7 +155,7 @@ def test_columns_that_have_values_in_one_part_only_survive() -> None:
     [
         (pa.array(["a"]), pa.array([1]), ["a", "1"]),
         (pa.array([1]), pa.array([2.0]), ["1", "2"]),
-        (pa.array([1]), pa.array([2.5]), ["1", "2.5"]),
+        (pa.array([1]), pa.array([2.5]), ["1.0", "2.5"]),
         (pa.array([True]), pa.array(["x"]), ["True", "x"]),
         (pa.array([DATE]), pa.array(["x"]), ["2020-01-01", "x"]),
         (pa.array(["a"]).dictionary_encode(), pa.array(["b"], pa.large_string()), ["a", "b"]),
@@ -506,3 +506,8 @@ def test_an_input_error_says_run_file_column_example_and_remedy_and_survives_pic
     assert told.startswith("run model:run, file a.parquet, column value: it is odd (for example 'xxx")
     assert told.endswith("...). Make it even")
     assert len(told) < 250
+
+
+def test_eight_digits_that_read_as_a_date_are_one() -> None:
+    made = normalized({"timestamp": pa.array(["20200101", "20200131"]), "value": [1.0, 2.0]})
+    assert made.table["timestamp"].to_pylist() == [1577836800000, 1580428800000]
