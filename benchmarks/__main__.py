@@ -4,6 +4,7 @@
     python -m benchmarks --rows 10000 100000 --repeat 3    several sizes, medians of three trials
     python -m benchmarks --case floods --floods PATH       a real dataset with tiles
     python -m benchmarks --folder /dev/shm                 without the cost of a disk
+    python -m benchmarks tick                              a sensor's look at 20,000 runs (`benchmarks.tick`)
 
 Here belong running, timing and printing. The input comes from `benchmarks.synthetic`, the floor from
 `benchmarks.floor`; each runs as a process of its own, because a child inherits the peak memory of the process
@@ -23,6 +24,8 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, time_ns
 from typing import Any, Final, TypeAlias
+
+from benchmarks import tick
 
 Json: TypeAlias = dict[str, Any]
 
@@ -81,6 +84,9 @@ class Trial:
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["tick"]:
+        tick.main(sys.argv[2:])
+        return
     options = _options()
     with tempfile.TemporaryDirectory(
         prefix="datacube-benchmark-", dir=options.folder and options.folder.resolve()

@@ -65,6 +65,8 @@ def prepare(settings: Settings) -> None:
     """Make the home folder and point Dagster to it, unless DAGSTER_HOME says otherwise."""
     os.environ["DATACUBE_HOME"] = str(settings.home)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    # Dagster gives up on a tick after a minute, which is less than an unresponsive Dojo or CauseMos takes.
+    os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "300")
     if os.environ.get("DAGSTER_HOME"):
         return
     folder = settings.home / "dagster"

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from datacube_assets.assets.partitions import model_runs
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.jobs import is_full
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
@@ -63,15 +64,18 @@ def current_request(settings: Settings, lake: Lake, run: ModelRun) -> DatacubeRe
 def partitions_of(instance: DagsterInstance, model_id: str) -> list[str]:
     """Partitions of a model or dataset, sorted."""
     keys = instance.get_dynamic_partitions(str(model_runs.name))
-    return sorted(key for key in keys if ModelRun.from_key(key).model_id == model_id)
+    runs = [run for key in keys if (run := ModelRun.known(key))]
+    return sorted(run.key for run in runs if run.model_id == model_id)
 
 
 def failed_partitions(instance: DagsterInstance) -> list[str]:
-    """Partitions whose newest finished run failed or was canceled, sorted."""
-    newest: dict[str, DagsterRunStatus] = {}
-    for record in instance.get_run_records(order_by="update_timestamp", ascending=True):
-        partition = record.dagster_run.tags.get("dagster/partition")
-        if partition is not None:
-            newest[partition] = record.dagster_run.status
+    """Partitions whose newest finished run of all assets failed or was canceled, sorted."""
     failures = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+    finished = RunsFilter(statuses=[DagsterRunStatus.SUCCESS, *failures])
+    newest: dict[str, DagsterRunStatus] = {}
+    for run in instance.get_runs(filters=finished):
+        partition = run.tags.get("dagster/partition")
+        if ModelRun.known(partition) and is_full(run):
+            # Dagster lists the newest first.
+            newest.setdefault(str(partition), run.status)
     return sorted(partition for partition, status in newest.items() if status in failures)

@@ -41,6 +41,14 @@ class ModelRun:
             raise ValueError(f"{key!r} is no partition key; it should read MODEL_ID:RUN_ID")
         return cls(*parts)
 
+    @classmethod
+    def known(cls, key: str | None) -> ModelRun | None:
+        """The run of a partition key, None for a key that is none: people can add any in the UI."""
+        try:
+            return cls.from_key(key or "")
+        except ValueError:
+            return None
+
     @property
     def key(self) -> str:
         """Partition key: `{model_id}:{run_id}`, each part encoded."""

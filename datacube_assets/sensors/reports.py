@@ -50,7 +50,7 @@ from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report
 
-OVERLAP = 120.0
+OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
 """Refusals that say nothing about the report: credentials and load. So do all from 500."""
@@ -81,8 +81,10 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         for record in runs_updated(context.instance, since):
             if not is_told(outbox, record.dagster_run):
                 posted += sum(outbox.post(report) for report in due(context.instance, store, record))
-            newest = max(newest, record.update_timestamp.timestamp())
-            if time.monotonic() > until:
+            updated = record.update_timestamp.timestamp()
+            newest = max(newest, updated)
+            # Never inside the overlap: the next tick would stop there again.
+            if updated > since and time.monotonic() > until:
                 break
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
@@ -141,8 +143,9 @@ def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report
     """What has to be told about a run in the state it is in."""
     run = record.dagster_run
     partition = run.tags.get("dagster/partition")
-    if partition is None or (record.start_time is None and not run.is_finished):
+    if ModelRun.known(partition) is None or (record.start_time is None and not run.is_finished):
         return []
+    assert partition is not None
     request = request_of(instance, lake, run, partition)
     if request is None or not request.doc_ids:
         return []
@@ -228,12 +231,13 @@ def deliver(
 ) -> tuple[int, int]:
     """Try what is due; returns how many reports were settled and how many wait."""
     settled, left = 0, 0
-    # A run's outcome is not told before its start.
+    # What is told of a partition keeps its order: an outcome not before its start, and not before the
+    # outcome of an earlier run, which would otherwise have the last word.
     held: set[str] = set()
     until = time.monotonic() + DELIVERING_SECONDS
     for report in outbox.waiting():
-        if report.flow_id in held or report.next_attempt > now or time.monotonic() > until:
-            held.add(report.flow_id)
+        if report.partition in held or report.next_attempt > now or time.monotonic() > until:
+            held.add(report.partition)
             left += 1
             continue
         if report.kind == "processing-succeeded" and not stands(lake, report):
@@ -255,7 +259,7 @@ def deliver(
             error = delivery.message if isinstance(delivery, Refused) else delivery.error
             log(f"{report.partition}: {report.kind} could not be delivered: {error}")
             outbox.put_off(report.failed(error, now))
-            held.add(report.flow_id)
+            held.add(report.partition)
             left += 1
             if isinstance(delivery, Unreachable):
                 until = 0.0  # Nobody is there: the others would only wait for their time-outs.

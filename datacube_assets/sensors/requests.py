@@ -36,6 +36,11 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         # The cursor names what the last tick requested; Dagster stored it after creating the runs.
         runs_started(store, started_last(context.cursor))
         waiting = runs_requested(store, limit)
+        broken = [one for one in waiting if ModelRun.known(one.partition) is None]
+        if broken:
+            context.log.error(f"Dropped, because they name no partition: {[one.partition for one in broken]}")
+            runs_started(store, [one.name for one in broken])
+            waiting = [one for one in waiting if one not in broken]
         if not waiting:
             return SensorResult(skip_reason="Nobody asked for a run.", cursor="[]")
         context.log.info(f"Requested {len(waiting):,} runs that were asked for.")

@@ -25,11 +25,20 @@ from unittest import mock
 
 import httpx
 import pyarrow.parquet as pq
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    RunsFilter,
+    build_sensor_context,
+)
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from datacube_assets.assets.partitions import model_runs
+from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.documents import IndicatorDocument, RunDocument
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, digest
@@ -51,18 +60,35 @@ PATIENCE = 90.0
 FINISHED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
-def wait_for(condition: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
     """What the condition gives, once that is true. Raises AssertionError after the time limit."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
             found = condition()
         except httpx.TransportError:
-            found = None  # type: ignore[assignment]
+            found = None
         if found:
             return found
         time.sleep(0.25)
     raise AssertionError(f"after {seconds:.0f} seconds still waiting for {what}")
+
+
+def evaluate(
+    settings: Settings, instance: DagsterInstance, sensor: str, cursor: str | None = None
+) -> SensorExecutionData:
+    """One tick of a sensor, as Dagster's code server evaluates it; nothing is done about what it says."""
+    repository = build_definitions(settings).get_repository_def()
+    definition = repository.get_sensor_def(sensor)
+    resources = repository.get_top_level_resources()
+    with build_sensor_context(
+        instance,
+        cursor=cursor,
+        repository_def=repository,
+        instance_ref=instance.get_ref(),
+        resources={name: resources[name] for name in definition.required_resource_keys},
+    ) as context:
+        return definition.evaluate_tick(context)
 
 
 def free_port() -> int:
@@ -124,7 +150,7 @@ class Dojo:
     def up(self) -> None:
         """Start listening, and wait until it does."""
         self.program.start()
-        wait_for(lambda: self._answers(), "Dojo")
+        wait_for(self._answers, "Dojo")
 
     def _answers(self) -> bool:
         self.program.check()
@@ -145,9 +171,7 @@ class Dojo:
 
     def add_file(self, name: str, *, value: float = 1.0) -> str:
         """Write a part of four rows; returns its address."""
-        pq.write_table(
-            rows(value=[value, 2.0, 3.0, 4.0]), self.folder / "files" / name, compression="gzip"
-        )
+        pq.write_table(rows(value=[value, 2.0, 3.0, 4.0]), self.folder / "files" / name, compression="gzip")
         return f"{{files}}/{name}"
 
     def switch(self, **switches: Any) -> None:
@@ -157,9 +181,7 @@ class Dojo:
     def finish(self, run_id: str, execution: int = 1, *, model_id: str = MODEL) -> str:
         """Let a run succeed with one part of its own; returns the version its document now has."""
         path = self.add_file(f"{run_id}_{model_id}.{execution}.parquet.gzip", value=float(execution))
-        document = run_document(
-            run_id, data_paths=[path], attributes=success(execution), model_id=model_id
-        )
+        document = run_document(run_id, data_paths=[path], attributes=success(execution), model_id=model_id)
         self.put("runs", document)
         return self.version(document)
 
@@ -308,7 +330,7 @@ class System:
     def runs(self, partition: str | None = None) -> list[DagsterRun]:
         """Dagster's runs (of a partition), oldest first."""
         tags = {"dagster/partition": partition} if partition else {}
-        return self.instance.get_runs(RunsFilter(tags=tags))[::-1]
+        return list(reversed(self.instance.get_runs(RunsFilter(tags=tags))))
 
     def why(self, run_id: str) -> list[str]:
         """What Dagster says about the course of a run that failed."""
@@ -343,9 +365,7 @@ class System:
             for record in records
             if record.start_time is not None
         ]
-        together = [
-            [other for begin, end, other in spans if begin <= moment < end] for moment, _, _ in spans
-        ]
+        together = [[other for begin, end, other in spans if begin <= moment < end] for moment, _, _ in spans]
         one = max((same.count(name) for same in together for name in same), default=0)
         return one, max(map(len, together), default=0)
 
@@ -373,7 +393,9 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
             settled.model_copy(update={"dojo_url": dojo_url, "causemos_url": causemos_url}),
             environment,
             Dojo(program("dojo", *dojo_command), dojo_url, folder / "dojo"),
-            CauseMos(program("causemos", *command, "causemos-simulator", "--port", str(ports[1])), causemos_url),
+            CauseMos(
+                program("causemos", *command, "causemos-simulator", "--port", str(ports[1])), causemos_url
+            ),
             program("daemon", sys.executable, "-P", "-m", "dagster._daemon", "run", *definitions),
             program(
                 "webserver",

@@ -126,7 +126,7 @@ class Story:
         if not self.system.published(partition):
             return None
         document = self.system.lake.read_document(request_key(ModelRun.from_key(partition)))
-        return document and document["source_version"]
+        return str(document["source_version"]) if document else None
 
     def _outcomes(self, partition: str) -> list[dict[str, Any]]:
         """What CauseMos was told of a partition's outcome."""
@@ -191,7 +191,9 @@ class Story:
                 },
             ).check()
         # The part of each execution has its number as the first value.
-        again = Datacube(buckets, {"raw.csv": next((buckets / "models" / MODEL / AGAIN).rglob("raw.csv")).read_bytes()})
+        again = Datacube(
+            buckets, {"raw.csv": next((buckets / "models" / MODEL / AGAIN).rglob("raw.csv")).read_bytes()}
+        )
         assert "2.0" in {line["value"] for line in again.csv("raw.csv") if line["country"] == "Kenya"}
 
 
@@ -201,7 +203,9 @@ def check_sensors(whole: System) -> None:
     found = whole.graphql(
         """query($repository: RepositorySelector!) {
           sensorsOrError(repositorySelector: $repository) {
-            ... on Sensors { results { name sensorState { status ticks(limit: 100) { status error { message } } } } }
+            ... on Sensors {
+              results { name sensorState { status ticks(limit: 100) { status error { message } } } }
+            }
           }
         }""",
         repository=repository,
