@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
-from dagster import AssetExecutionContext, MaterializeResult, asset
+from dagster import AssetExecutionContext, MaterializeResult
 
-from datacube_assets.assets.partitions import model_runs
-from datacube_assets.assets.tables import column_schema, same_version, table_metadata
+from datacube_assets.assets.tables import same_version, table_asset, table_metadata
 from datacube_assets.datacube import grid, spatial
 from datacube_assets.datacube.qualifiers import Breakdowns
 from datacube_assets.datacube.schema import (
@@ -41,13 +40,10 @@ def file_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
     return "/".join((period, *parts, last))
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version="1",
-    kinds={"parquet"},
-    metadata={"dagster/column_schema": column_schema(GLOBAL_COLUMNS)},
-    description="Sums over all places, per feature and time, and per value of each mapped qualifier.",
+@table_asset(
+    GROUP,
+    GLOBAL_COLUMNS,
+    "Sums over all places, per feature and time, and per value of each mapped qualifier.",
 )
 def global_aggregates(
     context: AssetExecutionContext,
@@ -64,16 +60,11 @@ def global_aggregates(
     return _aggregate(context, lake, dask, temporal_cells, steps, _global_tables, _merge_aggregates)
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version="1",
-    kinds={"parquet"},
-    metadata={"dagster/column_schema": column_schema(REGIONAL_COLUMNS)},
-    description=(
-        "Sums over the places of each region, at every level of the hierarchy, per feature and time, and per "
-        "value of each mapped qualifier."
-    ),
+@table_asset(
+    GROUP,
+    REGIONAL_COLUMNS,
+    "Sums over the places of each region, at every level of the hierarchy, per feature and time, and per "
+    "value of each mapped qualifier.",
 )
 def regional_aggregates(
     context: AssetExecutionContext,
@@ -91,16 +82,11 @@ def regional_aggregates(
     return _aggregate(context, lake, dask, temporal_cells, steps, _regional_tables, _merge_aggregates)
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version="1",
-    kinds={"parquet"},
-    metadata={"dagster/column_schema": column_schema(GRID_COLUMNS)},
-    description=(
-        "Sums over subtiles of precision 14, the deepest level of the tile pyramid, per feature and time. "
-        "Points without coordinates or beyond the web-mercator limit have no place in it."
-    ),
+@table_asset(
+    GROUP,
+    GRID_COLUMNS,
+    "Sums over subtiles of precision 14, the deepest level of the tile pyramid, per feature and time. "
+    "Points without coordinates or beyond the web-mercator limit have no place in it.",
 )
 def grid_cells(
     context: AssetExecutionContext, temporal_cells: LakeTable, lake: LakeResource, dask: DaskResource

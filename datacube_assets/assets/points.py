@@ -7,10 +7,9 @@ rows get from the parts into shards is in `storage/points.py`.
 import time
 from dataclasses import dataclass
 
-from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, MaterializeResult, MetadataValue
 
-from datacube_assets.assets.partitions import model_runs
-from datacube_assets.assets.tables import column_schema, report_metadata, table_metadata
+from datacube_assets.assets.tables import report_metadata, table_asset, table_metadata
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.schema import CELL_COLUMNS, POINT_COLUMNS
 from datacube_assets.datacube.temporal import temporal_cells as cells_of_points
@@ -24,17 +23,12 @@ from datacube_assets.storage.run_info import RunInfo
 GROUP = "points"
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version="1",
-    kinds={"parquet"},
-    metadata={"dagster/column_schema": column_schema(POINT_COLUMNS)},
-    description=(
-        "The run's rows, clean and typed, in shards such that all rows of a place are in one. "
-        "What was dropped or repaired is counted in the metadata. Beside the shards lie the regions and the "
-        "qualifier values of each feature."
-    ),
+@table_asset(
+    GROUP,
+    POINT_COLUMNS,
+    "The run's rows, clean and typed, in shards such that all rows of a place are in one. "
+    "What was dropped or repaired is counted in the metadata. Beside the shards lie the regions and the "
+    "qualifier values of each feature.",
 )
 def normalized_points(
     context: AssetExecutionContext, raw_dojo_output: LakeTable, lake: LakeResource
@@ -66,16 +60,11 @@ def normalized_points(
     )
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version="1",
-    kinds={"parquet"},
-    metadata={"dagster/column_schema": column_schema(CELL_COLUMNS)},
-    description=(
-        "Points summed over each month, year and (for model runs) the whole period: one row per place, "
-        "feature and combination of qualifiers."
-    ),
+@table_asset(
+    GROUP,
+    CELL_COLUMNS,
+    "Points summed over each month, year and (for model runs) the whole period: one row per place, "
+    "feature and combination of qualifiers.",
 )
 def temporal_cells(
     context: AssetExecutionContext, normalized_points: LakeTable, lake: LakeResource, dask: DaskResource

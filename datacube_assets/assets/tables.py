@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from dagster import TableColumn, TableSchema
+from dagster import AssetsDefinition, TableColumn, TableSchema, asset
 
+from datacube_assets.assets.partitions import model_runs
 from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
 from datacube_assets.storage.lake import LakeTable
 
 
-def column_schema(columns: Sequence[Column]) -> TableSchema:
-    """Columns of a lake table for an asset's definition."""
-    return TableSchema(
-        columns=[
-            TableColumn(name=column.name, type=column.type, description=column.description)
-            for column in columns
-        ]
+def table_asset(
+    group: str, columns: Sequence[Column], description: str
+) -> Callable[[Callable[..., Any]], AssetsDefinition]:
+    """An asset that keeps a table in the lake."""
+    schema = [
+        TableColumn(name=column.name, type=column.type, description=column.description) for column in columns
+    ]
+    return asset(
+        group_name=group,
+        partitions_def=model_runs,
+        code_version="1",
+        kinds={"parquet"},
+        metadata={"dagster/column_schema": TableSchema(columns=schema)},
+        description=description,
     )
 
 
