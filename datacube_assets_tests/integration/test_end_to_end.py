@@ -1,7 +1,7 @@
 """From Dojo to CauseMos with every part a process of its own, in fair weather and in foul.
 
 The usual suite has a few runs and all troubles at once. What the project promises is tried with thirty
-runs, which takes some ten minutes on two cores:
+runs, which takes some five minutes on two cores:
 
     make test ARGS="-m slow datacube_assets_tests/integration/test_end_to_end.py"
 """
