@@ -19,7 +19,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.resources.storage import request_key
 from datacube_assets_tests.integration.system import MODEL, System, system, wait_for
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
