@@ -7,12 +7,13 @@ Dagster is imported only by the commands that need it, so that `--help` is quick
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import ValidationError
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 STARTED = time.monotonic()
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
@@ -48,8 +47,27 @@ def main() -> None:
     """
 
 
-def _store_options(command: F) -> F:
-    """Options that say where everything goes; each has a setting of the environment behind it."""
+def _store_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say where everything goes, given to the command as its `settings`."""
+
+    @functools.wraps(command)
+    def with_settings(
+        *,
+        home: str | None,
+        lake: str | None,
+        models_bucket: str | None,
+        indicators_bucket: str | None,
+        **others: Any,
+    ) -> None:
+        with _told():
+            settings = Settings.from_environment(
+                DATACUBE_HOME=home,
+                DATACUBE_LAKE=lake,
+                DATACUBE_MODELS_BUCKET=models_bucket,
+                DATACUBE_INDICATORS_BUCKET=indicators_bucket,
+            )
+        command(settings=settings, **others)
+
     options = [
         click.option(
             "--home", metavar="FOLDER", help="Folder for everything not placed elsewhere. [DATACUBE_HOME]"
@@ -61,18 +79,8 @@ def _store_options(command: F) -> F:
         ),
     ]
     for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _settings(home: str | None, lake: str | None, models: str | None, indicators: str | None) -> Settings:
-    with _told():
-        return Settings.from_environment(
-            DATACUBE_HOME=home,
-            DATACUBE_LAKE=lake,
-            DATACUBE_MODELS_BUCKET=models,
-            DATACUBE_INDICATORS_BUCKET=indicators,
-        )
+        with_settings = option(with_settings)
+    return with_settings
 
 
 @contextlib.contextmanager
@@ -139,10 +147,7 @@ def publish(
     fill_timestamp: int,
     raw_count_threshold: int,
     timestamp_unit: str,
-    home: str | None,
-    lake: str | None,
-    models_bucket: str | None,
-    indicators_bucket: str | None,
+    settings: Settings,
     report_json: str | None,
     quiet: bool,
 ) -> None:
@@ -164,7 +169,6 @@ def publish(
         raise click.UsageError("give --run-id, or --indicator for a dataset")
     if not indicator and run_id == INDICATOR_RUN_ID:
         raise click.UsageError(f"the run id `{INDICATOR_RUN_ID}` is that of datasets; give --indicator")
-    settings = _settings(home, lake, models_bucket, indicators_bucket)
     request = _request(
         model_id=model_id,
         run_id=INDICATOR_RUN_ID if indicator else run_id,
@@ -309,16 +313,13 @@ def _tell_where(settings: Settings, outcomes: list[Outcome]) -> None:
 
 @main.command(short_help="Process a small sample and see what comes out.")
 @_store_options
-def demo(
-    home: str | None, lake: str | None, models_bucket: str | None, indicators_bucket: str | None
-) -> None:
+def demo(settings: Settings) -> None:
     """Process a small sample: three runs of a toy crop model and a dataset of market prices.
 
     Everything happens in one local folder, without any server.
     """
     from datacube_assets.home import write_sample_requests
 
-    settings = _settings(home, lake, models_bucket, indicators_bucket)
     with _told():
         requests = write_sample_requests(settings.home / "sample")
     outcomes = _process(settings, requests, quiet=False)
@@ -340,10 +341,7 @@ def demo(
 def dev(
     host: str,
     port: int,
-    home: str | None,
-    lake: str | None,
-    models_bucket: str | None,
-    indicators_bucket: str | None,
+    settings: Settings,
 ) -> None:
     """Open the Dagster UI with the sensors on, beside stand-ins for Dojo and CauseMos.
 
@@ -354,7 +352,6 @@ def dev(
     """
     from datacube_assets.development import run_development
 
-    settings = _settings(home, lake, models_bucket, indicators_bucket)
     with _told():
         sys.exit(run_development(settings, host, port, click.echo))
 
@@ -378,10 +375,7 @@ def request(
     models: tuple[str, ...],
     failed: bool,
     tasks: str | None,
-    home: str | None,
-    lake: str | None,
-    models_bucket: str | None,
-    indicators_bucket: str | None,
+    settings: Settings,
     **changes: Any,
 ) -> None:
     """Ask for runs of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
@@ -399,7 +393,6 @@ def request(
     """
     from datacube_assets.reprocess import failed_partitions, partitions_of, reprocess
 
-    settings = _settings(home, lake, models_bucket, indicators_bucket)
     replaced: dict[str, object] = {
         name: value for name, value in changes.items() if value is not None and name != "thresholds"
     }
@@ -469,10 +462,7 @@ def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
 def causemos_simulator(
     host: str,
     port: int,
-    home: str | None,
-    lake: str | None,
-    models_bucket: str | None,
-    indicators_bucket: str | None,
+    settings: Settings,
 ) -> None:
     """Receive reports as CauseMos would, and show them at its address.
 
@@ -480,7 +470,6 @@ def causemos_simulator(
     """
     from datacube_assets.causemos.simulator import serve
 
-    settings = _settings(home, lake, models_bucket, indicators_bucket)
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
     serve(
         settings.folder(settings.models_bucket),

@@ -27,7 +27,7 @@ from datacube_assets.resources.storage import BucketsResource, LakeIOManager, La
 from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, list_runs
 from datacube_assets.sensors.reports import build_reports_sensor
 from datacube_assets.sensors.requests import build_requests_sensor
-from datacube_assets.settings import Settings
+from datacube_assets.settings import Settings, names
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
@@ -53,8 +53,8 @@ def build_resources(settings: Settings) -> dict[str, object]:
             username=settings.dojo_username,
             # Read when a run starts, so that it is in no configuration that the UI shows.
             password=EnvVar("DOJO_PASSWORD") if settings.dojo_password.get_secret_value() else "",
-            source_schemes=settings.source_schemes.split(","),
-            source_hosts=[host for host in settings.source_hosts.split(",") if host],
+            source_schemes=names(settings.source_schemes),
+            source_hosts=names(settings.source_hosts),
             s3_endpoint=settings.s3_endpoint,
             max_part_bytes=settings.max_part_bytes,
         ),

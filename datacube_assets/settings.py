@@ -103,6 +103,11 @@ class Settings(BaseModel):
         return Path(unquote(parts.path))
 
 
+def names(listed: str) -> list[str]:
+    """The names of a comma-separated list."""
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
 def as_url(address: str) -> str:
     """A store's address as a URL without a final `/`; plain paths become `file://` URLs.
 

@@ -53,8 +53,7 @@ def global_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    by = (None, *breakdowns(lake.open(), normalized_points).everywhere())
-    steps = [_Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by)]
+    steps = _steps(lake.open(), normalized_points)
     if "all" in RunInfo.of(temporal_cells).periods:
         steps.append(_Step("all", None))
     return _aggregate(context, lake, dask, temporal_cells, steps, _global_tables, _merge_aggregates)
@@ -74,11 +73,8 @@ def regional_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    by = (None, *breakdowns(lake.open(), normalized_points).everywhere())
     has_regions = bool(RunInfo.of(temporal_cells).layout.levels)
-    steps = [
-        _Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by) if has_regions
-    ]
+    steps = _steps(lake.open(), normalized_points) if has_regions else []
     return _aggregate(context, lake, dask, temporal_cells, steps, _regional_tables, _merge_aggregates)
 
 
@@ -116,6 +112,12 @@ class _Step:
     @property
     def qualifier(self) -> str | None:
         return self.breakdown.qualifier if self.breakdown else None
+
+
+def _steps(lake: Lake, points: LakeTable) -> list[_Step]:
+    """Month and year, as a whole and by each qualifier in use."""
+    by = (None, *breakdowns(lake, points).everywhere())
+    return [_Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by)]
 
 
 Tables = dict[str, pa.Table]

@@ -169,7 +169,7 @@ class Publication:
             # Without its record nothing is certain; writing everything anew is always right.
             return None
         if self.abandoned:
-            doubtful = pa.concat_tables([self._read(key).select(["key"]) for key in self.abandoned])
+            doubtful = pa.concat_tables([self._keys_if_there(key) for key in self.abandoned])
             table = table.filter(pc.invert(pc.is_in(table["key"], doubtful["key"])))
         return table
 
