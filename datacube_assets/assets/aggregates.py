@@ -1,29 +1,32 @@
 """Group `aggregates`: the truth, as tables of sums, counts, minima and maxima that add up.
 
-The sums are in `datacube/spatial.py` and `datacube/grid.py`. Here each shard gives partial tables,
-which are merged where there is more than one shard. Everything published is a view over these tables.
+The sums are in `datacube/spatial.py` and `datacube/grid.py`. Here each shard gives partial tables, cut
+into chunks; then the parts of each chunk, from all shards, become one file. So neither step holds more
+than a shard or a chunk. Everything published is a view over these tables.
 """
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import pyarrow as pa
 from dagster import AssetExecutionContext, MaterializeResult
 
-from datacube_assets.assets.tables import same_version, table_asset, table_metadata
+from datacube_assets.assets.tables import made_before, same_version, table_asset, table_result
 from datacube_assets.datacube import grid, spatial
 from datacube_assets.datacube.qualifiers import Breakdowns
 from datacube_assets.datacube.schema import (
+    CELL_MEASURES,
+    COORDINATES,
     GLOBAL_COLUMNS,
     GRID_COLUMNS,
     REGIONAL_COLUMNS,
     RESOLUTIONS,
-    Layout,
     Period,
+    cell_column,
 )
+from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
@@ -34,10 +37,10 @@ from datacube_assets.storage.run_info import RunInfo
 GROUP = "aggregates"
 
 
-def file_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
-    """Name of a file of an aggregate table: `month/admin1/default`, `year/qualifiers/crop`."""
+def folder_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
+    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/`, `year/qualifiers/crop/`."""
     last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
-    return "/".join((period, *parts, last))
+    return "/".join((period, *parts, last, ""))
 
 
 @table_asset(
@@ -53,10 +56,8 @@ def global_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    steps = _steps(lake.open(), normalized_points)
-    if "all" in RunInfo.of(temporal_cells).periods:
-        steps.append(_Step("all", None))
-    return _aggregate(context, lake, dask, temporal_cells, steps, _global_tables, _merge_aggregates)
+    by = breakdowns(lake.open(), normalized_points).everywhere()
+    return _aggregate(context, lake, dask, temporal_cells, _Global(RunInfo.of(temporal_cells), by))
 
 
 @table_asset(
@@ -73,9 +74,8 @@ def regional_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    has_regions = bool(RunInfo.of(temporal_cells).layout.levels)
-    steps = _steps(lake.open(), normalized_points) if has_regions else []
-    return _aggregate(context, lake, dask, temporal_cells, steps, _regional_tables, _merge_aggregates)
+    by = breakdowns(lake.open(), normalized_points).everywhere()
+    return _aggregate(context, lake, dask, temporal_cells, _Regional(RunInfo.of(temporal_cells), by))
 
 
 @table_asset(
@@ -87,9 +87,7 @@ def regional_aggregates(
 def grid_cells(
     context: AssetExecutionContext, temporal_cells: LakeTable, lake: LakeResource, dask: DaskResource
 ) -> MaterializeResult[LakeTable]:
-    mappable = RunInfo.of(temporal_cells).layout.mappable
-    steps = [_Step(period, None) for period in RESOLUTIONS if mappable]
-    return _aggregate(context, lake, dask, temporal_cells, steps, _grid_tables, grid.merge_grid)
+    return _aggregate(context, lake, dask, temporal_cells, _Grid(RunInfo.of(temporal_cells), ()))
 
 
 def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
@@ -99,105 +97,232 @@ def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
     return Breakdowns.of(values, info.request.qualifier_map, info.thresholds)
 
 
-# --- steps, shards, merging ------------------------------------------------------------------------
+# --- what each table is made of --------------------------------------------------------------------
+
+Tables = dict[str, pa.Table]
+"""Tables by the folder that they are a chunk of."""
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One period, by one qualifier or by none."""
+class _Table(ABC):
+    """How an aggregate table comes from cells; travels to workers."""
 
-    period: Period
-    breakdown: Breakdown | None
+    info: RunInfo
+    by: Sequence[Breakdown]
+
+    by_time = False
+    """Whether a chunk may hold a part of a feature's times."""
 
     @property
-    def qualifier(self) -> str | None:
-        return self.breakdown.qualifier if self.breakdown else None
+    def periods(self) -> tuple[Period, ...]:
+        return RESOLUTIONS
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Columns of the cells that are needed."""
+
+    def breakdowns(self, period: Period) -> list[Breakdown | None]:
+        """As a whole, and by each qualifier in use."""
+        return [None, *self.by]
+
+    @abstractmethod
+    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
+        """From the cells of a shard."""
+
+    @abstractmethod
+    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
+        """From the partial results of all shards."""
+
+    def _measures(self) -> list[str]:
+        unweighted = ("t_wavg", "weight")
+        return [name for name in CELL_MEASURES if self.info.layout.weighted or name not in unweighted]
 
 
-def _steps(lake: Lake, points: LakeTable) -> list[_Step]:
-    """Month and year, as a whole and by each qualifier in use."""
-    by = (None, *breakdowns(lake, points).everywhere())
-    return [_Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by)]
+class _Global(_Table):
+    @property
+    def periods(self) -> tuple[Period, ...]:
+        return self.info.periods
+
+    @property
+    def columns(self) -> list[str]:
+        return ["feature", "timestamp", *(cell_column(one.qualifier) for one in self.by), *self._measures()]
+
+    def breakdowns(self, period: Period) -> list[Breakdown | None]:
+        return [None] if period == "all" else super().breakdowns(period)
+
+    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
+        return spatial.global_partial(cells, self.info.layout, breakdown, ranges=period == "all")
+
+    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
+        qualifier = breakdown.qualifier if breakdown else None
+        return {folder_of(period, qualifier=qualifier): spatial.global_aggregates(partials)}
 
 
-Tables = dict[str, pa.Table]
-Kernel = Callable[[pa.Table, Layout, _Step], Tables]
-"""From the cells of a shard to its part of the tables, by file name."""
-Merge = Callable[[Sequence[pa.Table]], pa.Table]
+class _Regional(_Table):
+    @property
+    def periods(self) -> tuple[Period, ...]:
+        return RESOLUTIONS if self.info.layout.levels else ()
+
+    @property
+    def columns(self) -> list[str]:
+        qualifiers = (cell_column(one.qualifier) for one in self.by)
+        return ["feature", "timestamp", *self.info.layout.levels, *qualifiers, *self._measures()]
+
+    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
+        return spatial.regional_partial(cells, self.info.layout, breakdown)
+
+    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
+        qualifier = breakdown.qualifier if breakdown else None
+        tables = spatial.regional_aggregates(partials, self.info.layout)
+        return {folder_of(period, level, qualifier=qualifier): table for level, table in tables.items()}
 
 
-def _global_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
-    table = spatial.global_aggregates(cells, layout, step.breakdown, ranges=step.period == "all")
-    return {file_of(step.period, qualifier=step.qualifier): table}
+class _Grid(_Table):
+    by_time = True
+
+    @property
+    def periods(self) -> tuple[Period, ...]:
+        return RESOLUTIONS if self.info.layout.mappable else ()
+
+    @property
+    def columns(self) -> list[str]:
+        return ["feature", "timestamp", *COORDINATES, "t_sum", "t_mean"]
+
+    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
+        return grid.grid_cells(cells)
+
+    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
+        return {folder_of(period): grid.merge_grid(partials)}
 
 
-def _regional_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
-    tables = spatial.regional_aggregates(cells, layout, step.breakdown)
-    return {file_of(step.period, level, qualifier=step.qualifier): table for level, table in tables.items()}
-
-
-def _grid_tables(cells: pa.Table, layout: Layout, step: _Step) -> Tables:
-    return {file_of(step.period): grid.grid_cells(cells)}
-
-
-def _merge_aggregates(tables: Sequence[pa.Table]) -> pa.Table:
-    names = tables[0].column_names
-    return spatial.merge(
-        tables, [name for name in ("feature", "timestamp", "region_id", "value") if name in names]
-    )
+# --- shards to chunks ------------------------------------------------------------------------------
 
 
 def _aggregate(
-    context: AssetExecutionContext,
-    lake: LakeResource,
-    dask: DaskResource,
-    cells: LakeTable,
-    steps: Sequence[_Step],
-    kernel: Kernel,
-    merge: Merge,
+    context: AssetExecutionContext, lake: LakeResource, dask: DaskResource, cells: LakeTable, made: _Table
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
-    name, store = context.asset_key.path[-1], lake.open()
-    folder = store.table_folder(RunInfo.of(cells).run, name, cells.version)
-    pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
-    shards = len(cells.names("month-"))
-    target = folder if shards == 1 else f"{folder}/partial"
-    made = dask.map(
-        partial(_aggregate_shard, store, cells, target, kernel, shards > 1),
-        pieces,
-        name=f"{name}-of-shards",
-        run_id=context.run.run_id,
-    )
-    files = [file for piece in made for file in piece]
-    if shards > 1:
-        partials: dict[str, list[str]] = {}
-        for file in files:
-            shard, _, final = file.name.partition("/")
-            partials.setdefault(final, []).append(f"{shard}/{final}")
-        source = LakeTable(target, cells.version, tuple(files), cells.info)
-        files = dask.map(
-            partial(_merge_partials, store, source, folder, merge),
-            sorted(partials.items()),
-            name=f"{name}-merged",
-            run_id=context.run.run_id,
-        )
-    qualifiers = sorted({step.qualifier for step in steps if step.qualifier is not None})
-    info = {**cells.info, "qualifiers": qualifiers}
-    table = LakeTable(folder, cells.version, tuple(sorted(files, key=lambda file: file.name)), info)
-    return MaterializeResult(value=table, metadata={"rows in": cells.rows, **table_metadata(table, started)})
+    table = made_before(context, lake.open(), cells.version)
+    reused = table is not None
+    if table is None:
+        table = _make(context, lake, dask, cells, made)
+    return table_result(table, started, reused=reused, metadata={"rows in": cells.rows})
 
 
-def _aggregate_shard(
-    lake: Lake, cells: LakeTable, folder: str, kernel: Kernel, by_shard: bool, piece: tuple[_Step, str]
-) -> list[TableFile]:
-    step, shard = piece
-    tables = kernel(lake.read(cells, shard), RunInfo.of(cells).layout, step)
-    prefix = f"{shard}/" if by_shard else ""
-    return [lake.write_file(folder, f"{prefix}{name}", table) for name, table in tables.items()]
+def _make(
+    context: AssetExecutionContext, lake: LakeResource, dask: DaskResource, cells: LakeTable, made: _Table
+) -> LakeTable:
+    name, store, run_id = context.asset_key.path[-1], lake.open(), context.run.run_id
+    report = made.info.report
+    folder = store.table_folder(made.info.run, name, cells.version)
+    pieces = [(period, shard) for period in made.periods for shard in cells.names(f"{period}-")]
+    if len(cells.names("month-")) == 1:
+        work = _OneShard(store, cells, folder, made)
+        done = dask.map(work, pieces, name=name, run_id=run_id)
+    else:
+        rows = {feature: report.num_rows_per_feature[feature] for feature in made.info.features}
+        times = (report.min_timestamp or 0, report.max_timestamp or 0) if made.by_time else None
+        chunks = Chunks.of(rows, lake.shard_rows, times)
+        shard_work = _ShardOfMany(store, cells, f"{folder}/partial", made, chunks)
+        partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id)
+        merging = _Merge(store, LakeTable(f"{folder}/partial", cells.version, ()), folder, made)
+        work_of_chunks = list(_by_chunk([one for some in partials for one in some], len(chunks)))
+        done = dask.map(merging, work_of_chunks, name=f"{name}-merged", run_id=run_id)
+    files = sorted((file for some in done for file in some), key=lambda file: file.name)
+    qualifiers = sorted(one.qualifier for one in made.by)
+    return LakeTable(folder, cells.version, tuple(files), {**cells.info, "qualifiers": qualifiers})
 
 
-def _merge_partials(
-    lake: Lake, source: LakeTable, folder: str, merge: Merge, piece: tuple[str, list[str]]
-) -> TableFile:
-    name, partials = piece
-    return lake.write_file(folder, name, merge([lake.read(source, one) for one in partials]))
+@dataclass(frozen=True)
+class _OneShard:
+    """The tables of a period, where one shard is all there is."""
+
+    lake: Lake
+    cells: LakeTable
+    folder: str
+    made: _Table
+
+    def __call__(self, piece: tuple[Period, str]) -> list[TableFile]:
+        period, shard = piece
+        cells = self.lake.read(self.cells, shard, self.made.columns)
+        return [
+            self.lake.write_file(self.folder, f"{folder}{0:05}", table)
+            for breakdown in self.made.breakdowns(period)
+            for folder, table in self.made.merged(
+                [self.made.partial(cells, period, breakdown)], period, breakdown
+            ).items()
+        ]
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The file of one shard's partial results."""
+
+    period: Period
+    breakdown: Breakdown | None
+    file: str
+    chunks: tuple[int, ...]
+    """The chunks of which it has rows: its slices, in order."""
+
+
+@dataclass(frozen=True)
+class _ShardOfMany:
+    """The partial results of a period of one shard, cut into chunks."""
+
+    lake: Lake
+    cells: LakeTable
+    folder: str
+    made: _Table
+    chunks: Chunks
+
+    def __call__(self, piece: tuple[Period, str]) -> list[_Partial]:
+        period, shard = piece
+        cells = self.lake.read(self.cells, shard, self.made.columns)
+        return list(self._partials(cells, period, shard))
+
+    def _partials(self, cells: pa.Table, period: Period, shard: str) -> Iterator[_Partial]:
+        for breakdown in self.made.breakdowns(period):
+            slices = self.chunks.cut(self.made.partial(cells, period, breakdown))
+            there = tuple(number for number, part in enumerate(slices) if part.num_rows)
+            if there:
+                qualifier = breakdown.qualifier if breakdown else None
+                file = f"{folder_of(period, qualifier=qualifier)}{shard}"
+                self.lake.write_slices(self.folder, file, [slices[number] for number in there])
+                yield _Partial(period, breakdown, file, there)
+
+
+_Chunk = tuple[Period, Breakdown | None, int, list[tuple[str, int]]]
+"""Period, breakdown and number of a chunk, and the files and slices that hold its partial results."""
+
+
+def _by_chunk(partials: Sequence[_Partial], chunks: int) -> Iterator[_Chunk]:
+    tables: dict[tuple[Period, Breakdown | None], list[_Partial]] = {}
+    for partial in partials:
+        tables.setdefault((partial.period, partial.breakdown), []).append(partial)
+    for (period, breakdown), some in tables.items():
+        slices: list[list[tuple[str, int]]] = [[] for _ in range(chunks)]
+        for partial in some:
+            for number, chunk in enumerate(partial.chunks):
+                slices[chunk].append((partial.file, number))
+        for chunk, found in enumerate(slices):
+            if found:
+                yield period, breakdown, chunk, found
+
+
+@dataclass(frozen=True)
+class _Merge:
+    """The files of one chunk, from the partial results of all shards."""
+
+    lake: Lake
+    partials: LakeTable
+    folder: str
+    made: _Table
+
+    def __call__(self, chunk: _Chunk) -> list[TableFile]:
+        period, breakdown, number, slices = chunk
+        partials = [self.lake.read_slice(self.partials, file, slice_) for file, slice_ in slices]
+        return [
+            self.lake.write_file(self.folder, f"{folder}{number:05}", table)
+            for folder, table in self.made.merged(partials, period, breakdown).items()
+        ]

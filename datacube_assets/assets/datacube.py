@@ -1,28 +1,31 @@
 """Group `datacube`: the objects that CauseMos fetches, published as views over the tables.
 
 Which rows make which object is in `datacube/views.py`; how objects reach the bucket and what becomes of
-stale ones is in `storage/publishing.py`. Every asset here does the same: cut its table into pieces of
-work and hand them to the publisher.
+stale ones is in `storage/publishing.py`. Every asset here does the same: name the files of its table that
+are to be formatted, and how, and hand them to the publisher.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
-from datacube_assets.assets.aggregates import breakdowns, file_of
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.aggregates import breakdowns, folder_of
+from datacube_assets.assets.partitions import CODE_VERSION, model_runs
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
 from datacube_assets.datacube.normalize import join_rows, raw_rows
+from datacube_assets.datacube.parts import BATCH_ROWS
 from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
+from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.publishing import Publisher, View
-from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.lake import Lake, LakeTable, scratch_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
@@ -32,7 +35,11 @@ GROUP = "datacube"
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group."""
     return asset(
-        group_name=GROUP, partitions_def=model_runs, code_version="1", kinds={"s3"}, description=description
+        group_name=GROUP,
+        partitions_def=model_runs,
+        code_version=CODE_VERSION,
+        kinds={"s3"},
+        description=description,
     )
 
 
@@ -51,56 +58,68 @@ def raw_data(
     limit = info.request.raw_count_threshold
     rows = info.report.num_rows_per_feature
     few = sorted(feature for feature in rows if rows[feature] <= limit)
-    view = partial(_raw_data, publisher.lake.open(), raw_dojo_output, info, few)
     return publisher.publish(
         context,
-        normalized_points,
-        {"raw": view} if few else {},
+        raw_dojo_output,
+        {"raw": partial(_raw_data, info=info, features=few)} if few else {},
         metadata={"features with too many rows": MetadataValue.json(sorted(set(rows) - set(few)))},
     )
 
 
-def _raw_data(lake: Lake, raw: LakeTable, info: RunInfo, features: list[str]) -> Iterator[Objects]:
+def _raw_data(lake: Lake, raw: LakeTable, _: str, info: RunInfo, features: list[str]) -> Iterator[Objects]:
+    rows = {feature: info.report.num_rows_per_feature[feature] for feature in features}
+    chunks = Chunks.of(rows, BATCH_ROWS)
     wanted = pa.array(features, pa.string())
-    tables = []
-    for _, batch in RawParts.of(lake, raw).batches():
-        rows = raw_rows(batch, info.plan)
-        tables.append(rows.filter(pc.is_in(rows["feature"].cast(pa.string()), wanted)))
-    table = join_rows(tables)
-    if table.num_rows:
-        yield views.raw_data(table)
+    with scratch_folder() as scratch:
+        # What is too much to be held at once waits on the disk until its turn.
+        spilled: list[list[Path]] = [[] for _ in range(len(chunks))]
+        held: list[pa.Table] = []
+        for number, (_, batch) in enumerate(RawParts(lake, raw).batches()):
+            table = raw_rows(batch, info.plan)
+            table = table.filter(pc.is_in(table["feature"].cast(pa.string()), wanted))
+            if len(chunks) == 1:
+                held.append(table)
+                continue
+            for chunk, part in enumerate(chunks.split(table)):
+                if part.num_rows:
+                    path = Path(scratch, f"{chunk}-{number}.arrow")
+                    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, part.schema) as writer:
+                        writer.write(part)
+                    spilled[chunk].append(path)
+        for paths in spilled:
+            tables = held or [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+            if any(table.num_rows for table in tables):
+                yield views.raw_data(join_rows(tables))
 
 
 @_published("region_lists.json of each feature: the ids of its regions at every level.")
 def region_lists(
     context: AssetExecutionContext, normalized_points: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    view = partial(_region_lists, publisher.lake.open(), normalized_points)
-    return publisher.publish(context, normalized_points, {"regions": view})
+    return publisher.publish(context, normalized_points, {REGIONS: _region_lists})
 
 
-def _region_lists(lake: Lake, points: LakeTable) -> Iterator[Objects]:
-    yield views.region_lists(lake.read(points, REGIONS), RunInfo.of(points).layout)
+def _region_lists(lake: Lake, points: LakeTable, file: str) -> Iterator[Objects]:
+    yield views.region_lists(lake.read(points, file), RunInfo.of(points).layout)
 
 
 @_published("The values of every qualifier per feature, their number, and the thresholds in force.")
 def qualifier_lists(
     context: AssetExecutionContext, normalized_points: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    view = partial(_qualifier_lists, publisher.lake.open(), normalized_points)
     counts = breakdowns(publisher.lake.open(), normalized_points).counts
     return publisher.publish(
         context,
         normalized_points,
-        {"qualifiers": view},
+        {QUALIFIER_VALUES: _qualifier_lists},
         metadata={
             "values per qualifier": MetadataValue.json({name: dict(of) for name, of in counts.items()})
         },
     )
 
 
-def _qualifier_lists(lake: Lake, points: LakeTable) -> Iterator[Objects]:
-    values = lake.read(points, QUALIFIER_VALUES)
+def _qualifier_lists(lake: Lake, points: LakeTable, file: str) -> Iterator[Objects]:
+    values = lake.read(points, file)
     yield views.qualifier_lists(values, RunInfo.of(points).features, breakdowns(lake, points))
 
 
@@ -112,25 +131,23 @@ def global_timeseries(
     context: AssetExecutionContext, global_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
     works: dict[str, View] = {}
-    lake, qualifiers = publisher.lake.open(), global_aggregates.info["qualifiers"]
     for resolution in RESOLUTIONS:
-        works[resolution] = partial(_global_timeseries, lake, global_aggregates, resolution)
-        for qualifier in qualifiers:
-            works[f"{resolution}-{qualifier}"] = partial(
-                _qualifier_timeseries, lake, global_aggregates, resolution, qualifier
-            )
+        view: View = partial(_global_timeseries, resolution=resolution)
+        works |= dict.fromkeys(global_aggregates.names(folder_of(resolution)), view)
+        for qualifier in global_aggregates.info["qualifiers"]:
+            view = partial(_qualifier_timeseries, resolution=resolution, qualifier=qualifier)
+            works |= dict.fromkeys(global_aggregates.names(folder_of(resolution, qualifier=qualifier)), view)
     return publisher.publish(context, global_aggregates, works)
 
 
-def _global_timeseries(lake: Lake, table: LakeTable, resolution: Resolution) -> Iterator[Objects]:
-    yield views.global_timeseries(resolution, lake.read(table, file_of(resolution)), RunInfo.of(table).layout)
+def _global_timeseries(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:
+    yield views.global_timeseries(resolution, lake.read(table, file), RunInfo.of(table).layout)
 
 
 def _qualifier_timeseries(
-    lake: Lake, table: LakeTable, resolution: Resolution, qualifier: str
+    lake: Lake, table: LakeTable, file: str, resolution: Resolution, qualifier: str
 ) -> Iterable[Objects]:
-    rows = lake.read(table, file_of(resolution, qualifier=qualifier))
-    return views.qualifier_timeseries(resolution, qualifier, rows, RunInfo.of(table).layout)
+    return views.qualifier_timeseries(resolution, qualifier, lake.read(table, file), RunInfo.of(table).layout)
 
 
 @_published("A timeseries per region of every level, and per qualifier value where the thresholds allow it.")
@@ -141,28 +158,32 @@ def regional_timeseries(
     publisher: Publisher,
 ) -> MaterializeResult[None]:
     same_version(regional_aggregates, normalized_points)
-    lake, layout = publisher.lake.open(), RunInfo.of(regional_aggregates).layout
-    used = breakdowns(lake, normalized_points)
+    used = breakdowns(publisher.lake.open(), normalized_points)
     works: dict[str, View] = {}
     for resolution in RESOLUTIONS:
-        for level in layout.levels:
+        for level in RunInfo.of(regional_aggregates).layout.levels:
             for breakdown in (None, *used.in_timeseries(level)):
-                name = "-".join((resolution, level, *([breakdown.qualifier] if breakdown else [])))
-                works[name] = partial(
-                    _regional_timeseries, lake, regional_aggregates, resolution, level, breakdown
-                )
+                qualifier = breakdown.qualifier if breakdown else None
+                folder = folder_of(resolution, level, qualifier=qualifier)
+                view = partial(_regional_timeseries, resolution=resolution, level=level, breakdown=breakdown)
+                works |= dict.fromkeys(regional_aggregates.names(folder), view)
     return publisher.publish(context, regional_aggregates, works)
 
 
 def _regional_timeseries(
-    lake: Lake, table: LakeTable, resolution: Resolution, level: RegionLevel, breakdown: Breakdown | None
+    lake: Lake,
+    table: LakeTable,
+    file: str,
+    resolution: Resolution,
+    level: RegionLevel,
+    breakdown: Breakdown | None,
 ) -> Iterable[Objects]:
-    qualifier = breakdown.qualifier if breakdown else None
-    rows = lake.read(table, file_of(resolution, level, qualifier=qualifier))
+    rows = lake.read(table, file)
     if breakdown:
         # The table holds features up to the larger limit of the regional tables.
         features = pa.array(sorted(breakdown.features), pa.string())
         rows = rows.filter(pc.is_in(rows["feature"].cast(pa.string()), features))
+    qualifier = breakdown.qualifier if breakdown else None
     return views.regional_timeseries(resolution, level, rows, RunInfo.of(table).layout, qualifier)
 
 
@@ -173,42 +194,43 @@ def _regional_timeseries(
 def regional_maps(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    lake, layout = publisher.lake.open(), RunInfo.of(regional_aggregates).layout
-    qualifiers = regional_aggregates.info["qualifiers"]
     works: dict[str, View] = {}
     for resolution in RESOLUTIONS:
-        for level in layout.levels:
-            for qualifier in (None, *qualifiers):
-                name = "-".join((resolution, level, *([qualifier] if qualifier is not None else [])))
-                works[name] = partial(_regional_maps, lake, regional_aggregates, resolution, level, qualifier)
+        for level in RunInfo.of(regional_aggregates).layout.levels:
+            for qualifier in (None, *regional_aggregates.info["qualifiers"]):
+                folder = folder_of(resolution, level, qualifier=qualifier)
+                view = partial(_regional_maps, resolution=resolution, level=level, qualifier=qualifier)
+                works |= dict.fromkeys(regional_aggregates.names(folder), view)
     return publisher.publish(context, regional_aggregates, works)
 
 
 def _regional_maps(
-    lake: Lake, table: LakeTable, resolution: Resolution, level: RegionLevel, qualifier: str | None
+    lake: Lake,
+    table: LakeTable,
+    file: str,
+    resolution: Resolution,
+    level: RegionLevel,
+    qualifier: str | None,
 ) -> Iterable[Objects]:
-    rows = lake.read(table, file_of(resolution, level, qualifier=qualifier))
-    return views.regional_maps(resolution, level, rows, RunInfo.of(table).layout, qualifier)
+    return views.regional_maps(resolution, level, lake.read(table, file), RunInfo.of(table).layout, qualifier)
 
 
 @_published("The regions and times of the smallest and largest figures, per feature and level.")
 def regional_extrema(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    lake, layout = publisher.lake.open(), RunInfo.of(regional_aggregates).layout
-    works: dict[str, View] = {
-        f"{resolution}-{level}": partial(_regional_extrema, lake, regional_aggregates, resolution, level)
-        for resolution in RESOLUTIONS
-        for level in layout.levels
-    }
+    works: dict[str, View] = {}
+    for resolution in RESOLUTIONS:
+        for level in RunInfo.of(regional_aggregates).layout.levels:
+            view = partial(_regional_extrema, resolution=resolution, level=level)
+            works |= dict.fromkeys(regional_aggregates.names(folder_of(resolution, level)), view)
     return publisher.publish(context, regional_aggregates, works)
 
 
 def _regional_extrema(
-    lake: Lake, table: LakeTable, resolution: Resolution, level: RegionLevel
+    lake: Lake, table: LakeTable, file: str, resolution: Resolution, level: RegionLevel
 ) -> Iterator[Objects]:
-    rows = lake.read(table, file_of(resolution, level))
-    yield views.regional_extrema(resolution, level, rows, RunInfo.of(table).layout)
+    yield views.regional_extrema(resolution, level, lake.read(table, file), RunInfo.of(table).layout)
 
 
 # --- grid ------------------------------------------------------------------------------------------
@@ -218,37 +240,30 @@ def _regional_extrema(
 def spatial_tiles(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    lake = publisher.lake.open()
-    works: dict[str, View] = {
-        resolution: partial(_spatial_tiles, lake, grid_cells, resolution)
-        for resolution in _resolutions(grid_cells)
-    }
+    works: dict[str, View] = {}
+    for resolution in RESOLUTIONS:
+        view = partial(_spatial_tiles, resolution=resolution)
+        works |= dict.fromkeys(grid_cells.names(folder_of(resolution)), view)
     return publisher.publish(context, grid_cells, works)
 
 
-def _spatial_tiles(lake: Lake, table: LakeTable, resolution: Resolution) -> Iterable[Objects]:
-    return views.spatial_tiles(resolution, lake.read(table, file_of(resolution)))
+def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterable[Objects]:
+    return views.spatial_tiles(resolution, lake.read(table, file))
 
 
 @_published("The smallest and largest figures of the subtiles at every zoom, per feature and time.")
 def grid_stats(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    lake = publisher.lake.open()
-    works: dict[str, View] = {
-        resolution: partial(_grid_stats, lake, grid_cells, resolution)
-        for resolution in _resolutions(grid_cells)
-    }
+    works: dict[str, View] = {}
+    for resolution in RESOLUTIONS:
+        view = partial(_grid_stats, resolution=resolution)
+        works |= dict.fromkeys(grid_cells.names(folder_of(resolution)), view)
     return publisher.publish(context, grid_cells, works)
 
 
-def _grid_stats(lake: Lake, table: LakeTable, resolution: Resolution) -> Iterator[Objects]:
-    yield views.grid_stats(resolution, lake.read(table, file_of(resolution)))
-
-
-def _resolutions(grid: LakeTable) -> list[Resolution]:
-    """Resolutions of which there are grid cells: all or none."""
-    return [resolution for resolution in RESOLUTIONS if grid.names(f"{resolution}/")]
+def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:
+    yield views.grid_stats(resolution, lake.read(table, file))
 
 
 DATACUBE_ASSETS = [

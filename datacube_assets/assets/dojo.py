@@ -12,13 +12,21 @@ from pathlib import Path
 from dagster import (
     AssetExecutionContext,
     DagsterRun,
+    DataVersion,
     MaterializeResult,
     MetadataValue,
     RetryRequested,
     asset,
 )
 
-from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_DOJO, SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import (
+    AT_COMMAND_LINE,
+    CODE_VERSION,
+    FROM_DOJO,
+    FROM_SCRATCH,
+    SOURCE_TAG,
+    model_runs,
+)
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
@@ -26,24 +34,24 @@ from datacube_assets.dojo.fetch import FetchError, Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
 from datacube_assets.resources.dojo import DojoResource
-from datacube_assets.resources.storage import LakeResource
+from datacube_assets.resources.storage import BucketsResource, LakeResource
+from datacube_assets.settings import bucket_setting
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
+from datacube_assets.storage.stores import StoreUnavailable
 from datacube_assets.web import public
 
 GROUP = "dojo"
 RETRIES = 60
 FIRST_RETRY, LAST_RETRY = 10.0, 300.0
-"""How often a step is repeated while Dojo or a file server is away, and after how many seconds: doubled
-from the first to the last. That is more than four hours; only then is the run given up."""
-FORMAT_VERSION = 1
-"""Raise it when the same input gives other objects than before: everything is then published anew."""
+"""How often a step is repeated while Dojo, a file server or a store is away, and after how many seconds:
+doubled from the first to the last. That is more than four hours; only then is the run given up."""
 
 
 @asset(
     group_name=GROUP,
     partitions_def=model_runs,
-    code_version="1",
+    code_version=CODE_VERSION,
     kinds={"dojo", "json"},
     description=(
         "What this model run or dataset is to become: its Parquet parts, qualifiers, weights and thresholds. "
@@ -51,21 +59,26 @@ FORMAT_VERSION = 1
     ),
 )
 def dojo_request(
-    context: AssetExecutionContext, lake: LakeResource, dojo: DojoResource
+    context: AssetExecutionContext, lake: LakeResource, buckets: BucketsResource, dojo: DojoResource
 ) -> MaterializeResult[DatacubeRequest]:
     run = ModelRun.from_key(context.partition_key)
     run.check()
+    with retried_later(context.run, context.retry_number):
+        lake.open().store.check("DATACUBE_LAKE")
     left = requested(lake.open(), run)
     if left and not left.source_version and context.run.tags.get(SOURCE_TAG) == FROM_DOJO:
         # Dojo has news since then; what was left from elsewhere knows nothing of them.
         left = None
     with retried_later(context.run, context.retry_number):
         request = dojo.renew_request(left) if left else dojo.derive_request(run)
+        # Now, not when everything is computed and about to be published.
+        buckets.open(request).check(bucket_setting(request))
     context.log.info(
         f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
     )
     return MaterializeResult(
         value=request,
+        data_version=DataVersion(digest([request.source_version, request.fingerprint()])),
         metadata={
             "source": "request left in the lake" if left else "Dojo",
             "parts": MetadataValue.json([public(address) for address in request.data_paths]),
@@ -84,7 +97,7 @@ def dojo_request(
 @asset(
     group_name=GROUP,
     partitions_def=model_runs,
-    code_version="1",
+    code_version=CODE_VERSION,
     kinds={"parquet"},
     description="The numeric Parquet parts of the run as Dojo left them, with size and checksum. "
     "Parts of text values (`_str`) are left out.",
@@ -102,7 +115,8 @@ def raw_dojo_output(
             run=str(run),
             remedy="Check that the run wrote numeric output and that its data_paths name it",
         )
-    table = fetched_before(lake.open(), run, dojo_request)
+    scratch = FROM_SCRATCH in context.run.tags
+    table = None if scratch else fetched_before(lake.open(), run, dojo_request)
     reused = table is not None
     if table is None:
         try:
@@ -112,6 +126,7 @@ def raw_dojo_output(
             raise error.in_run(str(run)) from error
     return MaterializeResult(
         value=table,
+        data_version=DataVersion(table.version),
         metadata={
             "parts": len(table.files),
             "bytes": table.bytes,
@@ -160,7 +175,7 @@ def fetch_parts(
             log(f"Fetched part {number} of {len(addresses)}: {parts[-1].size:,} bytes")
         version = digest(
             {
-                "format": FORMAT_VERSION,
+                "code": CODE_VERSION,
                 "request": request.fingerprint(),
                 "parts": [part.sha256 for part in parts],
             }
@@ -183,7 +198,7 @@ def retried_later(run: DagsterRun, tried: int) -> Iterator[None]:
     """
     try:
         yield
-    except (DojoUnavailable, FetchError) as error:
+    except (DojoUnavailable, FetchError, StoreUnavailable) as error:
         if run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
             raise
         wait = min(FIRST_RETRY * 2 ** min(tried, 10), LAST_RETRY)

@@ -5,11 +5,13 @@ rows get from the parts into shards is in `storage/points.py`.
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue
 
-from datacube_assets.assets.tables import report_metadata, table_asset, table_metadata
+from datacube_assets.assets.tables import made_before, report_metadata, table_asset, table_result
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.schema import CELL_COLUMNS, POINT_COLUMNS
 from datacube_assets.datacube.temporal import temporal_cells as cells_of_points
@@ -17,7 +19,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
-from datacube_assets.storage.points import POINTS, normalize_parts
+from datacube_assets.storage.points import POINTS, normalize_parts, shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "points"
@@ -31,21 +33,27 @@ GROUP = "points"
     "qualifier values of each feature.",
 )
 def normalized_points(
-    context: AssetExecutionContext, raw_dojo_output: LakeTable, lake: LakeResource
+    context: AssetExecutionContext, raw_dojo_output: LakeTable, lake: LakeResource, dask: DaskResource
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
     run = ModelRun.from_key(context.partition_key)
-    try:
-        table = normalize_parts(lake.open(), run, raw_dojo_output, lake.shard_rows)
-    except InputError as error:
-        raise error.in_run(str(run)) from error
+    table = made_before(context, lake.open(), raw_dojo_output.version)
+    reused = table is not None
+    if table is None:
+        mapped = partial(dask.map, run_id=context.run.run_id)
+        try:
+            table = normalize_parts(lake.open(), run, raw_dojo_output, lake.shard_rows, mapped)
+        except InputError as error:
+            raise error.in_run(str(run)) from error
     info = RunInfo.of(table)
     if info.report.dropped:
         context.log.warning(
             f"{info.report.dropped:,} of {info.report.num_rows:,} rows are dropped; the metadata says why"
         )
-    return MaterializeResult(
-        value=table,
+    return table_result(
+        table,
+        started,
+        reused=reused,
         metadata={
             **report_metadata(info.report),
             "features": MetadataValue.json(list(info.features)),
@@ -53,8 +61,7 @@ def normalized_points(
             "qualifier columns": MetadataValue.json(list(info.layout.qualifiers)),
             "weight column": info.layout.weight or "(none)",
             "has tiles": info.layout.mappable,
-            "shards": len(table.names(POINTS)),
-            **table_metadata(table, started),
+            "shards": len(shards_of(table)),
             "dagster/row_count": info.report.points,
         },
     )
@@ -70,29 +77,21 @@ def temporal_cells(
     context: AssetExecutionContext, normalized_points: LakeTable, lake: LakeResource, dask: DaskResource
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
-    info, store = RunInfo.of(normalized_points), lake.open()
-    folder = store.table_folder(info.run, "temporal_cells", normalized_points.version)
-    shards = normalized_points.names(POINTS)
-    work = _CellsOfShard(store, normalized_points, folder)
-    files = dask.map(work, shards, name="temporal-cells", run_id=context.run.run_id)
-    table = LakeTable(
-        folder,
-        normalized_points.version,
-        tuple(file for shard in files for file in shard),
-        normalized_points.info,
-    )
-    per_period = {
-        period: sum(file.rows for file in table.files if file.name.startswith(f"{period}-"))
+    info = RunInfo.of(normalized_points)
+    table = made_before(context, lake.open(), normalized_points.version)
+    reused = table is not None
+    if table is None:
+        store = lake.open()
+        folder = store.table_folder(info.run, "temporal_cells", normalized_points.version)
+        work = _CellsOfShard(store, normalized_points, folder)
+        made = dask.map(work, shards_of(normalized_points), name="temporal-cells", run_id=context.run.run_id)
+        files = tuple(file for shard in made for file in shard)
+        table = LakeTable(folder, normalized_points.version, files, normalized_points.info)
+    cells = {
+        f"cells per {period}": sum(file.rows for file in table.files if file.name.startswith(f"{period}-"))
         for period in info.periods
     }
-    return MaterializeResult(
-        value=table,
-        metadata={
-            "rows in": info.report.points,
-            **{f"cells per {period}": rows for period, rows in per_period.items()},
-            **table_metadata(table, started),
-        },
-    )
+    return table_result(table, started, reused=reused, metadata={"rows in": info.report.points, **cells})
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,12 @@ class _CellsOfShard:
 
     def __call__(self, shard: str) -> list[TableFile]:
         info = RunInfo.of(self.points)
-        tables = cells_of_points(self.lake.read(self.points, shard), info.layout, info.periods)
-        number = shard.removeprefix(POINTS)
-        return [
-            self.lake.write_file(self.folder, f"{period}-{number}", table) for period, table in tables.items()
-        ]
+        points = self.lake.read_all(self.points, shard)
+        number = shard.removeprefix(POINTS).rstrip("-")
+        # Writing a table takes about as long as making the next.
+        with ThreadPoolExecutor(1, "writer") as writer:
+            written = [
+                writer.submit(self.lake.write_file, self.folder, f"{period}-{number}", table)
+                for period, table in cells_of_points(points, info.layout, info.periods)
+            ]
+            return [file.result() for file in written]

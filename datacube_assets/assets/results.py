@@ -7,11 +7,11 @@ Its contents are made in `datacube/views.py`; that nothing is missing is checked
 import time
 import uuid
 
-from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
 
-from datacube_assets.assets.aggregates import file_of
+from datacube_assets.assets.aggregates import folder_of
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import CODE_VERSION, model_runs
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
@@ -26,7 +26,7 @@ GROUP = "results"
 @asset(
     group_name=GROUP,
     partitions_def=model_runs,
-    code_version="1",
+    code_version=CODE_VERSION,
     kinds={"s3", "json"},
     deps=DATACUBE_ASSETS,
     description=(
@@ -44,7 +44,9 @@ def pipeline_results(
     version = same_version(normalized_points, global_aggregates)
     info, lake = RunInfo.of(normalized_points), publisher.lake.open()
     sizes = {
-        resolution: views.timeseries_sizes(lake.read(global_aggregates, file_of(resolution)))
+        resolution: views.timeseries_sizes(
+            lake.read_all(global_aggregates, folder_of(resolution), ["feature", "timestamp"])
+        )
         for resolution in RESOLUTIONS
     }
     body = views.results(
@@ -53,7 +55,7 @@ def pipeline_results(
         features=info.features,
         raw_count_threshold=info.request.raw_count_threshold,
         timeseries_sizes=sizes,
-        summary=lake.read(global_aggregates, file_of("all")) if "all" in info.periods else None,
+        summary=lake.read_all(global_aggregates, folder_of("all")) if "all" in info.periods else None,
     )
     bucket = publisher.bucket(normalized_points)
     published = complete(
@@ -66,10 +68,11 @@ def pipeline_results(
         [definition.key.path[-1] for definition in DATACUBE_ASSETS],
     )
     return MaterializeResult(
+        data_version=DataVersion(version),
         metadata={
             **published_metadata(published, time.monotonic() - started),
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),
             "input version": version,
-        }
+        },
     )

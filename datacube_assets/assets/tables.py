@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import datetime as dt
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dagster import AssetsDefinition, TableColumn, TableSchema, asset
+from dagster import (
+    AssetExecutionContext,
+    AssetsDefinition,
+    DataVersion,
+    MaterializeResult,
+    MetadataValue,
+    TableColumn,
+    TableSchema,
+    asset,
+)
 
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
 from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
-from datacube_assets.storage.lake import LakeTable
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 
 
 def table_asset(
@@ -28,23 +38,54 @@ def table_asset(
     return asset(
         group_name=group,
         partitions_def=model_runs,
-        code_version="1",
+        code_version=CODE_VERSION,
         kinds={"parquet"},
         metadata={"dagster/column_schema": TableSchema(columns=schema)},
         description=description,
     )
 
 
-def table_metadata(table: LakeTable, started: float) -> dict[str, Any]:
-    """Size, place and origin of a table just made; `started` is a reading of the monotonic clock."""
-    return {
-        "dagster/row_count": table.rows,
-        "rows per file": {file.name: file.rows for file in table.files},
-        "bytes": table.bytes,
-        "folder in the lake": table.folder,
-        "input version": table.version,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+def made_before(context: AssetExecutionContext, lake: Lake, version: str) -> LakeTable | None:
+    """The asset's table, if it is whole and was made from the same input by the same code."""
+    if FROM_SCRATCH in context.run.tags:
+        return None
+    try:
+        table = lake.table(ModelRun.from_key(context.partition_key), context.asset_key.path[-1])
+    except MissingTableError:
+        return None
+    return table if table.version == version and lake.is_whole(table) else None
+
+
+def table_result(
+    table: LakeTable, started: float, *, reused: bool, metadata: Mapping[str, Any]
+) -> MaterializeResult[LakeTable]:
+    """A table, with its size, place and origin; `started` is a reading of the monotonic clock."""
+    return MaterializeResult(
+        value=table,
+        # What it was made from, so that Dagster knows which assets are out of date.
+        data_version=DataVersion(table.version),
+        metadata={
+            "dagster/row_count": table.rows,
+            "rows per file": MetadataValue.json(_sizes(table)),
+            "bytes": table.bytes,
+            "folder in the lake": table.folder,
+            "input version": table.version,
+            "made before": reused,
+            "seconds": round(time.monotonic() - started, 3),
+            **metadata,
+        },
+    )
+
+
+_LISTED = 100
+"""Files of a table that its metadata lists: the event log is no place for thousands."""
+
+
+def _sizes(table: LakeTable) -> dict[str, int]:
+    sizes = {file.name: file.rows for file in table.files[:_LISTED]}
+    if len(table.files) > _LISTED:
+        sizes[f"({len(table.files) - _LISTED:,} more)"] = sum(file.rows for file in table.files[_LISTED:])
+    return sizes
 
 
 def report_metadata(report: Report) -> dict[str, Any]:

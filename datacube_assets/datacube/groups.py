@@ -22,6 +22,8 @@ Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _KEY_BITS = 63
+_FLAGS_PER_ROW, _FEW = 8, 65_536
+"""How many keys may be possible, per row and in any case, for a table of flags to be cheaper than a sort."""
 
 
 class Key(Protocol):
@@ -112,13 +114,57 @@ def combine(columns: Sequence[Key]) -> tuple[Codes, int]:
     size = 1
     for column in columns:
         if (size * column.radix).bit_length() > _KEY_BITS:
-            distinct, key = np.unique(key, return_inverse=True)
-            size = len(distinct)
+            key, distinct = _dense(key, size)
+            size = max(len(distinct), 1)
         # In place: the key is as long as the table.
         key *= column.radix
         key += column.codes
         size *= column.radix
     return key, size
+
+
+@dataclass(frozen=True)
+class Tuples:
+    """Several columns as one: the combinations that occur, numbered in the order of the columns."""
+
+    codes: Codes
+    """Number of the combination of each row, shape (rows,)."""
+    members: tuple[Codes, ...]
+    """For each column the code of each combination, shape (combinations,)."""
+
+    def __len__(self) -> int:
+        return len(self.members[0]) if self.members else 1
+
+    @property
+    def radix(self) -> int:
+        return max(len(self), 1)
+
+    @classmethod
+    def of(cls, columns: Sequence[Key], rows: int) -> Tuples:
+        """Number the combinations; without columns all rows are one."""
+        codes = np.zeros(rows, np.int64)
+        members: list[Codes] = []
+        size = 1
+        for column in columns:
+            codes, distinct = _dense(codes * column.radix + column.codes, size * column.radix)
+            above = distinct // column.radix
+            members = [member[above] for member in members]
+            members.append(distinct - above * column.radix)
+            size = max(len(distinct), 1)
+        return cls(codes, tuple(members))
+
+
+def _dense(key: Codes, size: int) -> tuple[Codes, Codes]:
+    """The rank of each key among those that occur, and these, ascending."""
+    if size <= _FLAGS_PER_ROW * len(key) + _FEW:
+        # Marking what occurs is linear, where sorting is not.
+        there = np.zeros(size, np.bool_)
+        there[key] = True
+        rank = np.cumsum(there, dtype=np.int64)
+        rank -= 1
+        return rank[key], np.flatnonzero(there)
+    groups = group(key, size)
+    return groups.number_rows(), key[groups.first]
 
 
 @dataclass(frozen=True)

@@ -51,16 +51,31 @@ class Part:
             self._file = pq.ParquetFile(source, read_dictionary=texts, pre_buffer=True)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(name, error) from error
-        self.rows: int = self._file.metadata.num_rows
+        metadata = self._file.metadata
+        self.row_groups: list[int] = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        """Rows of each row group."""
+        self.rows: int = metadata.num_rows
 
-    def batches(self) -> Iterator[pa.Table]:
-        """The rows, in file order, in tables of at most `BATCH_ROWS`; text as dictionaries."""
+    def batches(self, row_groups: range | None = None) -> Iterator[pa.Table]:
+        """The rows of some or all row groups, in file order; text as dictionaries.
+
+        Tables of at most `BATCH_ROWS`.
+        """
+        groups = range(len(self.row_groups)) if row_groups is None else row_groups
+        rows = sum(self.row_groups[group] for group in groups)
         try:
-            if self.rows <= BATCH_ROWS:
+            if rows <= BATCH_ROWS:
                 # One read of everything decodes columns in parallel.
-                yield self._file.read(columns=self.columns).select(self.columns)
+                whole = len(groups) == len(self.row_groups)
+                table = (
+                    self._file.read(columns=self.columns)
+                    if whole
+                    else self._file.read_row_groups(list(groups), columns=self.columns)
+                )
+                yield table.select(self.columns)
                 return
-            for batch in self._file.iter_batches(batch_size=BATCH_ROWS, columns=self.columns):
+            batches = self._file.iter_batches(BATCH_ROWS, row_groups=list(groups), columns=self.columns)
+            for batch in batches:
                 yield pa.Table.from_batches([batch]).select(self.columns)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(self.name, error) from error

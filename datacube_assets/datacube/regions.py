@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube.groups import Coded, Codes, combine, encode_text, group
+from datacube_assets.datacube.groups import Coded, Codes, Tuples, encode_text
 from datacube_assets.datacube.schema import MISSING, REGION_LEVELS, REGION_SEPARATOR, RegionLevel
 
 
@@ -28,12 +28,12 @@ class Regions:
     def of(cls, table: pa.Table, levels: tuple[RegionLevel, ...]) -> Regions:
         """The regions of a table that holds the levels as text columns."""
         coded = [encode_text(table[level]) for level in levels]
-        groups = group(*combine(coded))
+        tuples = Tuples.of(coded, table.num_rows)
         names = {
-            level: column.values.take(pa.array(column.codes[groups.first]))
-            for level, column in zip(levels, coded, strict=True)
+            level: column.values.take(pa.array(member))
+            for level, column, member in zip(levels, coded, tuples.members, strict=True)
         }
-        return cls(Coded(groups.number_rows(), pa.array(np.arange(len(groups)))), names)
+        return cls(Coded(tuples.codes, pa.array(np.arange(len(tuples)))), names)
 
     def ids(self, level: RegionLevel) -> pa.Array:
         """Id of each combination at a level: `Kenya__Nairobi__None`; `None` for an absent column."""

@@ -1,8 +1,8 @@
 """Sums of temporal cells over any set of places, and the published figures formed from them.
 
 The spatial step of CONTRACTS D.2 as a registry of measures with the three moves of every aggregation:
-`lift` a cell into measures, `reduce` measures of a group, `finish` into the published columns. Measures
-add up, so partial results of shards merge by reducing once more. Grids belong to `grid.py`.
+`lift` a cell into measures, `reduce` measures of a group, `finish` into the published columns. Each shard
+gives partial results, which merge into the tables of all shards. Grids belong to `grid.py`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,24 @@ from datacube_assets.datacube.groups import (
     Floats,
     Groups,
     Ints,
+    Tuples,
     build_table,
     column,
-    combine,
     encode_ints,
     encode_text,
-    group,
     group_by,
 )
 from datacube_assets.datacube.regions import Regions
 from datacube_assets.datacube.schema import (
     MEANS,
+    REGION_LEVELS,
     WEIGHTED_MEANS,
     Layout,
     RegionLevel,
     cell_column,
     published_columns,
 )
+from datacube_assets.datacube.sums import ExactSums, exact_sums
 
 Measures = dict[str, npt.NDArray[np.generic]]
 
@@ -79,11 +80,17 @@ def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
 
 
 def reduce(measures: Measures, groups: Groups) -> Measures:
-    """The measures of each group."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return {
-            name: groups.reduce(_REDUCTIONS.get(name, np.add), values) for name, values in measures.items()
-        }
+    """The measures of each group; float sums do not depend on the order of the rows."""
+    return {
+        name: exact_sums(cast(Floats, values), groups)
+        if _is_float_sum(name, values)
+        else groups.reduce(_REDUCTIONS.get(name, np.add), values)
+        for name, values in measures.items()
+    }
+
+
+def _is_float_sum(name: str, values: npt.NDArray[np.generic]) -> bool:
+    return values.dtype.kind == "f" and name not in _REDUCTIONS
 
 
 def finish(measures: Mapping[str, npt.NDArray[np.generic]], columns: Sequence[str]) -> Measures:
@@ -113,7 +120,7 @@ def _figure(measures: Mapping[str, npt.NDArray[np.generic]], name: str) -> npt.N
 
 def table_measures(table: pa.Table) -> Measures:
     """The measures of an aggregate table, as arrays."""
-    keys = {"feature", "timestamp", "region_id", "value"}
+    keys = {"feature", "timestamp", "region_id", "value", *REGION_LEVELS}
     return {name: column(table, name) for name in table.column_names if name not in keys}
 
 
@@ -128,31 +135,59 @@ class Breakdown:
     features: frozenset[str]
 
 
-def global_aggregates(
+def global_partial(
     cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None, *, ranges: bool = False
 ) -> pa.Table:
-    """Measures per feature and time [and qualifier value] (`schema.GLOBAL_COLUMNS`), in that order."""
+    """Measures of one shard per feature and time [and qualifier value], in that order.
+
+    Sums are not rounded yet (`sums.ExactSums.columns`), so that it does not matter how cells were
+    distributed over shards.
+    """
     cells, keys = _keys(cells, breakdown)
     groups = group_by(list(keys.values()))
-    measures = reduce(lift(cells, weighted=layout.weighted, ranges=ranges), groups)
-    return build_table({**_take(keys, groups), **measures})
+    measures = lift(cells, weighted=layout.weighted, ranges=ranges)
+    return build_table({**_take(keys, groups), **_reduce_exactly(measures, groups)})
 
 
-def regional_aggregates(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
-) -> dict[RegionLevel, pa.Table]:
-    """Measures per feature, time, region [and qualifier value] of every level.
+def global_aggregates(partials: Sequence[pa.Table]) -> pa.Table:
+    """The table of all shards (`schema.GLOBAL_COLUMNS`), ordered by its keys."""
+    table = _concatenate(partials)
+    keys = _coded(table, ("feature", "timestamp", "value"))
+    groups = group_by(list(keys.values()))
+    return build_table({**_take(keys, groups), **_merge(table_measures(table), groups)})
 
-    Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by feature, time, region and value; none
-    without levels. The cells are reduced once, to the deepest level; the levels above add that up.
+
+def regional_partial(cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None) -> pa.Table:
+    """Measures of one shard per feature, time, region of the deepest level [and qualifier value].
+
+    The region is named by the columns of all its levels. Sums as in `global_partial`.
     """
-    if not layout.levels:
-        return {}
     cells, keys = _keys(cells, breakdown)
-    regions = Regions.of(cells, layout.levels)
+    coded = [encode_text(cells[level]) for level in layout.levels]
+    regions = Tuples.of(coded, cells.num_rows)
+    feature, time, *value = keys.values()
+    groups = group_by([feature, time, regions, *value])
+    taken = _take(keys, groups)
+    tuples = regions.codes[groups.first]
+    levels: dict[str, Coded] = {
+        level: Coded(member[tuples], column.values)
+        for level, column, member in zip(layout.levels, coded, regions.members, strict=True)
+    }
+    measures = lift(cells, weighted=layout.weighted)
+    return build_table({**taken, **levels, **_reduce_exactly(measures, groups)})
+
+
+def regional_aggregates(partials: Sequence[pa.Table], layout: Layout) -> dict[RegionLevel, pa.Table]:
+    """The tables of all shards by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys.
+
+    Partial results are added once, at the deepest level; the levels above add that up.
+    """
+    table = _concatenate(partials)
+    regions = Regions.of(table, layout.levels)
+    keys = _coded(table, ("feature", "timestamp", "value"))
     feature, time, *value = keys.values()
     groups = group_by([feature, time, regions.tuples, *value])
-    measures = reduce(lift(cells, weighted=layout.weighted), groups)
+    measures = _merge(table_measures(table), groups)
     keys = _take(keys, groups)
     tuples = regions.tuples.codes[groups.first]
     tables: dict[RegionLevel, pa.Table] = {}
@@ -167,20 +202,41 @@ def regional_aggregates(
     return tables
 
 
-def merge(tables: Sequence[pa.Table], keys: Sequence[str]) -> pa.Table:
-    """One table from the partial tables of shards, ordered by the keys."""
-    if len(tables) == 1:
-        return tables[0]
-    table = pa.concat_tables(tables).unify_dictionaries()
-    coded = {
+def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
+    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries()
+
+
+def _coded(table: pa.Table, names: Sequence[str]) -> dict[str, Coded]:
+    """Codes of those columns that the table has."""
+    return {
         name: encode_text(table[name])
         if pa.types.is_dictionary(table.schema.field(name).type)
         else encode_ints(cast(Ints, column(table, name)))
-        for name in keys
+        for name in names
+        if name in table.column_names
     }
-    groups = group(*combine(list(coded.values())))
-    measures = {name: column(table, name) for name in table.column_names if name not in coded}
-    return build_table({**_take(coded, groups), **reduce(measures, groups)})
+
+
+def _reduce_exactly(measures: Measures, groups: Groups) -> Measures:
+    reduced: Measures = {}
+    for name, values in measures.items():
+        if _is_float_sum(name, values):
+            reduced.update(ExactSums.of(cast(Floats, values), groups).columns(name))
+        else:
+            reduced[name] = groups.reduce(_REDUCTIONS.get(name, np.add), values)
+    return reduced
+
+
+def _merge(partial: Measures, groups: Groups) -> Measures:
+    """The measures of each group of partial results, rounded."""
+    merged: Measures = {}
+    for name, values in partial.items():
+        measure, _, slice_ = name.partition("#")
+        if not slice_:
+            merged[name] = groups.reduce(_REDUCTIONS.get(name, np.add), values)
+        elif measure not in merged:
+            merged[measure] = ExactSums.from_columns(measure, partial).merge(groups).values()
+    return merged
 
 
 def _keys(cells: pa.Table, breakdown: Breakdown | None) -> tuple[pa.Table, dict[str, Coded]]:

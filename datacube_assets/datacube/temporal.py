@@ -5,7 +5,8 @@ The temporal step of CONTRACTS D.2. Sums over places belong to `spatial.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -15,8 +16,8 @@ import pyarrow as pa
 from datacube_assets.datacube.groups import (
     Coded,
     Floats,
-    Groups,
     Ints,
+    Tuples,
     build_table,
     column,
     encode_floats,
@@ -25,6 +26,7 @@ from datacube_assets.datacube.groups import (
     group_by,
 )
 from datacube_assets.datacube.schema import Layout, Period, cell_column
+from datacube_assets.datacube.sums import exact_sums
 
 MONTHS_PER_YEAR = 12
 
@@ -42,7 +44,9 @@ def bucket_starts(timestamps: Ints, period: Period) -> Ints:
     return starts
 
 
-def temporal_cells(points: pa.Table, layout: Layout, periods: tuple[Period, ...]) -> dict[Period, pa.Table]:
+def temporal_cells(
+    points: pa.Table, layout: Layout, periods: tuple[Period, ...]
+) -> Iterator[tuple[Period, pa.Table]]:
     """Cells of each period (`schema.CELL_COLUMNS`), ordered by feature, time, place and qualifiers.
 
     All points of a cell must be in `points`. Every column but the value and the weight splits cells
@@ -50,39 +54,59 @@ def temporal_cells(points: pa.Table, layout: Layout, periods: tuple[Period, ...]
     """
     keys = _Keys.of_points(points, layout)
     sums = _lift(points, layout)
-    tables: dict[Period, pa.Table] = {}
     # A coarser period is the sum of the finer: coarser() of months is what the rows would give.
     for period in ("month", "year", "all"):
         keys, sums = _regroup(keys, sums, period)
         if period in periods:
-            tables[period] = keys.table(_finish(sums, layout))
-    return tables
+            yield period, keys.table(_finish(sums, layout))
 
 
+@dataclass(frozen=True)
 class _Keys:
     """The columns that tell cells apart."""
 
-    def __init__(self, feature: Coded, starts: Ints, rest: Mapping[str, Coded]) -> None:
-        self.feature = feature
-        self.starts = starts
-        self.rest = rest
+    feature: Coded
+    time: Coded
+    """ms UTC."""
+    place: Tuples
+    """Combination of place and qualifiers."""
+    columns: dict[str, Coded]
+    """The columns of these, as they were before any row was left out."""
 
     @classmethod
     def of_points(cls, points: pa.Table, layout: Layout) -> _Keys:
-        rest: dict[str, Coded] = {level: encode_text(points[level]) for level in layout.levels}
+        columns: dict[str, Coded] = {level: encode_text(points[level]) for level in layout.levels}
         for name in layout.coordinates:
-            rest[name] = encode_floats(cast(Floats, column(points, name)))
+            columns[name] = encode_floats(cast(Floats, column(points, name)))
         for name in layout.qualifiers:
-            rest[cell_column(name)] = encode_text(points[name])
-        starts = cast(Ints, column(points, "timestamp"))
-        return cls(encode_text(points["feature"]), starts, rest)
+            columns[cell_column(name)] = encode_text(points[name])
+        place = Tuples.of(list(columns.values()), points.num_rows)
+        return cls(
+            encode_text(points["feature"]),
+            encode_ints(cast(Ints, column(points, "timestamp"))),
+            place,
+            columns,
+        )
+
+    def at(self, period: Period) -> _Keys:
+        """The same rows, with the start of their period for a time."""
+        starts = encode_ints(bucket_starts(self.time.values.to_numpy(), period))
+        return _Keys(
+            self.feature, Coded(starts.codes[self.time.codes], starts.values), self.place, self.columns
+        )
 
     def take(self, rows: npt.NDArray[np.intp]) -> _Keys:
-        rest = {name: coded.take(rows) for name, coded in self.rest.items()}
-        return _Keys(self.feature.take(rows), self.starts[rows], rest)
+        place = Tuples(self.place.codes[rows], self.place.members)
+        return _Keys(self.feature.take(rows), self.time.take(rows), place, self.columns)
 
-    def table(self, measures: Mapping[str, npt.NDArray[np.generic]]) -> pa.Table:
-        return build_table({"feature": self.feature, "timestamp": self.starts, **self.rest, **measures})
+    def table(self, measures: Sums) -> pa.Table:
+        # Narrow codes: every one of them is looked up by as many rows as there are cells.
+        codes = [member.astype(np.int32)[self.place.codes] for member in self.place.members]
+        placed = {
+            name: Coded(cast(Ints, code), coded.values)
+            for (name, coded), code in zip(self.columns.items(), codes, strict=True)
+        }
+        return build_table({"feature": self.feature, "timestamp": self.time, **placed, **measures})
 
 
 Sums = dict[str, npt.NDArray[Any]]
@@ -107,11 +131,12 @@ def _lift(points: pa.Table, layout: Layout) -> Sums:
 
 
 def _regroup(keys: _Keys, sums: Sums, period: Period) -> tuple[_Keys, Sums]:
-    starts = bucket_starts(keys.starts, period)
-    keys = _Keys(keys.feature, starts, keys.rest)
-    groups: Groups = group_by([keys.feature, encode_ints(starts), *keys.rest.values()])
-    with np.errstate(over="ignore", invalid="ignore"):
-        return keys.take(groups.first), {name: groups.reduce(np.add, values) for name, values in sums.items()}
+    keys = keys.at(period)
+    groups = group_by([keys.feature, keys.time, keys.place])
+    return keys.take(groups.first), {
+        name: groups.reduce(np.add, values) if values.dtype.kind == "i" else exact_sums(values, groups)
+        for name, values in sums.items()
+    }
 
 
 def _finish(sums: Sums, layout: Layout) -> Sums:

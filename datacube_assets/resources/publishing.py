@@ -12,19 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetExecutionContext, ConfigurableResource, MaterializeResult, MetadataValue
+from dagster import AssetExecutionContext, ConfigurableResource, DataVersion, MaterializeResult, MetadataValue
 
+from datacube_assets.assets.partitions import FROM_SCRATCH
 from datacube_assets.datacube.encode import Objects
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
-from datacube_assets.storage.lake import LakeTable
-from datacube_assets.storage.publishing import Publication, Published
+from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.publishing import Publication, Published, standing
 from datacube_assets.storage.stores import Store
 
-View = Callable[[], Iterable[Objects]]
-"""Formats the objects of one piece of work; can be sent to a worker."""
+View = Callable[[Lake, LakeTable, str], Iterable[Objects]]
+"""Formats the objects of one piece of work of a table, given its name; can be sent to a worker."""
 
 
 class Publisher(ConfigurableResource["Publisher"]):
@@ -48,43 +49,49 @@ class Publisher(ConfigurableResource["Publisher"]):
     ) -> MaterializeResult[None]:
         """Publish the objects that the views make of a table.
 
-        `works` names the pieces of work; the names have to stay the same from run to run, and no two
-        pieces may make the same key.
+        `works` names the pieces of work, after the files of the table that they format; the names have
+        to stay the same from run to run, and no two pieces may make the same key. Where everything
+        stands as published from the same input before, there is nothing to do.
         """
         started = time.monotonic()
         asset, run = context.asset_key.path[-1], ModelRun.from_key(context.partition_key)
-        bucket = self.bucket(table)
-        attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
-        publication = Publication.begin(self.lake.open(), bucket, run, asset, table.version, attempt)
-        pieces = list(works.items())
-        done = self.dask.map(_Piece(publication), pieces, name=f"publish-{asset}", run_id=context.run.run_id)
-        published = sum((one for one, _ in done), Published())
-        fragments = {name: names for (name, _), (_, names) in zip(pieces, done, strict=True)}
-        published = publication.finish(published, fragments)
+        lake, bucket = self.lake.open(), self.bucket(table)
+        anew = FROM_SCRATCH in context.run.tags
+        published = None if anew else standing(lake, bucket, run, asset, table.version)
+        if published is None:
+            attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
+            publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
+            work = _Publish(publication, table, dict(works))
+            done = self.dask.map(work, list(works), name=f"publish-{asset}", run_id=context.run.run_id)
+            fragments = {name: names for name, (_, names) in zip(works, done, strict=True)}
+            published = publication.finish(sum((one for one, _ in done), Published()), fragments)
         seconds = time.monotonic() - started
         context.log.info(
             f"{published.objects:,} objects: {published.put:,} written, {published.deleted:,} deleted, "
             f"{published.objects - published.put:,} unchanged, in {seconds:.1f} s"
         )
         return MaterializeResult(
+            data_version=DataVersion(table.version),
             metadata={
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,
                 **(metadata or {}),
-            }
+            },
         )
 
 
 @dataclass(frozen=True)
-class _Piece:
+class _Publish:
     """Formats and publishes one piece of work; runs on a worker."""
 
     publication: Publication
+    table: LakeTable
+    views: Mapping[str, View]
 
-    def __call__(self, piece: tuple[str, View]) -> tuple[Published, list[str]]:
-        name, view = piece
-        return self.publication.publish(name, view())
+    def __call__(self, work: str) -> tuple[Published, list[str]]:
+        objects = self.views[work](self.publication.lake, self.table, work)
+        return self.publication.publish(work, objects)
 
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +77,16 @@ class Lake:
         self.store.put(f"{folder}/{name}.parquet", memoryview(body))
         return TableFile(name, table.num_rows, body.size)
 
+    def write_slices(self, folder: str, name: str, slices: Sequence[pa.Table]) -> TableFile:
+        """Write one file whose row groups are the slices, for `read_slice`; none may be empty."""
+        sink = pa.BufferOutputStream()
+        with pq.ParquetWriter(sink, slices[0].schema, **PARQUET) as writer:
+            for part in slices:
+                writer.write_table(part, row_group_size=part.num_rows)
+        body = sink.getvalue()
+        self.store.put(f"{folder}/{name}.parquet", memoryview(body))
+        return TableFile(name, sum(part.num_rows for part in slices), body.size)
+
     def open_file(self, table: LakeTable, name: str) -> str | pa.BufferReader:
         """A file of a table for a Parquet reader: its path where there is one, else its bytes."""
         key = f"{table.folder}/{name}.parquet"
@@ -84,9 +95,29 @@ class Lake:
 
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""
-        try:
+        with self._naming_file(table, name):
             source = self.open_file(table, name)
             return pq.read_table(source, columns=columns, memory_map=True, partitioning=None)
+
+    def read_all(self, table: LakeTable, prefix: str, columns: list[str] | None = None) -> pa.Table:
+        """The files of a table whose names start so, one after the other. Raises MissingTableError."""
+        tables = [self.read(table, name, columns) for name in table.names(prefix)]
+        if not tables:
+            raise MissingTableError(f"the table {table.folder} has no file {prefix}*")
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries()
+
+    def read_slice(self, table: LakeTable, name: str, number: int) -> pa.Table:
+        """One slice of a file that `write_slices` wrote. Raises MissingTableError."""
+        with (
+            self._naming_file(table, name),
+            pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
+        ):
+            return file.read_row_group(number)
+
+    @contextmanager
+    def _naming_file(self, table: LakeTable, name: str) -> Iterator[None]:
+        try:
+            yield
         except (FileNotFoundError, MissingObjectError):
             raise MissingTableError(
                 f"the file {table.folder}/{name}.parquet of the lake is gone; materialize its asset again"

@@ -1,16 +1,18 @@
 """From the raw parts in the lake to shards of clean points.
 
-Rows stream through in batches, so that memory does not grow with their number. What happens to a row
-is in `datacube/normalize.py`, which shard it goes to in `datacube/shards.py`.
+The parts are cut into pieces of whole row groups, which are worked on side by side; the rows of a piece
+stream through in batches. So memory grows neither with the rows of a run nor with those of a file. What
+happens to a row is in `datacube/normalize.py`, which shard it goes to in `datacube/shards.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from datacube_assets.datacube import keys
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.normalize import (
     Plan,
+    Profile,
     Report,
     check_values,
     merge_profiles,
@@ -37,49 +40,77 @@ from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, sc
 from datacube_assets.storage.run_info import RunInfo, options
 
 POINTS = "points-"
-"""How the names of shards begin, among the files of `normalized_points`."""
+"""How the names of shards begin, among the files of `normalized_points`: `points-SHARD-PIECE`."""
 REGIONS = "feature_regions"
 QUALIFIER_VALUES = "qualifier_values"
+PIECE_ROWS = 2 * BATCH_ROWS
+MAX_PIECES = 64
+"""Every piece writes a file into every shard, so there must not be too many."""
+
+
+def shards_of(points: LakeTable) -> list[str]:
+    """What the names of the files of each shard begin with, in order."""
+    return list(dict.fromkeys(name[: name.rindex("-") + 1] for name in points.names(POINTS)))
+
+
+Batch = tuple[str, pa.Table]
+"""Address of a part and some of its rows."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Row groups of one part or of several, next to each other."""
+
+    number: int
+    spans: tuple[tuple[int, int, int], ...]
+    """Number of a part, first row group and the one after the last."""
 
 
 @dataclass(frozen=True)
 class RawParts:
-    """The fetched parts of a run, opened for reading."""
+    """The fetched parts of a run. Can be sent to workers."""
 
-    parts: tuple[Part, ...]
+    lake: Lake
+    raw: LakeTable
 
-    @classmethod
-    def of(cls, lake: Lake, raw: LakeTable) -> RawParts:
-        """Raises InputError, naming the address, for a part that is no Parquet or lacks a column."""
-        addresses = [part["address"] for part in raw.info["parts"]]
-        opened = zip(raw.names(), addresses, strict=True)
-        return cls(tuple(Part(lake.open_file(raw, name), address) for name, address in opened))
+    def parts(self) -> list[Part]:
+        """The parts, opened. Raises InputError, naming the address, for one that Dojo did not write so."""
+        return [self.part(number) for number in range(len(self.raw.files))]
 
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
+    def part(self, number: int) -> Part:
+        address = self.raw.info["parts"][number]["address"]
+        return Part(self.lake.open_file(self.raw, self.raw.files[number].name), address)
 
-    def batches(self) -> Iterable[tuple[str, pa.Table]]:
-        """Address of the part and a batch of its rows, in order; may be asked for more than once."""
-        return self._small if self.rows <= BATCH_ROWS else self._read()
+    def batches(self, piece: Piece | None = None) -> Iterator[Batch]:
+        """Rows of a piece, or all, in order."""
+        if piece is None:
+            for part in self.parts():
+                yield from ((part.name, batch) for batch in part.batches())
+        else:
+            for number, first, last in piece.spans:
+                part = self.part(number)
+                yield from ((part.name, batch) for batch in part.batches(range(first, last)))
 
-    @cached_property
-    def _small(self) -> list[tuple[str, pa.Table]]:
-        # What fits a batch is read once.
-        return list(self._read())
 
-    def _read(self) -> Iterator[tuple[str, pa.Table]]:
-        for part in self.parts:
-            for batch in part.batches():
-                yield part.name, batch
-
-    def plan(self, request: DatacubeRequest) -> Plan:
-        """What the columns of all parts together become. Raises InputError."""
-        profiles = []
-        for name, batch in self.batches():
-            with naming_file(name):
-                profiles.append(profile(batch))
-        return plan(merge_profiles(profiles), options(request))
+def pieces_of(row_groups: Sequence[Sequence[int]]) -> list[Piece]:
+    """Cut parts, of which the rows of each row group are given, into pieces of about the same size."""
+    total = sum(map(sum, row_groups))
+    target = max(PIECE_ROWS, -(-total // MAX_PIECES))
+    pieces: list[Piece] = []
+    spans: list[tuple[int, int, int]] = []
+    filled = 0
+    for part, groups in enumerate(row_groups):
+        first = 0
+        for group, rows in enumerate(groups):
+            filled += rows
+            if filled >= target:
+                pieces.append(Piece(len(pieces), (*spans, (part, first, group + 1))))
+                spans, filled, first = [], 0, group + 1
+        if first < len(groups):
+            spans.append((part, first, len(groups)))
+    if spans:
+        pieces.append(Piece(len(pieces), tuple(spans)))
+    return pieces
 
 
 @contextmanager
@@ -98,43 +129,116 @@ def naming_file(address: str) -> Iterator[None]:
         ) from error
 
 
-def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int) -> LakeTable:
+# --- normalizing -----------------------------------------------------------------------------------
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Map(Protocol):
+    """Applies a function to pieces of work side by side; results in order."""
+
+    def __call__(self, function: Callable[[T], R], pieces: Sequence[T], *, name: str) -> list[R]: ...
+
+
+def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, mapped: Map) -> LakeTable:
     """Write the shards, regions and qualifier values of a run. Raises InputError."""
     request = DatacubeRequest.model_validate(raw.info["request"])
-    parts = RawParts.of(lake, raw)
-    if parts.rows == 0:
+    source = RawParts(lake, raw)
+    row_groups = [part.row_groups for part in source.parts()]
+    rows = sum(map(sum, row_groups))
+    if rows == 0:
         raise InputError("its parts have no rows", remedy="Check that the run wrote any output")
-    what = parts.plan(request)
+    pieces = pieces_of(row_groups)
     folder = lake.table_folder(run, "normalized_points", raw.version)
-    shards = -(-parts.rows // shard_rows)
-    with Shards.open(lake, folder, shards, what.layout) as writer:
-        report = Report()
-        for name, batch in parts.batches():
+    shards = -(-rows // shard_rows)
+    if rows <= BATCH_ROWS:
+        # What fits a batch is read once.
+        batches = list(source.batches())
+        what = plan(_profile(batches), options(request))
+        done = [_normalize(batches, what, lake, folder, shards, 0)]
+    else:
+        profiles = mapped(partial(_profile_piece, source), pieces, name="profile-parts")
+        what = plan(merge_profiles(profiles), options(request))
+        work = _NormalizePiece(source, what, folder, shards)
+        done = mapped(work, pieces, name="normalize-parts")
+    report = sum((one.report for one in done), Report())
+    check_values(report, what.options)
+    if not report.points:
+        raise InputError(
+            "none of its rows can be used",
+            remedy="Look at the features, values and timestamps of the parts",
+        )
+    files = sorted((file for one in done for file in one.files), key=lambda file: file.name)
+    regions = merge_values([one.regions for one in done])
+    features = tuple(regions["feature"].cast(pa.string()).unique().to_pylist())
+    for feature in features:
+        keys.check_identity("feature", feature, nested=True)
+    files.append(lake.write_file(folder, REGIONS, regions))
+    files.append(lake.write_file(folder, QUALIFIER_VALUES, merge_values([one.values for one in done])))
+    info = RunInfo(request, what, report, features)
+    return LakeTable(folder, raw.version, tuple(files), info.to_json())
+
+
+def _profile(batches: Iterable[Batch]) -> Profile:
+    profiles = []
+    for name, batch in batches:
+        with naming_file(name):
+            profiles.append(profile(batch))
+    return merge_profiles(profiles)
+
+
+def _profile_piece(source: RawParts, piece: Piece) -> Profile:
+    return _profile(source.batches(piece))
+
+
+@dataclass(frozen=True)
+class _Normalized:
+    """What a piece became."""
+
+    files: list[TableFile]
+    report: Report
+    regions: pa.Table
+    values: pa.Table
+
+
+@dataclass(frozen=True)
+class _NormalizePiece:
+    """Writes the rows of a piece into the shards; runs on a worker."""
+
+    source: RawParts
+    what: Plan
+    folder: str
+    shards: int
+
+    def __call__(self, piece: Piece) -> _Normalized:
+        batches = self.source.batches(piece)
+        return _normalize(batches, self.what, self.source.lake, self.folder, self.shards, piece.number)
+
+
+def _normalize(
+    batches: Iterable[Batch], what: Plan, lake: Lake, folder: str, shards: int, piece: int
+) -> _Normalized:
+    report = Report()
+    with Shards.open(lake, folder, shards, piece, what.layout) as writer:
+        for name, batch in batches:
             with naming_file(name):
                 points, part_report = normalize(batch, what)
             report += part_report
             writer.add(points)
-        check_values(report, what.options)
-        if not report.points:
-            raise InputError(
-                "none of its rows can be used",
-                remedy="Look at the features, values and timestamps of the parts",
-            )
-        features = sorted({feature for feature in report.num_rows_per_feature if feature in writer.features})
-        for feature in features:
-            keys.check_identity("feature", feature, nested=True)
-        files = writer.finish()
-    info = RunInfo(request, what, report, tuple(features))
-    return LakeTable(folder, raw.version, tuple(files), info.to_json())
+        return _Normalized(writer.finish(), report, *writer.inventory())
 
 
 class Shards:
     """Writes points into shards as they come, and keeps the inventory of regions and qualifier values."""
 
-    def __init__(self, lake: Lake, folder: str, count: int, layout: Layout, scratch: Path) -> None:
+    def __init__(
+        self, lake: Lake, folder: str, count: int, piece: int, layout: Layout, scratch: Path
+    ) -> None:
         self._lake = lake
         self._folder = folder
         self._count = count
+        self._piece = piece
         self._layout = layout
         self._scratch = scratch
         self._open = ExitStack()
@@ -142,13 +246,12 @@ class Shards:
         self._rows = [0] * count
         self._regions: list[pa.Table] = []
         self._values: list[pa.Table] = []
-        self.features: set[str] = set()
 
     @classmethod
     @contextmanager
-    def open(cls, lake: Lake, folder: str, count: int, layout: Layout) -> Iterator[Shards]:
+    def open(cls, lake: Lake, folder: str, count: int, piece: int, layout: Layout) -> Iterator[Shards]:
         with scratch_folder() as scratch:
-            shards = cls(lake, folder, count, layout, Path(scratch))
+            shards = cls(lake, folder, count, piece, layout, Path(scratch))
             with shards._open:
                 yield shards
 
@@ -156,7 +259,9 @@ class Shards:
         """Add clean points, in any number."""
         self._values.append(qualifier_values(points, self._layout))
         self._regions.append(feature_regions(points, self._layout))
-        self.features |= set(self._regions[-1]["feature"].unique().to_pylist())
+        if len(self._regions) == _INVENTORIES:
+            regions, values = self.inventory()
+            self._regions, self._values = [regions], [values]
         if self._count == 1:
             self._write(0, points)
             return
@@ -169,6 +274,10 @@ class Shards:
             if end > start:
                 self._write(number, points.slice(start, end - start))
 
+    def inventory(self) -> tuple[pa.Table, pa.Table]:
+        """Distinct regions and qualifier values of what was added."""
+        return merge_values(self._regions), merge_values(self._values)
+
     def _write(self, number: int, points: pa.Table) -> None:
         if number not in self._writers:
             path = self._scratch / f"{number}.parquet"
@@ -177,14 +286,16 @@ class Shards:
         self._rows[number] += points.num_rows
 
     def finish(self) -> list[TableFile]:
-        """Move everything into the lake."""
+        """Move the shards into the lake."""
         self._open.close()
         files = []
         for number in sorted(self._writers):
             path = self._scratch / f"{number}.parquet"
-            name, size = f"{POINTS}{number:05}", path.stat().st_size
+            name, size = f"{POINTS}{number:05}-{self._piece:05}", path.stat().st_size
             self._lake.store.put_file(f"{self._folder}/{name}.parquet", path)
             files.append(TableFile(name, self._rows[number], size))
-        files.append(self._lake.write_file(self._folder, REGIONS, merge_values(self._regions)))
-        files.append(self._lake.write_file(self._folder, QUALIFIER_VALUES, merge_values(self._values)))
         return files
+
+
+_INVENTORIES = 16
+"""Inventories of batches that are kept before they are merged."""

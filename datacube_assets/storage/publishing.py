@@ -78,6 +78,7 @@ class Publication:
     """The manifest that stands, where it is about this bucket."""
     abandoned: tuple[str, ...] = field(default=())
     """Keys in the lake of fragments of attempts that died."""
+    anew: bool = False
 
     @property
     def folder(self) -> str:
@@ -85,9 +86,20 @@ class Publication:
 
     @classmethod
     def begin(
-        cls, lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str, attempt: str
+        cls,
+        lake: Lake,
+        bucket: Store,
+        run: ModelRun,
+        asset: str,
+        version: str,
+        attempt: str,
+        *,
+        anew: bool = False,
     ) -> Publication:
-        """Start publishing; withdraws results.json when it belongs to another version."""
+        """Start publishing; withdraws results.json when it belongs to another version.
+
+        `anew` writes every object, also those that the manifest says are there.
+        """
         withdraw_results(lake, bucket, run, unless=version)
         folder = f"{manifests_folder(run)}/{asset}"
         head = lake.read_document(f"{folder}/{_HEAD}")
@@ -101,7 +113,7 @@ class Publication:
         )
         listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{_HEAD}")}
         # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
-        return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)))
+        return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)), anew)
 
     def publish(self, work: str, batches: Iterable[Objects]) -> tuple[Published, list[str]]:
         """Publish the objects of one piece of work; returns what was done and the fragments' names.
@@ -142,6 +154,7 @@ class Publication:
                 "fragments": fragments,
                 "objects": published.objects,
                 "bytes": published.bytes,
+                "left_out": published.left_out,
             },
         )
         current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
@@ -158,7 +171,7 @@ class Publication:
 
     def _trusted(self, work: str) -> pa.Table | None:
         """Entries of the piece's objects that are certainly in the bucket as recorded."""
-        if self.previous is None or work not in self.previous.names:
+        if self.anew or self.previous is None or work not in self.previous.names:
             return None
         names = self.previous.names[work]
         if not names:
@@ -205,6 +218,18 @@ def manifests_folder(run: ModelRun) -> str:
 def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     """The head of an asset's manifest: version, bucket, objects, bytes; None when nothing is published."""
     return lake.read_document(f"{manifests_folder(run)}/{asset}/{_HEAD}")
+
+
+def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str) -> Published | None:
+    """What an asset has published from this version, if nothing was begun since; else None."""
+    head = manifest(lake, run, asset)
+    if head is None or head["version"] != version or head["bucket"] != bucket.url:
+        return None
+    folder = f"{manifests_folder(run)}/{asset}"
+    known = {f"{folder}/{head['attempt']}/{name}" for names in head["fragments"].values() for name in names}
+    if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{_HEAD}"}:
+        return None
+    return Published(head["objects"], head["bytes"], left_out=head["left_out"])
 
 
 def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
@@ -270,7 +295,8 @@ _SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa
 
 
 def _fragment(objects: Objects, prefix: str) -> pa.Table:
-    checksums = [hashlib.blake2b(body, digest_size=16).digest() for body in objects.bodies()]
+    # MD5 tells changes, not forgeries; it is also what S3 answers as the tag of an object.
+    checksums = [hashlib.md5(body, usedforsecurity=False).digest() for body in objects.bodies()]
     return pa.table(
         [
             pa.array([prefix + key for key in objects.keys], pa.string()),

@@ -38,7 +38,15 @@ from datacube_assets.datacube.normalize import (
 )
 from datacube_assets.datacube.parts import Part
 from datacube_assets.datacube.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
-from datacube_assets.datacube.schema import REGION_LEVELS, RESOLUTIONS, Layout, Period, Resolution
+from datacube_assets.datacube.schema import (
+    REGION_LEVELS,
+    RESOLUTIONS,
+    Layout,
+    Period,
+    RegionLevel,
+    Resolution,
+)
+from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.datacube.temporal import temporal_cells
 
 # The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
@@ -189,14 +197,14 @@ def datacube(
     features = sorted(set(points.column("feature")))
     by = Breakdowns.of(values, qualifiers or {}, thresholds or Thresholds())
     periods: tuple[Period, ...] = RESOLUTIONS if indicator else (*RESOLUTIONS, "all")
-    cells = temporal_cells(points.table, layout, periods)
+    cells = dict(temporal_cells(points.table, layout, periods))
 
     made: list[Objects] = [_raw(points, raw_count_threshold)]
     made.append(views.region_lists(feature_regions(points.table, layout), layout))
     made.append(views.qualifier_lists(values, features, by))
     sizes: dict[Resolution, dict[str, int]] = {}
     for resolution in RESOLUTIONS:
-        table = spatial.global_aggregates(cells[resolution], layout)
+        table = spatial.global_aggregates([spatial.global_partial(cells[resolution], layout)])
         sizes[resolution] = views.timeseries_sizes(table)
         made.append(views.global_timeseries(resolution, table, layout))
         made += _regional(resolution, cells[resolution], layout, by)
@@ -214,7 +222,9 @@ def datacube(
         features=features,
         raw_count_threshold=raw_count_threshold,
         timeseries_sizes=sizes,
-        summary=None if indicator else spatial.global_aggregates(cells["all"], layout, ranges=True),
+        summary=None
+        if indicator
+        else spatial.global_aggregates([spatial.global_partial(cells["all"], layout, ranges=True)]),
     )
     return Datacube(points, objects)
 
@@ -225,18 +235,25 @@ def _raw(points: Points, threshold: int) -> Objects:
     return views.raw_data(points.raw.filter(pc.is_in(names, pa.array(few, pa.string()))))
 
 
+def regional_tables(
+    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
+) -> dict[RegionLevel, pa.Table]:
+    """The regional tables of cells that are all in one shard."""
+    return spatial.regional_aggregates([spatial.regional_partial(cells, layout, breakdown)], layout)
+
+
 def _regional(resolution: Resolution, cells: pa.Table, layout: Layout, by: Breakdowns) -> Iterable[Objects]:
     for breakdown in by.everywhere():
-        table = spatial.global_aggregates(cells, layout, breakdown)
+        table = spatial.global_aggregates([spatial.global_partial(cells, layout, breakdown)])
         yield from views.qualifier_timeseries(resolution, breakdown.qualifier, table, layout)
-        for level, table in spatial.regional_aggregates(cells, layout, breakdown).items():
+        for level, table in regional_tables(cells, layout, breakdown).items():
             yield from views.regional_maps(resolution, level, table, layout, breakdown.qualifier)
-    for level, table in spatial.regional_aggregates(cells, layout).items():
+    for level, table in regional_tables(cells, layout).items():
         yield from views.regional_timeseries(resolution, level, table, layout)
         yield from views.regional_maps(resolution, level, table, layout)
         yield views.regional_extrema(resolution, level, table, layout)
         for breakdown in by.in_timeseries(level):
-            table = spatial.regional_aggregates(cells, layout, breakdown)[level]
+            table = regional_tables(cells, layout, breakdown)[level]
             yield from views.regional_timeseries(resolution, level, table, layout, breakdown.qualifier)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from datacube_assets.datacube import views
-from datacube_assets.datacube.spatial import regional_aggregates
 from datacube_assets.datacube.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     FEB_2020,
@@ -15,6 +14,7 @@ from datacube_assets_tests.unit.kernel_helpers import (
     datacube,
     ms,
     normalized,
+    regional_tables,
 )
 
 FIGURES = "s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count"
@@ -205,8 +205,8 @@ def test_only_the_three_required_columns_give_a_datacube() -> None:
         "year/f/timeseries/global/global.csv",
     ]
     points = normalized([{"timestamp": 0, "value": 1.0}])
-    cells = temporal_cells(points.table, points.layout, ("month",))["month"]
-    assert regional_aggregates(cells, points.layout) == {}
+    cells = dict(temporal_cells(points.table, points.layout, ("month",)))["month"]
+    assert regional_tables(cells, points.layout) == {}
 
 
 def test_raw_rows_only_of_features_small_enough() -> None:
