@@ -5,6 +5,7 @@ Runs the same job as the UI and the sensors, on the same Dagster storage; tells 
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from dagster import (
     RunsFilter,
 )
 
-from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
@@ -56,12 +57,20 @@ Progress = Callable[[str, dict[str, Any], int], None]
 
 
 def process(
-    settings: Settings, instance: DagsterInstance, request: DatacubeRequest, progress: Progress
+    settings: Settings,
+    instance: DagsterInstance,
+    request: DatacubeRequest,
+    progress: Progress,
+    *,
+    from_scratch: bool = False,
 ) -> Outcome:
     """Leave the request, register its partition and materialize all assets of it.
 
+    `from_scratch` makes and publishes everything again, whether it is there or not.
     Raises what the failing asset raised: InputError for input that cannot be processed.
     """
+    # What was imported stays: the collector need not look through it again and again.
+    gc.freeze()
     refuse_beside_another(instance, ModelRun.of(request))
     run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])
@@ -78,7 +87,11 @@ def process(
     definitions.resolve_job_def(process_model_run.name).execute_in_process(
         partition_key=run.key,
         instance=instance,
-        tags={**run_tags(run), SOURCE_TAG: AT_COMMAND_LINE},
+        tags={
+            **run_tags(run),
+            SOURCE_TAG: AT_COMMAND_LINE,
+            **({FROM_SCRATCH: "yes"} if from_scratch else {}),
+        },
         run_config={"loggers": {"progress": {}}},
     )
     outcome.seconds = time.monotonic() - started

@@ -5,10 +5,12 @@ into chunks; then the parts of each chunk, from all shards, become one file. So 
 than a shard or a chunk. Everything published is a view over these tables.
 """
 
+import itertools
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pyarrow as pa
 from dagster import AssetExecutionContext, MaterializeResult
@@ -23,6 +25,7 @@ from datacube_assets.datacube.schema import (
     GRID_COLUMNS,
     REGIONAL_COLUMNS,
     RESOLUTIONS,
+    Layout,
     Period,
     cell_column,
 )
@@ -56,8 +59,11 @@ def global_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    by = breakdowns(lake.open(), normalized_points).everywhere()
-    return _aggregate(context, lake, dask, temporal_cells, _Global(RunInfo.of(temporal_cells), by))
+    info = RunInfo.of(temporal_cells)
+    steps = _steps(lake.open(), normalized_points)
+    if "all" in info.periods:
+        steps.append(_Step("all"))
+    return _aggregate(context, lake, dask, temporal_cells, _Global(info.layout), steps)
 
 
 @table_asset(
@@ -74,8 +80,9 @@ def regional_aggregates(
     dask: DaskResource,
 ) -> MaterializeResult[LakeTable]:
     same_version(temporal_cells, normalized_points)
-    by = breakdowns(lake.open(), normalized_points).everywhere()
-    return _aggregate(context, lake, dask, temporal_cells, _Regional(RunInfo.of(temporal_cells), by))
+    layout = RunInfo.of(temporal_cells).layout
+    steps = _steps(lake.open(), normalized_points) if layout.levels else []
+    return _aggregate(context, lake, dask, temporal_cells, _Regional(layout), steps)
 
 
 @table_asset(
@@ -87,7 +94,9 @@ def regional_aggregates(
 def grid_cells(
     context: AssetExecutionContext, temporal_cells: LakeTable, lake: LakeResource, dask: DaskResource
 ) -> MaterializeResult[LakeTable]:
-    return _aggregate(context, lake, dask, temporal_cells, _Grid(RunInfo.of(temporal_cells), ()))
+    layout = RunInfo.of(temporal_cells).layout
+    steps = [_Step(period) for period in RESOLUTIONS if layout.mappable]
+    return _aggregate(context, lake, dask, temporal_cells, _Grid(layout), steps)
 
 
 def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
@@ -99,6 +108,28 @@ def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
 
 # --- what each table is made of --------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class _Step:
+    """One period, as a whole or by one qualifier."""
+
+    period: Period
+    breakdown: Breakdown | None = None
+
+    @property
+    def qualifier(self) -> str | None:
+        return self.breakdown.qualifier if self.breakdown else None
+
+    def folder(self, *parts: str) -> str:
+        return folder_of(self.period, *parts, qualifier=self.qualifier)
+
+
+def _steps(lake: Lake, points: LakeTable) -> list[_Step]:
+    """Month and year, as a whole and by each qualifier in use."""
+    by = (None, *breakdowns(lake, points).everywhere())
+    return [_Step(period, breakdown) for period, breakdown in itertools.product(RESOLUTIONS, by)]
+
+
 Tables = dict[str, pa.Table]
 """Tables by the folder that they are a chunk of."""
 
@@ -107,160 +138,149 @@ Tables = dict[str, pa.Table]
 class _Table(ABC):
     """How an aggregate table comes from cells; travels to workers."""
 
-    info: RunInfo
-    by: Sequence[Breakdown]
+    layout: Layout
 
-    by_time = False
+    by_time: ClassVar[bool] = False
     """Whether a chunk may hold a part of a feature's times."""
 
-    @property
-    def periods(self) -> tuple[Period, ...]:
-        return RESOLUTIONS
-
-    @property
-    @abstractmethod
-    def columns(self) -> list[str]:
+    def columns(self, step: _Step) -> list[str]:
         """Columns of the cells that are needed."""
-
-    def breakdowns(self, period: Period) -> list[Breakdown | None]:
-        """As a whole, and by each qualifier in use."""
-        return [None, *self.by]
-
-    @abstractmethod
-    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
-        """From the cells of a shard."""
-
-    @abstractmethod
-    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
-        """From the partial results of all shards."""
-
-    def _measures(self) -> list[str]:
+        qualifier = [] if step.qualifier is None else [cell_column(step.qualifier)]
         unweighted = ("t_wavg", "weight")
-        return [name for name in CELL_MEASURES if self.info.layout.weighted or name not in unweighted]
+        measures = [name for name in CELL_MEASURES if self.layout.weighted or name not in unweighted]
+        return ["feature", "timestamp", *qualifier, *measures]
+
+    @abstractmethod
+    def whole(self, cells: pa.Table, step: _Step) -> Tables:
+        """From all cells, where one shard holds them."""
+
+    @abstractmethod
+    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
+        """From the cells of a shard of several."""
+
+    @abstractmethod
+    def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
+        """From the partial results of all shards."""
 
 
 class _Global(_Table):
-    @property
-    def periods(self) -> tuple[Period, ...]:
-        return self.info.periods
+    def whole(self, cells: pa.Table, step: _Step) -> Tables:
+        ranges = step.period == "all"
+        return {step.folder(): spatial.global_aggregates(cells, self.layout, step.breakdown, ranges=ranges)}
 
-    @property
-    def columns(self) -> list[str]:
-        return ["feature", "timestamp", *(cell_column(one.qualifier) for one in self.by), *self._measures()]
+    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
+        return spatial.global_partial(cells, self.layout, step.breakdown, ranges=step.period == "all")
 
-    def breakdowns(self, period: Period) -> list[Breakdown | None]:
-        return [None] if period == "all" else super().breakdowns(period)
-
-    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
-        return spatial.global_partial(cells, self.info.layout, breakdown, ranges=period == "all")
-
-    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
-        qualifier = breakdown.qualifier if breakdown else None
-        return {folder_of(period, qualifier=qualifier): spatial.global_aggregates(partials)}
+    def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
+        return {step.folder(): spatial.merge_global(partials)}
 
 
 class _Regional(_Table):
-    @property
-    def periods(self) -> tuple[Period, ...]:
-        return RESOLUTIONS if self.info.layout.levels else ()
+    def columns(self, step: _Step) -> list[str]:
+        return [*self.layout.levels, *super().columns(step)]
 
-    @property
-    def columns(self) -> list[str]:
-        qualifiers = (cell_column(one.qualifier) for one in self.by)
-        return ["feature", "timestamp", *self.info.layout.levels, *qualifiers, *self._measures()]
+    def whole(self, cells: pa.Table, step: _Step) -> Tables:
+        tables = spatial.regional_aggregates(cells, self.layout, step.breakdown)
+        return {step.folder(level): table for level, table in tables.items()}
 
-    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
-        return spatial.regional_partial(cells, self.info.layout, breakdown)
+    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
+        return spatial.regional_partial(cells, self.layout, step.breakdown)
 
-    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
-        qualifier = breakdown.qualifier if breakdown else None
-        tables = spatial.regional_aggregates(partials, self.info.layout)
-        return {folder_of(period, level, qualifier=qualifier): table for level, table in tables.items()}
+    def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
+        tables = spatial.merge_regional(partials, self.layout)
+        return {step.folder(level): table for level, table in tables.items()}
 
 
 class _Grid(_Table):
     by_time = True
 
-    @property
-    def periods(self) -> tuple[Period, ...]:
-        return RESOLUTIONS if self.info.layout.mappable else ()
-
-    @property
-    def columns(self) -> list[str]:
+    def columns(self, step: _Step) -> list[str]:
         return ["feature", "timestamp", *COORDINATES, "t_sum", "t_mean"]
 
-    def partial(self, cells: pa.Table, period: Period, breakdown: Breakdown | None) -> pa.Table:
+    def whole(self, cells: pa.Table, step: _Step) -> Tables:
+        return {step.folder(): grid.grid_cells(cells)}
+
+    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
         return grid.grid_cells(cells)
 
-    def merged(self, partials: Sequence[pa.Table], period: Period, breakdown: Breakdown | None) -> Tables:
-        return {folder_of(period): grid.merge_grid(partials)}
+    def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
+        return {step.folder(): grid.merge_grid(partials)}
 
 
 # --- shards to chunks ------------------------------------------------------------------------------
 
 
 def _aggregate(
-    context: AssetExecutionContext, lake: LakeResource, dask: DaskResource, cells: LakeTable, made: _Table
+    context: AssetExecutionContext,
+    lake: LakeResource,
+    dask: DaskResource,
+    cells: LakeTable,
+    made: _Table,
+    steps: Sequence[_Step],
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
     table = made_before(context, lake.open(), cells.version)
     reused = table is not None
     if table is None:
-        table = _make(context, lake, dask, cells, made)
+        table = _make(context, lake, dask, cells, made, steps)
     return table_result(table, started, reused=reused, metadata={"rows in": cells.rows})
 
 
 def _make(
-    context: AssetExecutionContext, lake: LakeResource, dask: DaskResource, cells: LakeTable, made: _Table
+    context: AssetExecutionContext,
+    lake: LakeResource,
+    dask: DaskResource,
+    cells: LakeTable,
+    made: _Table,
+    steps: Sequence[_Step],
 ) -> LakeTable:
     name, store, run_id = context.asset_key.path[-1], lake.open(), context.run.run_id
-    report = made.info.report
-    folder = store.table_folder(made.info.run, name, cells.version)
-    pieces = [(period, shard) for period in made.periods for shard in cells.names(f"{period}-")]
+    info = RunInfo.of(cells)
+    report = info.report
+    folder = store.table_folder(info.run, name, cells.version)
+    pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
     if len(cells.names("month-")) == 1:
-        work = _OneShard(store, cells, folder, made)
-        done = dask.map(work, pieces, name=name, run_id=run_id)
+        done = dask.map(_OneShard(store, cells, folder, made), pieces, name=name, run_id=run_id)
     else:
-        rows = {feature: report.num_rows_per_feature[feature] for feature in made.info.features}
+        rows = {feature: report.num_rows_per_feature[feature] for feature in info.features}
         times = (report.min_timestamp or 0, report.max_timestamp or 0) if made.by_time else None
         chunks = Chunks.of(rows, lake.shard_rows, times)
         shard_work = _ShardOfMany(store, cells, f"{folder}/partial", made, chunks)
         partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id)
         merging = _Merge(store, LakeTable(f"{folder}/partial", cells.version, ()), folder, made)
-        work_of_chunks = list(_by_chunk([one for some in partials for one in some], len(chunks)))
-        done = dask.map(merging, work_of_chunks, name=f"{name}-merged", run_id=run_id)
+        of_chunks = list(_by_chunk([one for one in partials if one], len(chunks)))
+        done = dask.map(merging, of_chunks, name=f"{name}-merged", run_id=run_id)
     files = sorted((file for some in done for file in some), key=lambda file: file.name)
-    qualifiers = sorted(one.qualifier for one in made.by)
+    qualifiers = sorted({step.qualifier for step in steps if step.qualifier is not None})
     return LakeTable(folder, cells.version, tuple(files), {**cells.info, "qualifiers": qualifiers})
+
+
+_Piece = tuple[_Step, str]
+"""A step, and the shard of cells of its period."""
 
 
 @dataclass(frozen=True)
 class _OneShard:
-    """The tables of a period, where one shard is all there is."""
+    """The tables of a step, where one shard is all there is."""
 
     lake: Lake
     cells: LakeTable
     folder: str
     made: _Table
 
-    def __call__(self, piece: tuple[Period, str]) -> list[TableFile]:
-        period, shard = piece
-        cells = self.lake.read(self.cells, shard, self.made.columns)
+    def __call__(self, piece: _Piece) -> list[TableFile]:
+        step, shard = piece
+        tables = self.made.whole(self.lake.read(self.cells, shard, self.made.columns(step)), step)
         return [
-            self.lake.write_file(self.folder, f"{folder}{0:05}", table)
-            for breakdown in self.made.breakdowns(period)
-            for folder, table in self.made.merged(
-                [self.made.partial(cells, period, breakdown)], period, breakdown
-            ).items()
+            self.lake.write_file(self.folder, f"{folder}{0:05}", table) for folder, table in tables.items()
         ]
 
 
 @dataclass(frozen=True)
 class _Partial:
-    """The file of one shard's partial results."""
+    """The file of one shard's partial results of a step."""
 
-    period: Period
-    breakdown: Breakdown | None
+    step: _Step
     file: str
     chunks: tuple[int, ...]
     """The chunks of which it has rows: its slices, in order."""
@@ -268,7 +288,7 @@ class _Partial:
 
 @dataclass(frozen=True)
 class _ShardOfMany:
-    """The partial results of a period of one shard, cut into chunks."""
+    """The partial results of a step from one shard, cut into chunks."""
 
     lake: Lake
     cells: LakeTable
@@ -276,38 +296,32 @@ class _ShardOfMany:
     made: _Table
     chunks: Chunks
 
-    def __call__(self, piece: tuple[Period, str]) -> list[_Partial]:
-        period, shard = piece
-        cells = self.lake.read(self.cells, shard, self.made.columns)
-        return list(self._partials(cells, period, shard))
-
-    def _partials(self, cells: pa.Table, period: Period, shard: str) -> Iterator[_Partial]:
-        for breakdown in self.made.breakdowns(period):
-            slices = self.chunks.cut(self.made.partial(cells, period, breakdown))
-            there = tuple(number for number, part in enumerate(slices) if part.num_rows)
-            if there:
-                qualifier = breakdown.qualifier if breakdown else None
-                file = f"{folder_of(period, qualifier=qualifier)}{shard}"
-                self.lake.write_slices(self.folder, file, [slices[number] for number in there])
-                yield _Partial(period, breakdown, file, there)
+    def __call__(self, piece: _Piece) -> _Partial | None:
+        step, shard = piece
+        cells = self.lake.read(self.cells, shard, self.made.columns(step))
+        slices = self.chunks.cut(self.made.partial(cells, step))
+        there = tuple(number for number, part in enumerate(slices) if part.num_rows)
+        if not there:
+            return None
+        file = f"{step.folder()}{shard}"
+        self.lake.write_slices(self.folder, file, [slices[number] for number in there])
+        return _Partial(step, file, there)
 
 
-_Chunk = tuple[Period, Breakdown | None, int, list[tuple[str, int]]]
-"""Period, breakdown and number of a chunk, and the files and slices that hold its partial results."""
+_Chunk = tuple[_Step, int, list[tuple[str, int]]]
+"""A step, the number of a chunk, and the files and slices that hold the chunk's partial results."""
 
 
 def _by_chunk(partials: Sequence[_Partial], chunks: int) -> Iterator[_Chunk]:
-    tables: dict[tuple[Period, Breakdown | None], list[_Partial]] = {}
+    of_step: dict[_Step, list[_Partial]] = {}
     for partial in partials:
-        tables.setdefault((partial.period, partial.breakdown), []).append(partial)
-    for (period, breakdown), some in tables.items():
+        of_step.setdefault(partial.step, []).append(partial)
+    for step, some in of_step.items():
         slices: list[list[tuple[str, int]]] = [[] for _ in range(chunks)]
         for partial in some:
             for number, chunk in enumerate(partial.chunks):
                 slices[chunk].append((partial.file, number))
-        for chunk, found in enumerate(slices):
-            if found:
-                yield period, breakdown, chunk, found
+        yield from ((step, chunk, found) for chunk, found in enumerate(slices) if found)
 
 
 @dataclass(frozen=True)
@@ -320,9 +334,10 @@ class _Merge:
     made: _Table
 
     def __call__(self, chunk: _Chunk) -> list[TableFile]:
-        period, breakdown, number, slices = chunk
+        step, number, slices = chunk
         partials = [self.lake.read_slice(self.partials, file, slice_) for file, slice_ in slices]
+        tables = self.made.merged(partials, step)
         return [
             self.lake.write_file(self.folder, f"{folder}{number:05}", table)
-            for folder, table in self.made.merged(partials, period, breakdown).items()
+            for folder, table in tables.items()
         ]

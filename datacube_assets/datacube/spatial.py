@@ -20,7 +20,6 @@ from datacube_assets.datacube.groups import (
     Floats,
     Groups,
     Ints,
-    Tuples,
     build_table,
     column,
     encode_ints,
@@ -135,64 +134,98 @@ class Breakdown:
     features: frozenset[str]
 
 
+def global_aggregates(
+    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None, *, ranges: bool = False
+) -> pa.Table:
+    """Measures per feature and time [and qualifier value] (`schema.GLOBAL_COLUMNS`), in that order.
+
+    `cells` are all of the run, or a part that holds whole features.
+    """
+    keys, groups, measures = _global(cells, layout, breakdown, ranges=ranges)
+    return build_table({**_take(keys, groups), **reduce(measures, groups)})
+
+
 def global_partial(
     cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None, *, ranges: bool = False
 ) -> pa.Table:
-    """Measures of one shard per feature and time [and qualifier value], in that order.
+    """The same of one shard of several, for `merge_global`.
 
     Sums are not rounded yet (`sums.ExactSums.columns`), so that it does not matter how cells were
     distributed over shards.
     """
-    cells, keys = _keys(cells, breakdown)
-    groups = group_by(list(keys.values()))
-    measures = lift(cells, weighted=layout.weighted, ranges=ranges)
+    keys, groups, measures = _global(cells, layout, breakdown, ranges=ranges)
     return build_table({**_take(keys, groups), **_reduce_exactly(measures, groups)})
 
 
-def global_aggregates(partials: Sequence[pa.Table]) -> pa.Table:
-    """The table of all shards (`schema.GLOBAL_COLUMNS`), ordered by its keys."""
-    table = _concatenate(partials)
-    keys = _coded(table, ("feature", "timestamp", "value"))
+def merge_global(partials: Sequence[pa.Table]) -> pa.Table:
+    """What `global_aggregates` makes of the cells of all shards."""
+    table = pa.concat_tables(partials).unify_dictionaries()
+    keys = _coded(table)
     groups = group_by(list(keys.values()))
     return build_table({**_take(keys, groups), **_merge(table_measures(table), groups)})
 
 
-def regional_partial(cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None) -> pa.Table:
-    """Measures of one shard per feature, time, region of the deepest level [and qualifier value].
-
-    The region is named by the columns of all its levels. Sums as in `global_partial`.
-    """
+def _global(
+    cells: pa.Table, layout: Layout, breakdown: Breakdown | None, *, ranges: bool
+) -> tuple[dict[str, Coded], Groups, Measures]:
     cells, keys = _keys(cells, breakdown)
-    coded = [encode_text(cells[level]) for level in layout.levels]
-    regions = Tuples.of(coded, cells.num_rows)
-    feature, time, *value = keys.values()
-    groups = group_by([feature, time, regions, *value])
-    taken = _take(keys, groups)
-    tuples = regions.codes[groups.first]
-    levels: dict[str, Coded] = {
-        level: Coded(member[tuples], column.values)
-        for level, column, member in zip(layout.levels, coded, regions.members, strict=True)
-    }
-    measures = lift(cells, weighted=layout.weighted)
-    return build_table({**taken, **levels, **_reduce_exactly(measures, groups)})
+    return keys, group_by(list(keys.values())), lift(cells, weighted=layout.weighted, ranges=ranges)
 
 
-def regional_aggregates(partials: Sequence[pa.Table], layout: Layout) -> dict[RegionLevel, pa.Table]:
-    """The tables of all shards by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys.
+def regional_aggregates(
+    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
+) -> dict[RegionLevel, pa.Table]:
+    """Measures per feature, time, region [and qualifier value] of every level.
 
-    Partial results are added once, at the deepest level; the levels above add that up.
+    Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys; none without levels. The
+    cells are reduced once, to the deepest level; the levels above add that up.
     """
-    table = _concatenate(partials)
+    keys, regions, groups, measures = _regional(cells, layout, breakdown)
+    return _roll_up(keys, regions, groups, reduce(measures, groups), layout)
+
+
+def regional_partial(cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None) -> pa.Table:
+    """Measures of one shard of several, per feature, time, region of the deepest level [and value].
+
+    For `merge_regional`. The region is named by the columns of all its levels; sums as in
+    `global_partial`.
+    """
+    keys, regions, groups, measures = _regional(cells, layout, breakdown)
+    tuples = regions.tuples.codes[groups.first]
+    levels: dict[str, Coded] = {
+        level: encode_text(names.take(pa.array(tuples))) for level, names in regions.names.items()
+    }
+    return build_table({**_take(keys, groups), **levels, **_reduce_exactly(measures, groups)})
+
+
+def merge_regional(partials: Sequence[pa.Table], layout: Layout) -> dict[RegionLevel, pa.Table]:
+    """What `regional_aggregates` makes of the cells of all shards."""
+    table = pa.concat_tables(partials).unify_dictionaries()
     regions = Regions.of(table, layout.levels)
-    keys = _coded(table, ("feature", "timestamp", "value"))
+    keys = _coded(table)
     feature, time, *value = keys.values()
     groups = group_by([feature, time, regions.tuples, *value])
-    measures = _merge(table_measures(table), groups)
-    keys = _take(keys, groups)
+    return _roll_up(keys, regions, groups, _merge(table_measures(table), groups), layout)
+
+
+def _regional(
+    cells: pa.Table, layout: Layout, breakdown: Breakdown | None
+) -> tuple[dict[str, Coded], Regions, Groups, Measures]:
+    cells, keys = _keys(cells, breakdown)
+    regions = Regions.of(cells, layout.levels)
+    feature, time, *value = keys.values()
+    groups = group_by([feature, time, regions.tuples, *value])
+    return keys, regions, groups, lift(cells, weighted=layout.weighted)
+
+
+def _roll_up(
+    keys: Mapping[str, Coded], regions: Regions, groups: Groups, measures: Measures, layout: Layout
+) -> dict[RegionLevel, pa.Table]:
+    """The tables of all levels, from the measures of the deepest."""
+    feature, time, *value = _take(keys, groups).values()
     tuples = regions.tuples.codes[groups.first]
     tables: dict[RegionLevel, pa.Table] = {}
     for level in layout.levels:
-        feature, time, *value = keys.values()
         region = regions.level(level, tuples)
         groups = group_by([feature, time, region, *value])
         taken = _take({"feature": feature, "timestamp": time, "region_id": region}, groups)
@@ -202,17 +235,13 @@ def regional_aggregates(partials: Sequence[pa.Table], layout: Layout) -> dict[Re
     return tables
 
 
-def _concatenate(tables: Sequence[pa.Table]) -> pa.Table:
-    return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries()
-
-
-def _coded(table: pa.Table, names: Sequence[str]) -> dict[str, Coded]:
-    """Codes of those columns that the table has."""
+def _coded(table: pa.Table) -> dict[str, Coded]:
+    """The codes of feature, time [and qualifier value] of partial results."""
     return {
         name: encode_text(table[name])
         if pa.types.is_dictionary(table.schema.field(name).type)
         else encode_ints(cast(Ints, column(table, name)))
-        for name in names
+        for name in ("feature", "timestamp", "value")
         if name in table.column_names
     }
 

@@ -53,7 +53,7 @@ class House:
         pq.write_table(table, path, compression="gzip")
         return str(path)
 
-    def publish(self, *parts: str | pa.Table, **fields: object) -> Outcome:
+    def publish(self, *parts: str | pa.Table, from_scratch: bool = False, **fields: object) -> Outcome:
         """Process parts as one run of a model, unless the fields of the request say otherwise."""
         paths = [
             part if isinstance(part, str) else self.write(part, f"part.{number}.parquet.gzip")
@@ -62,7 +62,13 @@ class House:
         request = DatacubeRequest.model_validate(
             {"model_id": "model", "run_id": "run", "data_paths": paths, **fields}
         )
-        return process(self.settings, self.instance, request, lambda asset, metadata, done: None)
+        return process(
+            self.settings,
+            self.instance,
+            request,
+            lambda asset, metadata, done: None,
+            from_scratch=from_scratch,
+        )
 
     def materialize(self, run: ModelRun, *assets: str) -> ExecuteInProcessResult:
         """Materialize some assets of a partition, as with the button in the UI."""

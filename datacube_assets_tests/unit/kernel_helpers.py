@@ -43,10 +43,8 @@ from datacube_assets.datacube.schema import (
     RESOLUTIONS,
     Layout,
     Period,
-    RegionLevel,
     Resolution,
 )
-from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.datacube.temporal import temporal_cells
 
 # The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
@@ -204,7 +202,7 @@ def datacube(
     made.append(views.qualifier_lists(values, features, by))
     sizes: dict[Resolution, dict[str, int]] = {}
     for resolution in RESOLUTIONS:
-        table = spatial.global_aggregates([spatial.global_partial(cells[resolution], layout)])
+        table = spatial.global_aggregates(cells[resolution], layout)
         sizes[resolution] = views.timeseries_sizes(table)
         made.append(views.global_timeseries(resolution, table, layout))
         made += _regional(resolution, cells[resolution], layout, by)
@@ -222,9 +220,7 @@ def datacube(
         features=features,
         raw_count_threshold=raw_count_threshold,
         timeseries_sizes=sizes,
-        summary=None
-        if indicator
-        else spatial.global_aggregates([spatial.global_partial(cells["all"], layout, ranges=True)]),
+        summary=None if indicator else spatial.global_aggregates(cells["all"], layout, ranges=True),
     )
     return Datacube(points, objects)
 
@@ -235,25 +231,18 @@ def _raw(points: Points, threshold: int) -> Objects:
     return views.raw_data(points.raw.filter(pc.is_in(names, pa.array(few, pa.string()))))
 
 
-def regional_tables(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
-) -> dict[RegionLevel, pa.Table]:
-    """The regional tables of cells that are all in one shard."""
-    return spatial.regional_aggregates([spatial.regional_partial(cells, layout, breakdown)], layout)
-
-
 def _regional(resolution: Resolution, cells: pa.Table, layout: Layout, by: Breakdowns) -> Iterable[Objects]:
     for breakdown in by.everywhere():
-        table = spatial.global_aggregates([spatial.global_partial(cells, layout, breakdown)])
+        table = spatial.global_aggregates(cells, layout, breakdown)
         yield from views.qualifier_timeseries(resolution, breakdown.qualifier, table, layout)
-        for level, table in regional_tables(cells, layout, breakdown).items():
+        for level, table in spatial.regional_aggregates(cells, layout, breakdown).items():
             yield from views.regional_maps(resolution, level, table, layout, breakdown.qualifier)
-    for level, table in regional_tables(cells, layout).items():
+    for level, table in spatial.regional_aggregates(cells, layout).items():
         yield from views.regional_timeseries(resolution, level, table, layout)
         yield from views.regional_maps(resolution, level, table, layout)
         yield views.regional_extrema(resolution, level, table, layout)
         for breakdown in by.in_timeseries(level):
-            table = regional_tables(cells, layout, breakdown)[level]
+            table = spatial.regional_aggregates(cells, layout, breakdown)[level]
             yield from views.regional_timeseries(resolution, level, table, layout, breakdown.qualifier)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datacube_assets.datacube import grid, views
+from datacube_assets.datacube import grid, spatial, views
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
@@ -22,7 +22,6 @@ from datacube_assets_tests.unit.kernel_helpers import (
     datacube,
     ms,
     normalized,
-    regional_tables,
 )
 
 KENYA: Row = {"country": "Kenya", "lat": 1.0, "lng": 37.0}
@@ -159,7 +158,7 @@ def test_difference_08_the_number_of_left_out_objects_is_known() -> None:
     points = normalized([{**KENYA, "value": 3.0}, {**KENYA, "feature": "empty", "value": None}])
     cells = dict(temporal_cells(points.table, points.layout, ("month",)))["month"]
     assert views.grid_stats("month", grid.grid_cells(cells)).left_out == 1
-    country = regional_tables(cells, points.layout)["country"]
+    country = spatial.regional_aggregates(cells, points.layout)["country"]
     assert views.regional_extrema("month", "country", country, points.layout).left_out == 1
 
 

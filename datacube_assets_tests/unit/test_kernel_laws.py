@@ -37,7 +37,6 @@ from datacube_assets_tests.unit.kernel_helpers import (
     reference_cells,
     reference_figures,
     region_id,
-    regional_tables,
     same,
     slippy,
 )
@@ -396,15 +395,15 @@ def test_merged_shards_equal_one_pass_to_the_last_digit(rows: list[Row], shards:
         parts = [dict(temporal_cells(shard, layout, (period,)))[period] for shard in sharded(points, shards)]
         assert sum(part.num_rows for part in parts) == whole.num_rows, "no cell is in two shards"
         for by in (None, Breakdown("crop", frozenset(FEATURES)), Breakdown("crop", frozenset("g"))):
-            merged = spatial.global_aggregates(
+            merged = spatial.merge_global(
                 [spatial.global_partial(part, layout, by, ranges=True) for part in parts]
             )
-            once = spatial.global_aggregates([spatial.global_partial(whole, layout, by, ranges=True)])
+            once = spatial.global_aggregates(whole, layout, by, ranges=True)
             assert merged.to_pylist() == once.to_pylist()
-            regional = spatial.regional_aggregates(
+            regional = spatial.merge_regional(
                 [spatial.regional_partial(part, layout, by) for part in parts], layout
             )
-            for level, table in regional_tables(whole, layout, by).items():
+            for level, table in spatial.regional_aggregates(whole, layout, by).items():
                 assert regional[level].to_pylist() == table.to_pylist()
         grids = [grid.grid_cells(part) for part in parts]
         assert grid.merge_grid(grids).to_pylist() == grid.grid_cells(whole).to_pylist()

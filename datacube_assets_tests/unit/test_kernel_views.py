@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+import pyarrow as pa
 import pytest
 
-from datacube_assets.datacube import views
+from datacube_assets.datacube import grid, spatial, views
 from datacube_assets.datacube.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     FEB_2020,
@@ -14,7 +18,7 @@ from datacube_assets_tests.unit.kernel_helpers import (
     datacube,
     ms,
     normalized,
-    regional_tables,
+    parse_tile,
 )
 
 FIGURES = "s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count"
@@ -206,7 +210,7 @@ def test_only_the_three_required_columns_give_a_datacube() -> None:
     ]
     points = normalized([{"timestamp": 0, "value": 1.0}])
     cells = dict(temporal_cells(points.table, points.layout, ("month",)))["month"]
-    assert regional_tables(cells, points.layout) == {}
+    assert spatial.regional_aggregates(cells, points.layout) == {}
 
 
 def test_raw_rows_only_of_features_small_enough() -> None:
@@ -256,7 +260,12 @@ def test_a_time_before_1970_gives_a_key_with_a_minus() -> None:
     assert "month/f/regional/country/aggs/-302486400000/default/default.csv" in made.objects
 
 
-def test_many_objects_come_in_batches_that_are_the_same_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "limit"), [("BATCH_ROWS", 3), ("BATCH_OBJECTS", 1), ("BATCH_OBJECTS", 7), ("BATCH_BYTES", 500)]
+)
+def test_many_objects_come_in_batches_that_are_the_same_objects(
+    monkeypatch: pytest.MonkeyPatch, name: str, limit: int
+) -> None:
     rows = [
         {
             "country": f"c{i % 5}",
@@ -268,5 +277,59 @@ def test_many_objects_come_in_batches_that_are_the_same_objects(monkeypatch: pyt
         for i in range(40)
     ]
     whole = datacube(rows, qualifiers={"f": ["crop"]}).objects
-    monkeypatch.setattr(views, "BATCH_ROWS", 3)
+    monkeypatch.setattr(views, name, limit)
     assert datacube(rows, qualifiers={"f": ["crop"]}).objects == whole
+    monkeypatch.setattr(grid, "PIECE_CELLS", 4)
+    assert datacube(rows, qualifiers={"f": ["crop"]}).objects == whole
+
+
+def grid_of(cells: int, buckets: int) -> pa.Table:
+    """A square of neighbouring subtiles, again and again."""
+    side = math.isqrt(cells)
+    y, x = np.divmod(np.arange(side * side, dtype=np.uint32), np.uint32(side))
+    codes = np.sort(grid.interleave(x + np.uint32(8000), y + np.uint32(8000)))
+    rows = len(codes) * buckets
+    return pa.table(
+        {
+            "feature": pa.array(["f"] * rows).dictionary_encode(),
+            "timestamp": np.repeat(np.arange(buckets), len(codes)),
+            "quadkey": np.tile(codes, buckets),
+            "s_count": np.ones(rows, np.int64),
+            "s_sum_t_sum": np.arange(1.0, rows + 1),
+            "s_sum_t_mean": np.arange(1.0, rows + 1),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "table", [grid_of(250_000, 1), grid_of(1, 60_000)], ids=["large tiles", "many tiles"]
+)
+def test_batches_of_tiles_are_bounded(monkeypatch: pytest.MonkeyPatch, table: pa.Table) -> None:
+    monkeypatch.setattr(views, "BATCH_ROWS", 20_000)
+    monkeypatch.setattr(views, "BATCH_BYTES", 500_000)
+    keys: list[str] = []
+    for batch in views.spatial_tiles("month", table):
+        assert 0 < len(batch) <= views.BATCH_OBJECTS
+        # A row is at most 51 bytes: its entry, and the rest of its tile. The last tile may be one too many.
+        assert batch.nbytes <= (20_000 + 4096) * 51
+        keys += batch.keys
+    assert len(keys) == len(set(keys))
+    assert len([key for key in keys if "-0-0-0.tile" in key]) == len(set(table["timestamp"].to_pylist()))
+
+
+def test_tiles_leave_out_only_the_bins_whose_sums_overflow() -> None:
+    table = grid_of(16, 3)
+    sums = table["s_sum_t_sum"].to_numpy().copy()
+    sums[0], sums[16:32] = 1.7e308, math.inf
+    sums[1] = 1.7e308
+    table = table.set_column(4, "s_sum_t_sum", pa.array(sums))
+    bodies = {
+        key: parse_tile(bytes(body))[1]
+        for batch in views.spatial_tiles("month", table)
+        for key, body in zip(batch.keys, batch.bodies(), strict=True)
+    }
+    assert {key.split("/")[3].split("-")[0] for key in bodies} == {"0", "2"}
+    assert sum(len(bins) for key, bins in bodies.items() if "/0-8-" in key) == 16
+    # At the next zoom the two largest are in one bin.
+    assert sum(len(bins) for key, bins in bodies.items() if "/0-7-" in key) == 3
+    assert sum(len(bins) for key, bins in bodies.items() if "/2-7-" in key) == 4
