@@ -13,10 +13,10 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo dev test lint types format bench lock clean
+.PHONY: help install demo cluster dev s3 test lint types format bench lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the locked versions
 	@:
@@ -24,8 +24,14 @@ install: $(STAMP) ## set up .venv with the locked versions
 demo: $(STAMP) ## run the main job on a small sample and say what was published
 	@$(BIN)/datacube demo $(ARGS)
 
+cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
+	@$(BIN)/python -P -m datacube_assets.cluster $(ARGS)
+
 dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 	@$(BIN)/datacube dev $(ARGS)
+
+s3: $(STAMP) ## run a real S3 server on this machine, with buckets to develop against
+	@$(BIN)/datacube s3 $(ARGS)
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)

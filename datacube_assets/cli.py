@@ -88,10 +88,12 @@ def _told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
+    from datacube_assets.storage.publishing import IncompleteDatacubeError
+    from datacube_assets.storage.stores import StoreError
 
     try:
         yield
-    except (InputError, SettingsError, DojoError, FetchError) as error:
+    except (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -242,12 +244,16 @@ def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool
     """Process requests one after the other, showing progress."""
     from datacube_assets.home import open_instance
     from datacube_assets.process import STEPS, process
+    from datacube_assets.storage.stores import open_store
 
     def progress(asset: str, metadata: dict[str, Any], done: int) -> None:
         if not quiet:
             click.echo(f"  {done:2} of {STEPS}  {asset:20} {_figures(metadata)}")
 
     outcomes = []
+    with _told():
+        # Requests are left there before any run begins.
+        open_store(settings.lake, settings.s3_endpoint).check("DATACUBE_LAKE")
     with _told(), open_instance(settings) as instance:
         for request in requests:
             if not quiet:
@@ -426,6 +432,81 @@ def request(
             click.echo(f"{key}: {error}", err=True)
     if refused:
         raise click.ClickException(f"{refused} of {len(set(wanted))} could not be asked for")
+
+
+@main.command(short_help="Copy published datacubes to another bucket.")
+@click.argument("keys", nargs=-1, required=True, metavar="MODEL_ID:RUN_ID...")
+@click.option(
+    "--to", "target", required=True, metavar="URL", help="Bucket to copy to: s3://, file:// or a folder."
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="URL",
+    help="Bucket to copy from. [default: the one that such runs are published into]",
+)
+@_store_options
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Settings, quiet: bool) -> None:
+    """Copy the datacubes of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
+
+    Only complete datacubes are copied. Objects of an older copy that are no longer part of the datacube are
+    deleted at the target, and results.json is written last: a copy that was interrupted does not count as
+    complete, and is made good by copying again. Both buckets are reached through the same endpoint and
+    account; docs/s3.md tells how to copy between two servers.
+
+    \b
+    Examples
+      datacube copy locusts:run-1 --to s3://other-models
+      datacube copy locusts:run-1 --from s3://old-models --to /backup/models
+    """
+    from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.settings import as_url
+    from datacube_assets.storage.copying import copy as copy_datacube
+    from datacube_assets.storage.lake import Lake
+    from datacube_assets.storage.stores import open_store
+
+    try:
+        runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+    def progress(done: int, total: int) -> None:
+        if not quiet and sys.stdout.isatty():
+            click.echo(f"  {done:,} of {total:,}\r", nl=False)
+
+    with _told():
+        lake = open_store(settings.lake, settings.s3_endpoint)
+        lake.check("DATACUBE_LAKE", write=False)
+        to = open_store(as_url(target), settings.s3_endpoint)
+        to.check("--to")
+        for run in runs:
+            run.check()
+            configured = settings.indicators_bucket if run.is_indicator else settings.models_bucket
+            bucket = open_store(as_url(source or configured), settings.s3_endpoint)
+            bucket.check("--from", write=False)
+            started = time.monotonic()
+            copied = copy_datacube(Lake(lake), bucket, to, run, progress)
+            if not quiet:
+                seconds, size = time.monotonic() - started, copied.bytes / 1e6
+                click.echo(
+                    f"Copied  {to.url}/{run.prefix}  {copied.objects:,} objects, {size:,.1f} MB "
+                    f"in {seconds:.1f} s, {copied.deleted:,} stale deleted"
+                )
+
+
+@main.command("s3", short_help="Run a real S3 server for development.")
+@click.option("--port", default=8333, help="Port to listen on, on loopback. [default: 8333]")
+@_store_options
+def s3(port: int, settings: Settings) -> None:
+    """Run SeaweedFS on this machine, and print the variables that lead everything else to it.
+
+    Its data stay in the folder s3 of the home folder. It comes with the extra `dev`.
+    """
+    from datacube_assets.s3_server import serve as serve_s3
+
+    with _told():
+        serve_s3(settings, port, click.echo)
 
 
 @main.command("dojo-simulator", short_help="Stand in for Dojo.")

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+if TYPE_CHECKING:
+    from datacube_assets.dojo.request import DatacubeRequest
 
 
 class SettingsError(ValueError):
@@ -32,13 +35,18 @@ class Settings(BaseModel):
     indicators_bucket: str = Field("", alias="DATACUBE_INDICATORS_BUCKET")
     """URL of the bucket of datasets; default `buckets/indicators` in the home folder."""
     s3_endpoint: str = Field("", alias="DATACUBE_S3_ENDPOINT")
-    """Address of an S3-compatible server; empty for AWS. Credentials come from the usual `AWS_*`."""
+    """Address of an S3-compatible server; empty for AWS. AWS' own variables for it do as well.
+
+    Credentials come from the usual places: `AWS_*`, profiles, roles (`docs/s3.md`).
+    """
     dask_mode: Literal["threads", "local", "scheduler"] = Field("threads", alias="DATACUBE_DASK")
     """Where shards are computed: threads of the run, a cluster of processes, or an existing cluster."""
     dask_workers: int = Field(0, alias="DATACUBE_DASK_WORKERS", ge=0)
     """Threads or processes for `threads` and `local`; 0 for one per core."""
     dask_scheduler: str = Field("", alias="DATACUBE_DASK_SCHEDULER")
     """Address of an existing Dask scheduler; setting it selects the mode `scheduler`."""
+    executor: Literal["in_process", "dask"] = Field("in_process", alias="DATACUBE_EXECUTOR")
+    """Where the steps of Dagster's runs are executed: in the run's process, or on `dask_scheduler`."""
     shard_rows: int = Field(1_000_000, alias="DATACUBE_SHARD_ROWS", ge=1)
     """Rows in a shard of points: the measure of memory per worker."""
     dojo_url: str = Field("", alias="DOJO_URL")
@@ -71,11 +79,16 @@ class Settings(BaseModel):
         """
         names = {field.alias for field in cls.model_fields.values() if field.alias}
         values = {name: os.environ[name] for name in names if os.environ.get(name)}
+        if not values.get("DATACUBE_S3_ENDPOINT"):
+            aws = dict(aws_environment())
+            values["DATACUBE_S3_ENDPOINT"] = aws.get("AWS_ENDPOINT_URL_S3") or aws.get("AWS_ENDPOINT_URL", "")
         values |= {name: value for name, value in overrides.items() if value not in (None, "")}
         if values.get("DATACUBE_DASK_SCHEDULER"):
             values.setdefault("DATACUBE_DASK", "scheduler")
         if values.get("DATACUBE_DASK") == "scheduler" and not values.get("DATACUBE_DASK_SCHEDULER"):
             raise SettingsError("DATACUBE_DASK is `scheduler`: set DATACUBE_DASK_SCHEDULER to its address")
+        if values.get("DATACUBE_EXECUTOR") == "dask" and values.get("DATACUBE_DASK") != "scheduler":
+            raise SettingsError("DATACUBE_EXECUTOR is `dask`: set DATACUBE_DASK_SCHEDULER to its scheduler")
         try:
             return cls.model_validate(values).resolved()
         except ValidationError as error:
@@ -85,6 +98,11 @@ class Settings(BaseModel):
 
     def resolved(self) -> Settings:
         """The same with an absolute home and every address filled in as a URL."""
+        endpoint = urlsplit(self.s3_endpoint)
+        if self.s3_endpoint and (endpoint.scheme not in ("http", "https") or not endpoint.hostname):
+            raise SettingsError("DATACUBE_S3_ENDPOINT cannot be used: give http://host:port or https://host")
+        if endpoint.username or endpoint.password:
+            raise SettingsError("DATACUBE_S3_ENDPOINT holds credentials: these belong into AWS_*")
         home = self.home.expanduser().absolute()
         return self.model_copy(
             update={
@@ -103,6 +121,18 @@ class Settings(BaseModel):
         return Path(unquote(parts.path))
 
 
+def aws_environment() -> tuple[tuple[str, str], ...]:
+    """The variables that S3 clients read for themselves, sorted: clients of other ones are other clients."""
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
+
+
+def bucket_setting(request: DatacubeRequest) -> str:
+    """What says which bucket a request is published into, for messages."""
+    if request.indicator_bucket if request.is_indicator else request.model_bucket:
+        return "the bucket that the request names"
+    return "DATACUBE_INDICATORS_BUCKET" if request.is_indicator else "DATACUBE_MODELS_BUCKET"
+
+
 def names(listed: str) -> list[str]:
     """The names of a comma-separated list."""
     return [name.strip() for name in listed.split(",") if name.strip()]
@@ -118,4 +148,6 @@ def as_url(address: str) -> str:
         return Path(address).expanduser().absolute().as_uri()
     if parts.scheme not in ("file", "s3"):
         raise SettingsError(f"the store {address!r} cannot be used: give a path, file:// or s3://")
+    if parts.scheme == "s3" and not parts.netloc:
+        raise SettingsError(f"the store {address!r} names no bucket: give s3://bucket or s3://bucket/prefix")
     return address.rstrip("/")

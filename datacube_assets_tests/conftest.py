@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from datacube_assets.s3_server import S3Server
     from datacube_assets_tests.integration.support import House
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
@@ -51,3 +52,12 @@ def shared() -> Path:
     if not (folder / "golden").is_dir():
         pytest.skip(f"the shared inputs are not at {folder}; set DATACUBE_SHARED to where they are")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server with the buckets lake, models and indicators, which tests share: use own prefixes."""
+    from datacube_assets.s3_server import s3_server as running
+
+    with running() as server:
+        yield server

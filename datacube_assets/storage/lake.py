@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,11 +87,9 @@ class Lake:
         self.store.put(f"{folder}/{name}.parquet", memoryview(body))
         return TableFile(name, sum(part.num_rows for part in slices), body.size)
 
-    def open_file(self, table: LakeTable, name: str) -> str | pa.BufferReader:
-        """A file of a table for a Parquet reader: its path where there is one, else its bytes."""
-        key = f"{table.folder}/{name}.parquet"
-        path = self.store.local_path(key)
-        return str(path) if path is not None else pa.BufferReader(self.store.get(key))
+    def open_file(self, table: LakeTable, name: str) -> str | BinaryIO:
+        """A file of a table for a Parquet reader, which reads no more of it than it needs."""
+        return self.store.open(f"{table.folder}/{name}.parquet")
 
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""

@@ -1,12 +1,11 @@
 """Stores of objects by key: a local folder or an S3 bucket, addressed by URL (DESIGN 4).
 
-Reading, writing, deleting and listing bytes belong here, and that no key leaves its root. What is
-stored, and in which order, is the business of `lake.py` and `publishing.py`.
+What every store does, and local folders, belong here, and that no key leaves its root; buckets on S3 are
+in `s3.py`. What is stored, and in which order, is the business of `lake.py` and `publishing.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import re
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -24,13 +23,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-if TYPE_CHECKING:
-    from obstore.store import S3Store
-
 Body = bytes | memoryview
 
 _LONGEST_FILE_NAME = 255
-_LONGEST_S3_KEY = 1024
 """Bytes."""
 _UNSAFE = re.compile(r"(^|/)(\.{1,2})?(/|$)|[\x00-\x09\x0b-\x1f\x7f]", re.MULTILINE)
 
@@ -41,6 +36,14 @@ class UnsafeKeyError(ValueError):
 
 class MissingObjectError(KeyError):
     """There is no object of this key."""
+
+
+class StoreError(RuntimeError):
+    """A store that cannot be used as things are; the message says what is wrong and what to change."""
+
+
+class StoreUnavailable(StoreError):
+    """A store that does not answer, or not in earnest; later it may."""
 
 
 def check_keys(keys: Sequence[str]) -> None:
@@ -55,7 +58,7 @@ def check_keys(keys: Sequence[str]) -> None:
     raise UnsafeKeyError(f"the key {unsafe!r} has a part that is empty, `.`, `..` or not printable")
 
 
-def _sizes(keys: Sequence[str]) -> npt.NDArray[np.int32]:
+def key_sizes(keys: Sequence[str]) -> npt.NDArray[np.int32]:
     """Size of each key in bytes."""
     sizes: npt.NDArray[np.int32] = pc.binary_length(pa.array(keys, pa.string())).to_numpy()
     return sizes
@@ -68,8 +71,17 @@ class Store(Protocol):
     def url(self) -> str:
         """Address of the store."""
 
+    def check(self, setting: str, *, write: bool = True) -> None:
+        """Try whether the store can be used, by a few quick requests.
+
+        Raises StoreError, naming the setting (or whatever) that the address comes from.
+        """
+
     def get(self, key: str) -> bytes:
         """The object's bytes. Raises MissingObjectError."""
+
+    def open(self, key: str) -> str | BinaryIO:
+        """The object for a reader that wants parts of it: its path, or a file. Raises MissingObjectError."""
 
     def put(self, key: str, body: Body) -> None:
         """Write one object; it appears whole or not at all."""
@@ -99,6 +111,8 @@ def open_store(url: str, s3_endpoint: str = "") -> Store:
     if parts.scheme == "file":
         return LocalStore(url)
     if parts.scheme == "s3":
+        from datacube_assets.storage.s3 import S3
+
         return S3(url, s3_endpoint)
     raise ValueError(f"no store speaks {url!r}; give file:// or s3://")
 
@@ -119,6 +133,25 @@ class LocalStore:
 
     def local_path(self, key: str) -> Path | None:
         return Path(self._path(key))
+
+    def check(self, setting: str, *, write: bool = True) -> None:
+        # The folder may have yet to be made; what counts is the part of its path that is there.
+        folder = Path(self.root or "/")
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise StoreError(f"{self.url}: {folder} is no folder. Move it, or correct {setting}")
+        if not os.access(folder, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
+            raise StoreError(
+                f"{self.url}: the folder {folder} may not be {'written' if write else 'read'}. "
+                f"Change its permissions, or correct {setting}"
+            )
+
+    def open(self, key: str) -> str | BinaryIO:
+        path = self._path(key)
+        if not os.path.isfile(path):
+            raise MissingObjectError(key)
+        return path
 
     def get(self, key: str) -> bytes:
         try:
@@ -150,7 +183,7 @@ class LocalStore:
             os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-        short = _sizes(keys) <= _LONGEST_FILE_NAME
+        short = key_sizes(keys) <= _LONGEST_FILE_NAME
         for i in np.flatnonzero(~short).tolist():
             # A key may be long as long as no part of it is.
             short[i] = max(len(part.encode()) for part in keys[i].split("/")) <= _LONGEST_FILE_NAME
@@ -208,97 +241,3 @@ class LocalStore:
                 if not name.startswith(".writing-"):
                     path = os.path.join(folder, name)
                     yield path[len(self.root) + 1 :], os.path.getsize(path)
-
-
-MAX_CONCURRENCY = 64
-"""Requests in flight for one batch of objects."""
-
-
-@dataclass(frozen=True)
-class S3:
-    """A bucket, or a prefix of it, on AWS or any S3-compatible server.
-
-    Credentials and region come from the usual `AWS_*` variables; requests are path-style.
-    """
-
-    url: str
-    endpoint: str = ""
-
-    @cached_property
-    def _store(self) -> S3Store:
-        # Only stores that are used pay for the import.
-        from obstore.store import S3Store
-
-        parts = urlsplit(self.url)
-        options: dict[str, object] = {"virtual_hosted_style_request": False}
-        if self.endpoint:
-            options["endpoint"] = self.endpoint
-            options["client_options"] = {"allow_http": self.endpoint.startswith("http://")}
-        return S3Store(parts.netloc, prefix=parts.path.strip("/") or None, **options)  # type: ignore[arg-type]
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return S3, (self.url, self.endpoint)
-
-    def local_path(self, key: str) -> Path | None:
-        return None
-
-    def get(self, key: str) -> bytes:
-        import obstore
-
-        try:
-            return bytes(obstore.get(self._store, key).bytes())
-        except FileNotFoundError:
-            raise MissingObjectError(key) from None
-
-    def put(self, key: str, body: Body) -> None:
-        import obstore
-
-        check_keys([key])
-        obstore.put(self._store, key, bytes(body))
-
-    def put_file(self, key: str, path: Path) -> None:
-        import obstore
-
-        check_keys([key])
-        obstore.put(self._store, key, path)
-
-    def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
-        prefix = len(urlsplit(self.url).path.strip("/").encode()) + 1
-        return _sizes(keys) + prefix <= _LONGEST_S3_KEY
-
-    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
-        import obstore
-
-        check_keys(keys)
-
-        async def put_all() -> None:
-            room = asyncio.Semaphore(MAX_CONCURRENCY)
-
-            async def put_one(key: str, body: Body) -> None:
-                try:
-                    attributes = {"Content-Type": content_type}
-                    await obstore.put_async(self._store, key, bytes(body), attributes=attributes)
-                finally:
-                    room.release()
-
-            async with asyncio.TaskGroup() as tasks:
-                for key, body in zip(keys, bodies, strict=True):
-                    await room.acquire()
-                    tasks.create_task(put_one(key, body))
-
-        asyncio.run(put_all())
-
-    def delete_many(self, keys: Sequence[str]) -> None:
-        import obstore
-
-        check_keys(keys)
-        if keys:
-            with contextlib.suppress(FileNotFoundError):
-                obstore.delete(self._store, list(keys))
-
-    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        import obstore
-
-        for batch in obstore.list(self._store, prefix=prefix or None):
-            for item in batch:
-                yield item["path"], item["size"]
