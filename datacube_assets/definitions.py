@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dagster import (
     Definitions,
     EnvVar,
+    ExecutorDefinition,
     LoggerDefinition,
     SensorDefinition,
     in_process_executor,
@@ -77,6 +78,17 @@ def build_sensors(settings: Settings) -> list[SensorDefinition]:
     ]
 
 
+def build_executor(settings: Settings) -> ExecutorDefinition:
+    """What executes the steps of a run."""
+    if settings.executor == "dask":
+        # Imported here: it takes a while, and hardly anybody uses it.
+        from datacube_assets.executor import build_dask_executor
+
+        return build_dask_executor(settings)
+    # With a process per step, starting them costs more than the work (DESIGN 2).
+    return in_process_executor
+
+
 def build_definitions(
     settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None
 ) -> Definitions:
@@ -88,8 +100,7 @@ def build_definitions(
         sensors=build_sensors(settings),
         resources=build_resources(settings),
         loggers=loggers,
-        # In process: with a process per step, starting them costs more than the work (DESIGN 2).
-        executor=in_process_executor,
+        executor=build_executor(settings),
     )
 
 

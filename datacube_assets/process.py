@@ -20,6 +20,7 @@ from dagster import (
     LoggerDefinition,
     RunsFilter,
 )
+from dagster._core.errors import DagsterResourceFunctionError
 
 from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.datacube.errors import InputError
@@ -84,16 +85,20 @@ def process(
     definitions = build_definitions(
         settings, loggers={"progress": _events_to(materialized, outcome.warnings.append)}
     )
-    definitions.resolve_job_def(process_model_run.name).execute_in_process(
-        partition_key=run.key,
-        instance=instance,
-        tags={
-            **run_tags(run),
-            SOURCE_TAG: AT_COMMAND_LINE,
-            **({FROM_SCRATCH: "yes"} if from_scratch else {}),
-        },
-        run_config={"loggers": {"progress": {}}},
-    )
+    try:
+        definitions.resolve_job_def(process_model_run.name).execute_in_process(
+            partition_key=run.key,
+            instance=instance,
+            tags={
+                **run_tags(run),
+                SOURCE_TAG: AT_COMMAND_LINE,
+                **({FROM_SCRATCH: "yes"} if from_scratch else {}),
+            },
+            run_config={"loggers": {"progress": {}}},
+        )
+    except DagsterResourceFunctionError as error:
+        # Such as a cluster that cannot be reached: people are told that, not how Dagster came to know.
+        raise (error.__cause__ or error) from error
     outcome.seconds = time.monotonic() - started
     return outcome
 

@@ -41,7 +41,7 @@ GROUP = "aggregates"
 
 
 def folder_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
-    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/`, `year/qualifiers/crop/`."""
+    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
     last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
     return "/".join((period, *parts, last, ""))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -41,13 +41,13 @@ from datacube_assets.datacube.grid import (
     GRID_STATISTICS,
     PRECISIONS,
     Level,
+    bucket_starts,
     deinterleave,
     grid_statistics,
     pyramid,
 )
 from datacube_assets.datacube.groups import (
     Coded,
-    Codes,
     Floats,
     Ints,
     column,
@@ -71,6 +71,10 @@ from datacube_assets.datacube.spatial import Measures, finish, published, table_
 
 BATCH_ROWS = 250_000
 """Rows formatted at once; a few hundred bytes each while they are."""
+BATCH_OBJECTS = 25_000
+"""Objects of a batch."""
+BATCH_BYTES = 32_000_000
+"""Bytes of a batch of objects that were made in smaller ones."""
 MAX_EXTREMA = 20
 """Items in a list of extrema (CONTRACTS D.5)."""
 
@@ -88,8 +92,8 @@ def raw_data(rows: pa.Table) -> Objects:
         order = pl.Series(groups.order)
         columns = [cells.gather(order) for cells in columns]
     cuts = np.append(groups.starts, rows.num_rows)
-    object_keys = [keys.raw(name) for name in feature.take(groups.first).to_arrow().to_pylist()]
-    return csv_objects(object_keys, names, columns, cuts)
+    made = [keys.raw(name) for name in feature.take(groups.first).to_arrow().to_pylist()]
+    return csv_objects(pa.array(made, pa.string()), names, columns, cuts)
 
 
 def _raw_cells(values: pa.ChunkedArray) -> pl.Series:
@@ -152,8 +156,10 @@ def global_timeseries(resolution: Resolution, table: pa.Table, layout: Layout) -
     feature = encode_text(table["feature"])
     cuts = slices(feature.codes)
     cells = [pl.Series(column(table, "timestamp")), *_cells(published(table, layout))]
-    object_keys = [keys.global_timeseries(resolution, _name(feature, start)) for start in cuts[:-1]]
-    return csv_objects(object_keys, ("timestamp", *published_columns(layout.weighted)), cells, cuts)
+    made = [keys.global_timeseries(resolution, _name(feature, start)) for start in cuts[:-1]]
+    return csv_objects(
+        pa.array(made, pa.string()), ("timestamp", *published_columns(layout.weighted)), cells, cuts
+    )
 
 
 def qualifier_timeseries(
@@ -177,7 +183,7 @@ def qualifier_timeseries(
             cells = [_pivoted_cells(pivoted[:, i], whole=name == "s_count") for i in range(shape[1])]
             buffer, _ = csv_lines([first, *cells])
             key = keys.qualifier_timeseries(resolution, _name(feature, start), qualifier, name)
-            bodies[key] = header + buffer
+            bodies[key] = header + buffer.tobytes()
         yield Objects.of(bodies, CSV)
 
 
@@ -213,7 +219,7 @@ def regional_timeseries(
                 resolution, level, texts["feature"], qualifier, texts["value"], texts["region"]
             )
         cells = [pl.Series(stamps[rows]), *_cells({name: values[rows] for name, values in figures.items()})]
-        yield csv_objects(made.to_pylist(), header, cells, first - first[0])
+        yield csv_objects(made, header, cells, first - first[0])
 
 
 # --- regional tables -------------------------------------------------------------------------------
@@ -226,6 +232,7 @@ def regional_maps(
     feature, region = encode_text(table["feature"]), encode_text(table["region_id"])
     times = cast(Ints, column(table, "timestamp"))
     value = None if qualifier is None else encode_text(table["value"])
+    features: list[str] = feature.values.to_pylist()
     figures = published(table, layout)
     cuts = group_by([feature, encode_ints(times)]).starts
     cuts = np.append(cuts, table.num_rows)
@@ -237,10 +244,10 @@ def regional_maps(
         texts = [text_cells(Coded(coded.codes[rows], coded.values)) for coded in named]
         cells = [*texts, *_cells({name: values[rows] for name, values in figures.items()})]
         made = [
-            keys.regional_map(resolution, level, _name(feature, row), int(times[row]), qualifier)
-            for row in first[:-1]
+            keys.regional_map(resolution, level, features[code], time, qualifier)
+            for code, time in zip(feature.codes[first[:-1]].tolist(), times[first[:-1]].tolist(), strict=True)
         ]
-        yield csv_objects(made, header, cells, first - first[0])
+        yield csv_objects(pa.array(made, pa.string()), header, cells, first - first[0])
 
 
 def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table, layout: Layout) -> Objects:
@@ -281,55 +288,56 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
 
 def spatial_tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
     """Tiles of zoom 8 to 0, per feature and timestamp."""
+    return _merged(_tiles(resolution, table))
+
+
+def _tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
+    starts = bucket_starts(table)
     feature = encode_text(table["feature"])
-    named = keys.segments(feature.values)
-    starts = slices(_bucket_codes(table))[:-1]
-    feature_of = feature.codes[starts]
+    features = keys.segments(feature.values).take(pa.array(feature.codes[starts]))
     times = pa.array(cast(Ints, column(table, "timestamp"))[starts]).cast(pa.string())
-    for level in map(_finite, pyramid(table)):
-        # Tile numbers are below 2**16, so bucket and tile fit one integer.
-        tile = (level.bucket << 16) | level.tile.astype(np.int64)
-        cuts = slices(tile)
-        for objects, rows in _batches(cuts):
-            first = cuts[objects]
-            bucket = level.bucket[first[:-1]]
-            x, y = deinterleave(level.tile[first[:-1]])
-            made = keys.tiles(
-                resolution,
-                level.zoom,
-                named.take(pa.array(feature_of[bucket])),
-                times.take(pa.array(bucket)),
-                pa.array(x).cast(pa.string()),
-                pa.array(y).cast(pa.string()),
-            )
-            figures = (
-                level.s_sum_t_sum[rows] + 0.0,
-                level.s_sum_t_mean[rows] + 0.0,
-                level.s_count[rows].astype(np.float64),
-            )
-            bins = level.bin[rows]
-            yield tile_objects(made.to_pylist(), level.zoom, x, y, first - first[0], bins, figures)
+    waiting: dict[int, list[Level]] = {precision: [] for precision in PRECISIONS}
+    for level in pyramid(table):
+        pieces = waiting[level.precision]
+        pieces.append(level)
+        if sum(map(len, pieces)) >= BATCH_ROWS:
+            whole = Level.concat(pieces)
+            # The last tile may go on in the next piece.
+            last = int(np.flatnonzero(whole.begins <= whole.zoom)[-1])
+            yield from _tiles_of(resolution, whole.slice(0, last), features, times)
+            waiting[level.precision] = [whole.slice(last, len(whole))]
+    for pieces in waiting.values():
+        if pieces:
+            yield from _tiles_of(resolution, Level.concat(pieces), features, times)
 
 
-def _bucket_codes(table: pa.Table) -> Codes:
-    feature = encode_text(table["feature"])
-    time = encode_ints(cast(Ints, column(table, "timestamp")))
-    return feature.codes * time.radix + time.codes
-
-
-def _finite(level: Level) -> Level:
-    """The level without subtiles whose sums overflowed: the reader cannot answer with infinity."""
+def _tiles_of(resolution: Resolution, level: Level, features: pa.Array, times: pa.Array) -> Iterator[Objects]:
+    """Objects of whole tiles; `features` and `times` are those of the buckets."""
+    first = np.flatnonzero(level.begins <= level.zoom)
+    cuts, bucket, tile = np.append(first, len(level)), level.bucket[first], level.tile[first]
+    bins = level.bin
+    figures: list[npt.NDArray[Any]] = [level.s_sum_t_sum, level.s_sum_t_mean, level.s_count]
     finite = np.isfinite(level.s_sum_t_sum) & np.isfinite(level.s_sum_t_mean)
-    if finite.all():
-        return level
-    return Level(
-        level.precision,
-        level.bucket[finite],
-        level.quadkey[finite],
-        level.s_count[finite],
-        level.s_sum_t_sum[finite],
-        level.s_sum_t_mean[finite],
-    )
+    if not finite.all():
+        # Sums that overflowed are left out: the reader cannot answer with infinity.
+        kept = np.add.reduceat(finite.astype(np.int64), first)
+        bins, figures = bins[finite], [values[finite] for values in figures]
+        bucket, tile = bucket[kept > 0], tile[kept > 0]
+        cuts = np.concatenate(([0], np.cumsum(kept[kept > 0])))
+    for tiles, rows in _batches(cuts):
+        here = slice(tiles.start, tiles.stop - 1)
+        x, y = deinterleave(tile[here])
+        names = keys.tiles(
+            resolution,
+            level.zoom,
+            features.take(pa.array(bucket[here])),
+            times.take(pa.array(bucket[here])),
+            pa.array(x).cast(pa.string()),
+            pa.array(y).cast(pa.string()),
+        )
+        # Adding 0.0 makes a negative zero positive, and a count a float.
+        sums = [values[rows] + 0.0 for values in figures]
+        yield tile_objects(names, level.zoom, x, y, cuts[tiles] - rows.start, bins[rows], sums)
 
 
 def grid_stats(resolution: Resolution, table: pa.Table) -> Objects:
@@ -350,7 +358,7 @@ def grid_stats(resolution: Resolution, table: pa.Table) -> Objects:
     ]
     made = [keys.grid_stats(resolution, _name(feature, row), int(times[row])) for row in starts]
     cuts = np.arange(buckets + 1) * precisions
-    objects = csv_objects(made, ("zoom", *GRID_STATISTICS), cells, cuts)
+    objects = csv_objects(pa.array(made, pa.string()), ("zoom", *GRID_STATISTICS), cells, cuts)
     return replace(objects, left_out=int((~complete).sum()))
 
 
@@ -426,13 +434,31 @@ def _name(column: Coded, row: int | np.integer) -> str:
 
 
 def _batches(cuts: Offsets) -> Iterator[tuple[slice, slice]]:
-    """Cut objects into batches of about `BATCH_ROWS` rows: slices of `cuts` (end included) and of rows."""
+    """Cut objects into batches of about `BATCH_ROWS` rows and at most `BATCH_OBJECTS` objects.
+
+    Yields slices of `cuts`, the end included, and of rows.
+    """
     first = 0
     while first < len(cuts) - 1:
         last = int(np.searchsorted(cuts, cuts[first] + BATCH_ROWS, side="right")) - 1
-        last = max(last, first + 1)
+        last = min(max(last, first + 1), first + BATCH_OBJECTS)
         yield slice(first, last + 1), slice(int(cuts[first]), int(cuts[last]))
         first = last
+
+
+def _merged(batches: Iterable[Objects]) -> Iterator[Objects]:
+    """The same objects in fewer batches: for each, the publisher has a file to write."""
+    waiting: list[Objects] = []
+    for objects in batches:
+        if waiting and (
+            sum(map(len, waiting)) + len(objects) > BATCH_OBJECTS
+            or sum(batch.nbytes for batch in waiting) + objects.nbytes > BATCH_BYTES
+        ):
+            yield Objects.concat(waiting)
+            waiting = []
+        waiting.append(objects)
+    if waiting:
+        yield Objects.concat(waiting)
 
 
 def parse_results(body: bytes) -> dict[str, Any]:

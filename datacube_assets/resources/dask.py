@@ -1,36 +1,77 @@
 """Where shards are computed: threads of this process, a local cluster, or an existing one (DESIGN 3).
 
 `DaskResource.map` applies a pure function to pieces of work, wherever they run. What the pieces are is
-the assets' business; workers read and write the lake and the buckets themselves.
+the assets' business; workers read and write the lake and the buckets themselves. Starting a cluster is
+in `cluster.py`, stopping what runs in `stoppable.py`; docs/dask.md says how all that is used.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from dagster import ConfigurableResource, InitResourceContext
+from pydantic import PrivateAttr
+
+from datacube_assets.cluster import start_cluster
+from datacube_assets.datacube.errors import shorten
+from datacube_assets.settings import SettingsError
+from datacube_assets.stoppable import Stoppable, Stopped
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future, Worker
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
-_CLIENTS: dict[tuple[str, int, str], Client] = {}
-_LOCK = threading.Lock()
-"""Clusters in use by this process. Dagster makes several instances of a resource that others hold."""
+DASHBOARD_TAG = "datacube/dask_dashboard"
+"""Tag of Dagster's run with the address of the dashboard of the cluster that computes it."""
+CONNECT_SECONDS = 10
+"""How long a scheduler may take to answer."""
+LEAVE_SECONDS = 30.0
+"""How long a run that ends early waits for workers to leave its pieces. They take a fraction of a second,
+except inside of one long call of a library."""
+WATCH_SECONDS = 0.1
+"""How often a worker looks whether the piece it works on is still wanted."""
+SAME_EVERYWHERE = ("python", "dask", "distributed")
+"""Packages that must be the same for run, scheduler and workers."""
+SAME_ON_WORKERS = ("datacube-assets", "numpy", "pyarrow", "polars")
+"""Packages that must be the same for run and workers: they make the bytes that are published."""
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class ClusterConfigurationError(ValueError):
+class ClusterConfigurationError(SettingsError):
     """A cluster that cannot do the work as configured; the message says what to change."""
+
+
+class WorkersLostError(RuntimeError):
+    """The cluster could not do the work to its end; the message says why and what helps."""
+
+
+@dataclass
+class _Connection:
+    client: Client
+    told: set[str] = field(default_factory=set)
+    """Dagster's runs that know of the cluster."""
+
+
+_Address = tuple[str, int, str]
+_CONNECTIONS: dict[_Address, _Connection] = {}
+"""Clusters in use by this process. Dagster makes several instances of a resource that others hold."""
+_USERS: dict[_Address, int] = {}
+_LOCK = threading.Lock()
 
 
 class DaskResource(ConfigurableResource["DaskResource"]):
@@ -45,25 +86,37 @@ class DaskResource(ConfigurableResource["DaskResource"]):
     stores: list[str] = []
     """URLs that workers have to reach."""
 
+    _context: InitResourceContext | None = PrivateAttr(None)
+
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Iterator[DaskResource]:
+        self._context = context
+        with _LOCK:
+            _USERS[self._address] = _USERS.get(self._address, 0) + 1
         try:
+            if self.mode == "scheduler":
+                # A cluster that cannot be used is known before anything is fetched.
+                self._connect()
             yield self
         finally:
-            self.close()
+            with _LOCK:
+                _USERS[self._address] -= 1
+                last = _USERS[self._address] == 0
+            if last:
+                self.close()
 
     def close(self) -> None:
         """Let go of the cluster, ending one that was started here."""
         with _LOCK:
-            client = _CLIENTS.pop(self._cluster_key, None)
-        if client is not None:
-            cluster = client.cluster
-            client.close()
-            if self.mode == "local" and cluster is not None:
+            connection = _CONNECTIONS.pop(self._address, None)
+        if connection is not None:
+            cluster = connection.client.cluster
+            connection.client.close()
+            if cluster is not None:
                 cluster.close()
 
     @property
-    def _cluster_key(self) -> tuple[str, int, str]:
+    def _address(self) -> _Address:
         return self.mode, self.size, self.scheduler
 
     @property
@@ -87,11 +140,16 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         """Results of the function for each piece, in order; raises the first error of any piece.
 
         `name` and `run_id` name the tasks, so that concurrent runs never share one. `done` is called
-        with the number of finished pieces. Being interrupted cancels what has not run.
+        with the number of finished pieces. Being interrupted cancels what has not run, stops what runs,
+        and waits until it has stopped. A piece whose worker dies is computed again by another one, so
+        what it writes must be the same every time. Raises WorkersLostError when that does not help.
         """
+        if not pieces:
+            return []
         if self.mode == "threads":
             return self._map_threads(function, pieces, done)
-        return self._map_cluster(function, pieces, f"{name}-{run_id}", done)
+        with _seceded():
+            return _Call(self._connect(), name, run_id).map(function, pieces, done)
 
     def _map_threads(
         self, function: Callable[[Piece], Result], pieces: Sequence[Piece], done: Callable[[int], None]
@@ -102,8 +160,9 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                 results.append(function(piece))
                 done(len(results))
             return results
+        stoppable = Stoppable()
         with ThreadPoolExecutor(self.size, "shard") as pool:
-            futures = [pool.submit(function, piece) for piece in pieces]
+            futures = [pool.submit(stoppable.call, partial(function, piece)) for piece in pieces]
             try:
                 waiting = set(futures)
                 while waiting:
@@ -113,57 +172,28 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                     done(len(futures) - len(waiting))
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
+                stoppable.stop()
                 raise
             return [future.result() for future in futures]
 
-    def _map_cluster(
-        self,
-        function: Callable[[Piece], Result],
-        pieces: Sequence[Piece],
-        name: str,
-        done: Callable[[int], None],
-    ) -> list[Result]:
-        from distributed import as_completed
-
-        client = self._connect()
-        keys = [f"{name}-{number}" for number in range(len(pieces))]
-        futures = [
-            client.submit(function, piece, key=key, pure=False)
-            for key, piece in zip(keys, pieces, strict=True)
-        ]
-        try:
-            for number, future in enumerate(as_completed(futures), 1):
-                future.result()
-                done(number)
-            results: list[Result] = client.gather(futures)
-            return results
-        except BaseException:
-            client.cancel(futures, force=True)
-            raise
+    # --- the cluster -------------------------------------------------------------------------------
 
     def _connect(self) -> Client:
         with _LOCK:
-            if self._cluster_key not in _CLIENTS:
-                _CLIENTS[self._cluster_key] = self._new_client()
-            return _CLIENTS[self._cluster_key]
+            if self._address not in _CONNECTIONS:
+                _CONNECTIONS[self._address] = _Connection(self._new_client())
+            connection = _CONNECTIONS[self._address]
+            self._tell(connection)
+            return connection.client
 
     def _new_client(self) -> Client:
-        from distributed import Client, LocalCluster
+        if self.mode == "local":
+            from distributed import Client
 
-        # Its news about every connection would bury those about the run.
-        logging.getLogger("distributed").setLevel(logging.WARNING)
-        if self.mode == "scheduler":
-            self._check_reach()
-            return Client(self.scheduler, timeout="30s")
-        cluster = LocalCluster(
-            n_workers=self.size,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            # Any free port: runs at the same time each have a cluster.
-            dashboard_address="127.0.0.1:0",
-        )
-        return Client(cluster)
+            _silence()
+            return Client(start_cluster(self.size), set_as_default=False)
+        self._check_reach()
+        return open_client(self.scheduler)
 
     def _check_reach(self) -> None:
         """Workers elsewhere cannot see this machine's disk."""
@@ -174,3 +204,264 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                 f"the Dask scheduler {self.scheduler} is on another machine, but {local[0]} is on this one: "
                 "set DATACUBE_LAKE and the buckets to s3:// URLs, or unset DATACUBE_DASK_SCHEDULER"
             )
+
+    def _tell(self, connection: _Connection) -> None:
+        """Say in Dagster's run, once, where the cluster can be watched."""
+        run = self._context.run if self._context else None
+        if self._context is None or run is None or run.run_id in connection.told:
+            return
+        connection.told.add(run.run_id)
+        link, workers = connection.client.dashboard_link, _number_of_workers(connection.client)
+        if self._context.log:
+            self._context.log.info(f"Dask cluster with {workers} workers; dashboard: {link}")
+            if not workers:
+                self._context.log.warning("The Dask cluster has no workers: the run waits until it has")
+        if self._context.instance:
+            self._context.instance.add_run_tags(run.run_id, {DASHBOARD_TAG: link})
+
+
+def _silence() -> None:
+    # Dask's news about every connection would bury those about the run.
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+
+
+def open_client(scheduler: str) -> Client:
+    """Connect to a scheduler. Raises ClusterConfigurationError when it cannot be used."""
+    from distributed import Client
+
+    _silence()
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise ClusterConfigurationError(
+            f"no Dask scheduler answers at {scheduler}: start it, or set DATACUBE_DASK_SCHEDULER to its "
+            "address (tcp://host:port), or unset it to compute in threads"
+        ) from error
+    try:
+        found: Any = client.get_versions(packages=list(SAME_ON_WORKERS))
+        check_versions(found)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def _number_of_workers(client: Client) -> int:
+    return len(client.scheduler_info(n_workers=-1)["workers"])
+
+
+def check_versions(found: Mapping[str, Any]) -> None:
+    """Compare what run, scheduler and workers have installed (`Client.get_versions`).
+
+    Raises ClusterConfigurationError, naming the packages.
+    """
+    ours = _versions(found["client"])
+    others: dict[str, tuple[dict[str, str | None], tuple[str, ...]]] = {
+        "the scheduler": (_versions(found["scheduler"]), SAME_EVERYWHERE)
+    }
+    for address, worker in found["workers"].items():
+        others[f"the worker {address}"] = (_versions(worker), SAME_EVERYWHERE + SAME_ON_WORKERS)
+    for who, (theirs, packages) in others.items():
+        differing = [
+            f"{name} {theirs.get(name) or '(none)'} instead of {ours.get(name) or '(none)'}"
+            for name in packages
+            if theirs.get(name) != ours.get(name)
+        ]
+        if differing:
+            raise ClusterConfigurationError(
+                f"{who} of DATACUBE_DASK_SCHEDULER has {', '.join(differing)}: install there what is "
+                "installed here (infra/constraints.txt), or unset DATACUBE_DASK_SCHEDULER"
+            )
+
+
+def _versions(of: Mapping[str, Any] | None) -> dict[str, str | None]:
+    packages = dict(of["packages"]) if of else {}
+    # Code that is sent is understood by the same minor version.
+    packages["python"] = ".".join(str(packages.get("python")).split(".")[:2])
+    return packages
+
+
+# --- one call --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Work(Generic[Piece, Result]):
+    """What a task does. Dask looks into tuples and lists of a task, and into strings, but not in here."""
+
+    function: Callable[[Piece], Result]
+    pieces: Sequence[Piece]
+
+
+def group_of(name: str, run_id: str) -> str:
+    """The first part of the keys of tasks that belong together; different at every call.
+
+    Dask's dashboard names tasks by the words in front of the first number.
+    """
+    words = re.sub(r"[^a-zA-Z]+", "-", name).strip("-")
+    return f"{words}-0{uuid.uuid4().hex[:8]}-{run_id}"
+
+
+@dataclass
+class _Call:
+    """One call of `map` on a cluster."""
+
+    client: Client
+    name: str
+    run_id: str
+
+    def __post_init__(self) -> None:
+        self.group = group_of(self.name, self.run_id)
+
+    def map(
+        self,
+        function: Callable[[Piece], Result],
+        pieces: Sequence[Piece],
+        done: Callable[[int], None],
+    ) -> list[Result]:
+        from distributed import KilledWorker, as_completed
+
+        results: dict[int, Result] = {}
+        futures: list[Future[Any]] = []
+        try:
+            futures = self._submit(function, pieces)
+            for batch in as_completed(futures[: len(pieces)], loop=self.client.loop).batches():
+                gathered = self.client.gather(list(batch))
+                for future, result in zip(batch, gathered, strict=True):
+                    results[future.key[1]] = result
+                    # The scheduler forgets it: it serves many runs.
+                    future.release()
+                done(len(results))
+        except KilledWorker as error:
+            abandon(self.client, futures, [self.group])
+            raise self._killed(error, pieces) from error
+        except CancelledError as error:
+            abandon(self.client, futures, [self.group])
+            raise WorkersLostError(
+                f"{self.name}: the Dask scheduler ended, was restarted or dropped the tasks of this run. "
+                "Start the run again"
+            ) from error
+        except BaseException:
+            abandon(self.client, futures, [self.group])
+            raise
+        for future in futures:
+            future.release()
+        return [results[number] for number in range(len(pieces))]
+
+    def _submit(self, function: Callable[[Piece], Result], pieces: Sequence[Piece]) -> list[Future[Any]]:
+        """The futures of the pieces, in order, and one of the work that they share, if they do."""
+        from distributed.protocol import pickle
+
+        keys = [(self.group, number) for number in range(len(pieces))]
+        threads = sum(self.client.nthreads().values())
+        if len(pieces) <= 2 * threads:
+            works = [_Work(function, [piece]) for piece in pieces]
+            mapped: list[Future[Any]] = self.client.map(
+                _compute, works, [0] * len(pieces), key=keys, pure=False
+            )
+            return mapped
+        # Pieces name the same tables, so all of them together are hardly larger than one of them. As a
+        # task of its own they travel once to each worker, and are made again when a worker is lost. Dask
+        # places tasks beside what they depend on, hence not where there are few of them.
+        work = self.client.submit(
+            _unpack, pickle.dumps(_Work(function, list(pieces))), key=f"work-of-{self.group}", pure=False
+        )
+        mapped = self.client.map(_compute_shared, range(len(pieces)), key=keys, pure=False, work=work)
+        return [*mapped, work]
+
+    def _killed(self, error: Any, pieces: Sequence[Any]) -> WorkersLostError:
+        which = error.task[1] if isinstance(error.task, tuple) else None
+        piece = "its work" if which is None else f"the piece {_title(pieces[which], which)}"
+        return WorkersLostError(
+            f"{self.name}: {piece} ended {error.allowed_failures + 1} workers, one after the other. Most "
+            "likely it needs more memory than they have: lower DATACUBE_SHARD_ROWS, or give workers more "
+            "memory (docs/dask.md). The log of the last worker says more: "
+            f"{getattr(error.last_worker, 'address', error.last_worker)}"
+        )
+
+
+def abandon(client: Client, futures: Sequence[Future[Any]], groups: Sequence[str]) -> None:
+    """Cancel tasks, and wait until no worker works on one of their groups: it writes nothing any more."""
+    if not groups:
+        return
+    with suppress(Exception):  # what matters is the error that led here
+        client.cancel(list(futures), force=True, reason="the run ends")
+        end = time.monotonic() + LEAVE_SECONDS
+        while time.monotonic() < end and _still_computed(client, groups):
+            time.sleep(WATCH_SECONDS / 2)
+
+
+def _still_computed(client: Client, groups: Sequence[str]) -> bool:
+    # `Client.run` cannot be given a limit, and a worker may be too busy to answer.
+    answers = client.sync(client._run, has_tasks_of, groups, on_error="ignore", callback_timeout=5)
+    return any(answers.values())
+
+
+def _title(piece: object, number: int) -> str:
+    """How a piece is called in messages."""
+    named = piece[0] if isinstance(piece, tuple) and piece else piece
+    return repr(named) if isinstance(named, str) else f"{number} {shorten(piece)}"
+
+
+# --- on a worker -----------------------------------------------------------------------------------
+
+
+def _unpack(pickled: bytes) -> object:
+    from distributed.protocol import pickle
+
+    return pickle.loads(pickled)
+
+
+def _compute(work: _Work[Piece, Result], number: int) -> Result:
+    """Apply the function to a piece; ends early, without a result, when nobody wants it any more."""
+    return while_wanted(partial(work.function, work.pieces[number]), Stopped)
+
+
+def _compute_shared(number: int, *, work: _Work[Piece, Result]) -> Result:
+    return _compute(work, number)
+
+
+def while_wanted(function: Callable[[], Result], error: type[BaseException]) -> Result:
+    """Call a function in a task; raises the error in it when the task is cancelled or its client dies.
+
+    Dask only forgets such a task and lets it run: it would go on writing after the run was cancelled.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    key = worker.get_current_task()
+    stoppable, over = Stoppable(error), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            task = worker.state.tasks.get(key)
+            if task is None or task.state == "cancelled":
+                stoppable.stop()
+                return
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+    try:
+        return stoppable.call(function)
+    finally:
+        over.set()
+
+
+def has_tasks_of(groups: Sequence[str], dask_worker: Worker) -> bool:
+    """Whether a worker has tasks of these groups, those included that were cancelled and still run."""
+    return any(isinstance(key, tuple) and key[0] in groups for key in list(dask_worker.state.tasks))
+
+
+@contextmanager
+def _seceded() -> Iterator[None]:
+    """In a task, leave the worker to others meanwhile: what is waited for may need it."""
+    from distributed import get_worker, rejoin, secede
+
+    try:
+        get_worker().get_current_task()
+    except (ValueError, AttributeError):
+        yield
+        return
+    secede()
+    try:
+        yield
+    finally:
+        rejoin()

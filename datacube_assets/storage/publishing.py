@@ -124,7 +124,7 @@ class Publication:
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
             fragment = _fragment(objects, self.run.prefix)
-            storable = self.bucket.storable(fragment["key"].to_pylist())
+            storable = self.bucket.storable(fragment["key"].combine_chunks())
             left_out = objects.left_out + len(objects) - int(storable.sum())
             name = f"{file_name(work)}-{number:05}.parquet"
             kept = fragment if storable.all() else fragment.filter(pa.array(storable))
@@ -132,7 +132,8 @@ class Publication:
             names.append(name)
             chosen = np.flatnonzero(_changed(fragment, trusted) & storable)
             if len(chosen):
-                self.bucket.put_many(*_chosen(objects, fragment, chosen), objects.content_type)
+                keys_, bodies = fragment["key"].take(pa.array(chosen)), objects.bodies(chosen)
+                self.bucket.put_many(keys_.to_pylist(), bodies, objects.content_type)
             size = pc.sum(kept["size"]).as_py() or 0
             total += Published(kept.num_rows, size, len(chosen), left_out=left_out)
         return total, names
@@ -297,13 +298,9 @@ _SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa
 def _fragment(objects: Objects, prefix: str) -> pa.Table:
     # MD5 tells changes, not forgeries; it is also what S3 answers as the tag of an object.
     checksums = [hashlib.md5(body, usedforsecurity=False).digest() for body in objects.bodies()]
+    keys_ = pc.binary_join_element_wise(pa.scalar(prefix), objects.names, "")
     return pa.table(
-        [
-            pa.array([prefix + key for key in objects.keys], pa.string()),
-            pa.array(objects.sizes(), pa.int64()),
-            pa.array(checksums, pa.binary(16)),
-        ],
-        schema=_SCHEMA,
+        [keys_, pa.array(objects.sizes(), pa.int64()), pa.array(checksums, pa.binary(16))], schema=_SCHEMA
     )
 
 
@@ -315,17 +312,6 @@ def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np
     same = pc.fill_null(pc.equal(before, fragment["checksum"]), False)
     unchanged: np.ndarray[Any, np.dtype[np.bool_]] = same.to_numpy()
     return ~unchanged
-
-
-def _chosen(
-    objects: Objects, fragment: pa.Table, chosen: np.ndarray[Any, np.dtype[np.intp]]
-) -> tuple[list[str], Iterable[bytes | memoryview]]:
-    """Keys and bodies of some of the objects."""
-    if len(chosen) == len(objects):
-        return fragment["key"].to_pylist(), objects.bodies()
-    wanted = set(chosen.tolist())
-    bodies = (body for i, body in enumerate(objects.bodies()) if i in wanted)
-    return fragment["key"].take(pa.array(chosen)).to_pylist(), bodies
 
 
 def _to_parquet(table: pa.Table) -> memoryview:

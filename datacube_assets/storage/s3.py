@@ -27,6 +27,7 @@ import numpy.typing as npt
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
     Body,
+    Keys,
     MissingObjectError,
     StoreError,
     StoreUnavailable,
@@ -200,7 +201,7 @@ class S3:
         with self._explained("write", key):
             obstore.put(self._open(), key, path, attributes={"Content-Type": _content_type(key)})
 
-    def storable(self, keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+    def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         prefix = len(self.prefix.encode()) + 1
         return key_sizes(keys) + prefix <= _LONGEST_KEY
 

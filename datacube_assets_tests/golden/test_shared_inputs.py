@@ -6,8 +6,10 @@ The inputs, the archives and the comparison are not in this repository; without 
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from datacube_assets.s3_server import S3Server
+from datacube_assets_tests.integration.dask_cluster import Cluster, cluster
 from datacube_assets_tests.integration.support import Datacube, House, check_object, read_csv, read_json
 
 FLOODS = ("Area", "Dead", "Displaced", "Ended", "Severity")
@@ -67,56 +71,145 @@ def compare(shared: Path) -> Compare:
     return with_archive
 
 
+# --- where it is computed ------------------------------------------------------------------------
+
+
+@dataclass
+class Computed:
+    """A house that computes in one of the modes and stores in one of the ways, and what others published."""
+
+    house: House
+    hashes: dict[str, str]
+    server: S3Server | None = None
+    """Where lake and buckets are; none for folders."""
+
+    def publish(self, *parts: Path, model_id: str, run_id: str, **fields: Any) -> Datacube:
+        """Publish parts; every mode publishes the same bytes wherever it stores them."""
+        house = self.house
+        if house.settings.dask_mode != "threads":
+            rows = sum(pq.read_metadata(part).num_rows for part in parts)
+            house = house.with_settings(shard_rows=-(-rows // SHARDS))
+        house.publish(*map(str, parts), model_id=model_id, run_id=run_id, **fields)
+        if self.server is not None:
+            self._fetch(self.server)
+        ours = house.datacube(model_id, run_id)
+        assert self.hashes.setdefault(model_id, ours.hash) == ours.hash, "others publish other bytes"
+        return ours
+
+    def _fetch(self, server: S3Server) -> None:
+        """Bring what is in the buckets into the folders that stand for them, with the time of writing."""
+        client = server.client()
+        for bucket in ("models", "indicators"):
+            url = getattr(self.house.settings, f"{bucket}_bucket")
+            prefix = url.removeprefix(f"s3://{bucket}/") + "/"
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            for item in (item for page in pages for item in page.get("Contents", [])):
+                path = self.house.folder / "buckets" / bucket / item["Key"].removeprefix(prefix)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read())
+                written = item["LastModified"].timestamp()
+                os.utime(path, (written, written))
+
+
+SHARDS = 4
+"""Shards in the modes with a cluster, so that partial results are merged there; there is one in threads."""
+
+
+@pytest.fixture(scope="module")
+def hashes() -> dict[str, str]:
+    return {}
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("cluster"), **s3_server.environment()) as started:
+        yield started
+
+
+@pytest.fixture
+def computed(
+    request: pytest.FixtureRequest, house: House, hashes: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> Computed:
+    """A house in the mode that the test asks for."""
+    mode, _, stored = request.param.partition("-")
+    address = request.getfixturevalue("running").address if mode == "scheduler" else ""
+    house = house.with_settings(dask_mode=mode, dask_workers=2, dask_scheduler=address)
+    if stored != "s3":
+        return Computed(house, hashes)
+    server: S3Server = request.getfixturevalue("s3_server")
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    prefix = f"golden-{uuid.uuid4().hex[:8]}"
+    buckets = {name: f"s3://{name}/{prefix}" for name in ("lake", "models", "indicators")}
+    house = house.with_settings(
+        lake=buckets["lake"],
+        models_bucket=buckets["models"],
+        indicators_bucket=buckets["indicators"],
+        s3_endpoint=server.endpoint,
+    )
+    return Computed(house, hashes, server)
+
+
+MODES = ["threads", "threads-s3", "local", "local-s3", "scheduler", "scheduler-s3"]
+in_every_mode = pytest.mark.parametrize("computed", MODES, indirect=True)
+in_threads_unless_slow = pytest.mark.parametrize(
+    "computed",
+    ["threads", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("local", "scheduler"))],
+    indirect=True,
+)
+
+
+@in_every_mode
 def test_hoppers_agree_with_the_original_in_every_object(
-    house: House, shared: Path, compare: Compare
+    computed: Computed, shared: Path, compare: Compare
 ) -> None:
-    house.publish(str(shared / "data" / "hopper_presence.1.parquet.gzip"), model_id="hopper", run_id="run-1")
-    ours = house.datacube("hopper", "run-1")
+    part = shared / "data" / "hopper_presence.1.parquet.gzip"
+    ours = computed.publish(part, model_id="hopper", run_id="run-1")
     ours.check()
     assert not compare("hopper", ours)
     assert len(ours.objects) == 499
 
 
+@in_every_mode
 def test_the_sample_of_dojos_documentation_agrees_in_every_object(
-    house: House, shared: Path, compare: Compare
+    computed: Computed, shared: Path, compare: Compare
 ) -> None:
-    house.publish(
-        str(shared / "data" / "geotemporal_example.parquet.gzip"),
+    ours = computed.publish(
+        shared / "data" / "geotemporal_example.parquet.gzip",
         model_id="geotemporal",
         run_id="run-1",
         qualifier_map={"feature1": ["qualifier_1"], "feature2": ["qualifier_1"]},
     )
-    ours = house.datacube("geotemporal", "run-1")
     ours.check()
     assert not compare("geotemporal", ours)
 
 
+@in_every_mode
 def test_a_census_in_a_numeric_and_a_text_part_agrees_in_every_object(
-    house: House, shared: Path, compare: Compare
+    computed: Computed, shared: Path, compare: Compare
 ) -> None:
-    house.publish(
-        *(str(shared / "data" / f"{name}.parquet.gzip") for name in ("census", "census_str")),
+    ours = computed.publish(
+        *(shared / "data" / f"{name}.parquet.gzip" for name in ("census", "census_str")),
         model_id="census",
         run_id="indicator",
         is_indicator=True,
         qualifier_map={"pop": ["primary_industry"], "health_ind": ["primary_industry"]},
     )
-    ours = house.datacube("census", "indicator")
     ours.check()
     assert not compare("census", ours)
 
 
+@in_threads_unless_slow
 def test_floods_agree_but_for_which_of_many_equal_regions_are_listed_as_extremes(
-    house: House, shared: Path, compare: Compare
+    computed: Computed, shared: Path, compare: Compare
 ) -> None:
-    house.publish(
-        str(shared / "data" / "floods.parquet.gzip"),
+    ours = computed.publish(
+        shared / "data" / "floods.parquet.gzip",
         model_id="floods",
         run_id="indicator",
         is_indicator=True,
         qualifier_map={feature: ["MainCause"] for feature in FLOODS},
     )
-    ours = house.datacube("floods", "indicator")
     assert len(ours.objects) > 315_000
     differences = compare("floods", ours)
     # The archive was made without tiles: they are not in it, and neither is the mark of completion.

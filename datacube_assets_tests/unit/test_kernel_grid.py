@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from datacube_assets.datacube import grid
@@ -55,6 +55,51 @@ def test_quadkeys_follow_the_slippy_map_formula(lat: float, lng: float, precisio
         assert abs(got[1] - y) == 1
 
 
+def assert_rows_are_those_of_the_formula(lat: Floats) -> None:
+    lat = lat[np.abs(lat) < grid.MERCATOR_LIMIT]
+    rows = grid.deinterleave(grid.quadkeys(lat, np.zeros(len(lat))))[1]
+    np.testing.assert_array_equal(rows, grid.mercator_rows(lat))
+
+
+def edges_of_rows() -> Floats:
+    rows = np.arange(1, 2**14)
+    edges: Floats = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * rows / 2**14))))
+    return edges
+
+
+@pytest.mark.parametrize("distance", [0.0, *(10.0**power for power in range(-16, -6))])
+def test_rows_on_both_sides_of_every_edge_are_those_of_the_formula(distance: float) -> None:
+    for edges in (edges_of_rows() - distance, edges_of_rows() + distance):
+        assert_rows_are_those_of_the_formula(edges)
+        for towards in (-90.0, 90.0):
+            assert_rows_are_those_of_the_formula(np.nextafter(edges, towards))
+
+
+def test_rows_at_the_ends_of_the_strips_of_the_lookup_are_those_of_the_formula() -> None:
+    ends = np.linspace(-86.0, 86.0, 2**17 + 1)
+    for lat in (ends, np.nextafter(ends, -90), np.nextafter(ends, 90), ends - 1e-12, ends + 1e-12):
+        assert_rows_are_those_of_the_formula(np.asarray(lat, np.float64))
+
+
+def test_no_strip_of_the_lookup_meets_two_edges() -> None:
+    assert np.diff(-edges_of_rows()).min() > 172 / 2**17 + 4e-9
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([85.1, 1.0, 1e-6, 1e-12]), st.integers(0, 40_000))
+def test_rows_of_random_latitudes_are_those_of_the_formula(seed: int, scale: float, count: int) -> None:
+    assert_rows_are_those_of_the_formula(np.random.default_rng(seed).uniform(-scale, scale, count))
+
+
+@pytest.mark.parametrize("turns", [0.0, 360.0, -360.0, 720.0])
+def test_columns_on_both_sides_of_every_edge_are_those_of_the_formula(turns: float) -> None:
+    edges = np.arange(-180, 180, 360 / 2**14) + turns
+    for lng in (edges, np.nextafter(edges, -1e3), np.nextafter(edges, 1e3)):
+        columns = grid.deinterleave(grid.quadkeys(np.zeros(len(lng)), lng))[0]
+        x = (grid.wrap_longitude(lng) + 180.0) / 360.0 * 2**14
+        np.testing.assert_array_equal(columns, np.minimum(x.astype(np.int64), 2**14 - 1))
+
+
 @settings(max_examples=200)
 @given(st.floats(-1e6, 1e6))
 @example(-180.00000000000003)
@@ -97,8 +142,8 @@ def test_j14_bin_of_a_point_in_kenya(tile: tuple[int, int, int], number: int) ->
     assert (x // 64, y // 64) == (tile_x, tile_y)
     level = grid.Level(
         zoom + 6,
-        np.zeros(1, np.int64),
         grid.quadkeys(np.array([1.0]), np.array([37.0]), zoom + 6),
+        np.zeros(1, np.uint8),
         np.ones(1, np.int64),
         np.ones(1),
         np.ones(1),
@@ -174,6 +219,170 @@ def test_cells_off_the_map_are_left_out() -> None:
 def test_a_grid_without_points_has_no_levels_and_no_statistics() -> None:
     table = grid_table((89.0, 1.0, 1.0))
     assert table.num_rows == 0
-    assert [len(level.quadkey) for level in grid.pyramid(table)] == [0] * 9
+    assert not list(grid.pyramid(table))
     assert grid.grid_statistics(table)[0].shape == (0, 9, 8)
     assert grid.merge_grid([table, grid_table((1.0, 1.0, 2.0))]).num_rows == 1
+
+
+# --- the pyramid -----------------------------------------------------------------------------------
+
+Subtile = tuple[str, int, int]
+"""Feature, time and quadkey."""
+OVERFLOWING = 2.0**1017
+
+
+@st.composite
+def grid_tables(draw: st.DrawFn, scales: tuple[float, ...] = (1.0,)) -> pa.Table:
+    """Tables of grid cells, some so dense that four become one, some so sparse that none do.
+
+    Figures are whole multiples of the scale, so that sums are exact in any order.
+    """
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, span = draw(st.integers(1, 400)), 4 ** draw(st.integers(1, 14))
+    base = draw(st.integers(0, 4**14 - span))
+    rows = {
+        (int(random.integers(0, 2)), int(random.integers(-1, 2)), base + int(random.integers(0, span)))
+        for _ in range(count)
+    }
+    feature, time, code = (np.array([row[i] for row in sorted(rows)], np.int64) for i in range(3))
+    return pa.table(
+        {
+            "feature": pa.DictionaryArray.from_arrays(feature.astype(np.int32), ["f", "g"]),
+            "timestamp": time,
+            "quadkey": code.astype(np.uint32),
+            "s_count": random.integers(0, 3, len(rows)),
+            "s_sum_t_sum": random.integers(-99, 99, len(rows)).astype(float),
+            "s_sum_t_mean": random.integers(-99, 99, len(rows)) * draw(st.sampled_from(scales)),
+        }
+    )
+
+
+def expected_level(table: pa.Table, precision: int) -> dict[Subtile, tuple[int, float, float]]:
+    level: dict[Subtile, list[tuple[int, float, float]]] = {}
+    for row in table.to_pylist():
+        key = (row["feature"], row["timestamp"], row["quadkey"] >> 2 * (14 - precision))
+        level.setdefault(key, []).append((row["s_count"], row["s_sum_t_sum"], row["s_sum_t_mean"]))
+    return {key: (sum(r[0] for r in rows), sum(r[1] for r in rows), sum(r[2] for r in rows))
+            for key, rows in level.items()}  # fmt: skip
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PIECE_CELLS", "BLOCK_CELLS", "BLOCK_POINTS"):
+        monkeypatch.setattr(grid, name, 5)
+
+
+def levels_of(table: pa.Table) -> dict[int, grid.Level]:
+    pieces: dict[int, list[grid.Level]] = {}
+    for level in grid.pyramid(table):
+        pieces.setdefault(level.precision, []).append(level)
+    return {precision: grid.Level.concat(levels) for precision, levels in pieces.items()}
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(grid_tables())
+def test_every_level_is_the_sum_of_the_cells(small_pieces: None, table: pa.Table) -> None:
+    buckets = table.take(pa.array(grid.bucket_starts(table))).to_pylist()
+    levels = levels_of(table)
+    assert list(levels) == list(reversed(grid.PRECISIONS))
+    for precision, level in levels.items():
+        numbers, codes = level.bucket.tolist(), level.quadkey.tolist()
+        keys = [
+            (buckets[number]["feature"], buckets[number]["timestamp"], code)
+            for number, code in zip(numbers, codes, strict=True)
+        ]
+        expected = expected_level(table, precision)
+        assert keys == sorted(expected)
+        assert level.s_count.tolist() == [expected[key][0] for key in keys]
+        for i, sums in enumerate((level.s_sum_t_sum, level.s_sum_t_mean), 1):
+            assert sums.tolist() == [expected[key][i] for key in keys]
+        starts = np.flatnonzero(level.begins <= level.zoom)
+        tiles = list(zip(numbers, level.tile.tolist(), strict=True))
+        assert starts.tolist() == [i for i in range(len(tiles)) if not i or tiles[i] != tiles[i - 1]]
+
+
+@settings(max_examples=100)
+@given(grid_tables((1.0, OVERFLOWING)))
+def test_pieces_change_neither_the_levels_nor_the_statistics(table: pa.Table) -> None:
+    whole, (statistics, starts) = levels_of(table), grid.grid_statistics(table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "PIECE_CELLS", 3)
+        pieces, (again, starts_again) = levels_of(table), grid.grid_statistics(table)
+    np.testing.assert_array_equal(statistics, again)
+    np.testing.assert_array_equal(starts, starts_again)
+    for precision, level in whole.items():
+        for name in ("quadkey", "begins", "s_count", "s_sum_t_sum", "s_sum_t_mean", "bucket", "bin"):
+            np.testing.assert_array_equal(getattr(level, name), getattr(pieces[precision], name))
+
+
+@settings(max_examples=100)
+@given(grid_tables((1.0, OVERFLOWING)))
+def test_statistics_are_those_of_the_levels(table: pa.Table) -> None:
+    statistics, starts = grid.grid_statistics(table)
+    for precision, level in levels_of(table).items():
+        with np.errstate(all="ignore"):
+            sums = (level.s_sum_t_sum, level.s_sum_t_mean)
+            figures = [*sums, *(values / level.s_count for values in sums)]
+        for bucket in range(len(starts)):
+            here = [values[level.bucket == bucket] for values in figures]
+            finite = [values[np.isfinite(values)] for values in here]
+            expected = [f(v) if len(v) else np.nan for v in finite for f in (np.min, np.max)]
+            np.testing.assert_array_equal(statistics[bucket, precision - 6], expected)
+
+
+@settings(max_examples=200)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 300),
+    st.sampled_from([1.0, 0.99, 0.9, 0.5, 0.2]),
+    st.integers(1, 6),
+)
+def test_sums_of_runs_are_those_of_numpy_bit_by_bit(seed: int, rows: int, kept: float, longest: int) -> None:
+    random = np.random.default_rng(seed)
+    first = random.random(rows) < kept
+    # Runs of up to four rows, or longer ones.
+    first[::longest] = True
+    runs = grid._Runs.of(np.append(first, True))
+    assert (runs is None) == bool(first.all())
+    for values in (
+        random.normal(size=rows) * 10.0 ** random.integers(-9, 9, rows),
+        random.integers(0, 9, rows),
+    ):
+        if runs is not None:
+            expected = np.add.reduceat(values, np.flatnonzero(first))
+            np.testing.assert_array_equal(runs.sums(values), expected)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.booleans())
+def test_cells_in_any_order_give_the_same_grid(small_pieces: None, seed: int, count: int, gaps: bool) -> None:
+    random = np.random.default_rng(seed)
+    cells = pa.table(
+        {
+            "feature": pa.array(random.choice(["a", "b"], count)).dictionary_encode(),
+            "timestamp": random.integers(-2, 2, count),
+            "lat": pa.array(random.integers(-95 if gaps else -80, 80, count).astype(float)),
+            "lng": random.integers(-3, 3, count).astype(float),
+            "t_sum": random.integers(0, 9, count).astype(float),
+            "t_mean": pa.array(
+                random.integers(0, 9, count), pa.float64(), mask=random.random(count) < gaps / 4
+            ),
+        }
+    )
+    expected: dict[Subtile, list[float]] = {}
+    for row in cells.to_pylist():
+        if abs(row["lat"]) < grid.MERCATOR_LIMIT:
+            code = int(grid.quadkeys(np.array([row["lat"]]), np.array([row["lng"]]))[0])
+            sums = expected.setdefault((row["feature"], row["timestamp"], code), [0, 0.0, 0.0])
+            sums[0] += row["t_mean"] is not None
+            sums[1] += row["t_sum"]
+            sums[2] += row["t_mean"] or 0.0
+    order = np.lexsort((cells["timestamp"].to_numpy(), np.array(cells["feature"].to_pylist())))
+    ordered = cells.take(pa.array(order))
+    half = count // 2
+    parts = [grid.grid_cells(cells.slice(0, half)), grid.grid_cells(cells.slice(half))]
+    for made in (grid.grid_cells(cells), grid.grid_cells(ordered), grid.merge_grid(parts)):
+        assert [tuple(row.values()) for row in made.to_pylist()] == [
+            (*key, *expected[key]) for key in sorted(expected)
+        ]
+        assert made.schema.types[1:] == [pa.int64(), pa.uint32(), pa.int64(), pa.float64(), pa.float64()]

@@ -1,0 +1,91 @@
+"""A Dask cluster of processes on this machine: one per run, or one that many runs share (`make cluster`).
+
+Starting and ending it belongs here; what is computed on it is in `resources/dask.py`. It listens on
+loopback only, and its workers die with the process that started it, even when that is killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from multiprocessing import resource_tracker
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from distributed import LocalCluster
+
+HOST = "127.0.0.1"
+PORT, DASHBOARD_PORT = 8786, 8787
+"""Where Dask listens by habit."""
+
+
+def start_cluster(workers: int, *, port: int = 0, dashboard_port: int = 0) -> LocalCluster:
+    """A cluster with single-threaded workers; port 0 is any free one. Raises OSError, port in use."""
+    import dask
+    from distributed import LocalCluster
+
+    # Results are small and go at once, so there is nothing worth spilling; and a disk that fills up
+    # unseen is worse than a worker that is ended because it needs too much memory.
+    memory = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
+    # Ctrl-C reaches every process of a terminal, but is for this one to act on. Workers inherit the mask
+    # of the thread that starts them, those that replace a lost one too. Starting Python's resource tracker
+    # clears the mask, so that comes first.
+    resource_tracker.ensure_running()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    with dask.config.set(memory):
+        try:
+            return LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                host=HOST,
+                scheduler_port=port,
+                dashboard_address=f"{HOST}:{dashboard_port}",
+                silence_logs=logging.ERROR,
+            )
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__
+            raise cause or error from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--workers", "-w", default=0, metavar="N", help="Worker processes. [default: one per core]")
+@click.option("--port", default=PORT, show_default=True, help="Port of the scheduler; 0 for any free one.")
+@click.option(
+    "--dashboard-port", default=DASHBOARD_PORT, show_default=True, help="Port of the dashboard; likewise."
+)
+def main(workers: int, port: int, dashboard_port: int) -> None:
+    """Run a Dask scheduler and workers on this machine until interrupted."""
+    over = threading.Event()
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, lambda *_: over.set())
+    try:
+        cluster = start_cluster(workers or os.cpu_count() or 1, port=port, dashboard_port=dashboard_port)
+    except OSError as error:
+        raise click.ClickException(f"port {port} cannot be used: {error.strerror}") from error
+    with cluster:
+        for line in (
+            f"Scheduler   {cluster.scheduler_address}",
+            f"Dashboard   {cluster.dashboard_link}",
+            f"Workers     {len(cluster.workers)} processes",
+            "",
+            f"export DATACUBE_DASK_SCHEDULER={cluster.scheduler_address}",
+            "",
+            "Stop everything with Ctrl-C.",
+        ):
+            click.echo(line)
+        sys.stdout.flush()
+        over.wait()
+
+
+if __name__ == "__main__":
+    main()
