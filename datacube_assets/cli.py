@@ -27,6 +27,7 @@ from datacube_assets.dojo.request import (
     QualifierThresholds,
 )
 from datacube_assets.settings import Settings, SettingsError
+from datacube_assets.startup import importing
 
 if TYPE_CHECKING:
     from datacube_assets.process import Outcome
@@ -242,9 +243,13 @@ def _request(**fields: object) -> DatacubeRequest:
 
 def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool) -> list[Outcome]:
     """Process requests one after the other, showing progress."""
-    from datacube_assets.home import open_instance
-    from datacube_assets.process import STEPS, process
-    from datacube_assets.storage.stores import open_store
+    with importing():
+        # Arrow imports it anyway, at its first array.
+        import pandas  # noqa: F401
+
+        from datacube_assets.home import open_instance
+        from datacube_assets.process import STEPS, process
+        from datacube_assets.storage.stores import open_store
 
     def progress(asset: str, metadata: dict[str, Any], done: int) -> None:
         if not quiet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,22 @@ from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, Run
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.sample import FILES_PLACEHOLDER, write_sample
 from datacube_assets.settings import Settings
+from datacube_assets.startup import importing
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+ADDED_YAML = """\
+storage:
+  custom:
+    # Dagster's SQLite files in this folder, read and written without opening them each time.
+    module: datacube_assets.dagster_storage
+    class: KeptSqliteStorage
+run_queue:
+  # A look at the queue is cheap; a run that could start but waits for the next look is not.
+  dequeue_interval_seconds: 1
+"""
+"""What the first version did not write."""
 DAGSTER_YAML = """\
 # Dagster's settings for the embedded default. Written once; change what you like.
 telemetry:
@@ -29,7 +42,7 @@ nux:
 python_logs:
   # Dagster's storage keeps every event; a terminal wants what a person would read.
   python_log_level: INFO
-concurrency:
+{added}concurrency:
   runs:
     max_concurrent_runs: {max_runs}
     tag_concurrency_limits:
@@ -73,8 +86,20 @@ def prepare(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "dagster.yaml"
     if not configuration.exists():
-        configuration.write_text(DAGSTER_YAML.format(max_runs=settings.max_runs))
+        configuration.write_text(DAGSTER_YAML.format(added=ADDED_YAML, max_runs=settings.max_runs))
+    else:
+        _renew(configuration)
     os.environ["DAGSTER_HOME"] = str(folder)
+
+
+def _renew(configuration: Path) -> None:
+    """Add what the first version did not write, unless somebody changed more than the number of runs."""
+    text = configuration.read_text()
+    unnumbered = re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: {max_runs}", text)
+    if unnumbered == DAGSTER_YAML.replace("{added}", ""):
+        renewed = configuration.with_suffix(f".{os.getpid()}")
+        renewed.write_text(text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1))
+        renewed.replace(configuration)
 
 
 def write_workspace(settings: Settings) -> Path:
@@ -87,10 +112,11 @@ def write_workspace(settings: Settings) -> Path:
 
 def open_instance(settings: Settings) -> DagsterInstance:
     """Dagster's storage of the home folder."""
-    from dagster import DagsterInstance
-
     prepare(settings)
-    return DagsterInstance.get()
+    with importing():
+        from dagster import DagsterInstance
+
+        return DagsterInstance.get()
 
 
 def write_sample_requests(folder: Path) -> list[DatacubeRequest]:

@@ -24,7 +24,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 
 class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
-    """Starts `dagster api execute_run` for every run; configured in `dagster.yaml`."""
+    """Starts a process for every run (`execute_run.py`); configured in `dagster.yaml`."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         self._inst_data = inst_data
@@ -51,7 +51,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
             job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
         )
         subprocess.Popen(
-            [sys.executable, "-P", "-m", "dagster", "api", "execute_run", arguments.get_command_args()[-1]],
+            [sys.executable, "-P", "-m", "datacube_assets.execute_run", arguments.get_command_args()[-1]],
             stdin=subprocess.DEVNULL,
             # A session of its own: what stops the daemon does not stop the run.
             start_new_session=True,

@@ -5,7 +5,6 @@ Runs the same job as the UI and the sensors, on the same Dagster storage; tells 
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable
@@ -70,8 +69,6 @@ def process(
     `from_scratch` makes and publishes everything again, whether it is there or not.
     Raises what the failing asset raised: InputError for input that cannot be processed.
     """
-    # What was imported stays: the collector need not look through it again and again.
-    gc.freeze()
     refuse_beside_another(instance, ModelRun.of(request))
     run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])

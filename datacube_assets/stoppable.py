@@ -59,7 +59,10 @@ class Stoppable:
     def _leave(self, thread: int) -> None:
         with self._lock:
             self._threads.discard(thread)
-            _raise_in(thread, None)
+            # Only if there may be one: withdrawing none leaves Python's interpreter looking for it for
+            # ever, which slows all threads and stops those that a profiler follows.
+            if self._stopped:
+                _raise_in(thread, None)
 
     def stop(self) -> None:
         """Raise the error in all threads, let none begin, and wait until the last one is out."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, cast
 
 import numpy as np
@@ -185,10 +186,19 @@ class Groups:
         """Row number of the first row of each group."""
         return self.starts if self.order is None else self.order[self.starts]
 
-    @property
+    @cached_property
     def sizes(self) -> Ints:
         """Rows in each group."""
-        return np.diff(self.starts, append=self.rows)
+        sizes = np.empty(len(self.starts), np.int64)
+        if len(sizes):
+            np.subtract(self.starts[1:], self.starts[:-1], out=sizes[:-1])
+            sizes[-1] = self.rows - self.starts[-1]
+        return sizes
+
+    @property
+    def single(self) -> bool:
+        """Whether every group is one row."""
+        return len(self.starts) == self.rows
 
     def arrange(self, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The column in key order."""
@@ -196,8 +206,8 @@ class Groups:
 
     def reduce(self, ufunc: np.ufunc, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The column reduced within each group."""
-        if not len(self.starts):
-            return column[:0]
+        if self.single:
+            return self.arrange(column)
         reduced: npt.NDArray[np.generic] = ufunc.reduceat(self.arrange(column), self.starts)
         return reduced
 

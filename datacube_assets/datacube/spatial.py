@@ -178,7 +178,7 @@ def regional_aggregates(
     """Measures per feature, time, region [and qualifier value] of every level.
 
     Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys; none without levels. The
-    cells are reduced once, to the deepest level; the levels above add that up.
+    cells are reduced once, to the deepest level; each level above adds up the one below it.
     """
     keys, regions, groups, measures = _regional(cells, layout, breakdown)
     return _roll_up(keys, regions, groups, reduce(measures, groups), layout)
@@ -222,17 +222,26 @@ def _roll_up(
     keys: Mapping[str, Coded], regions: Regions, groups: Groups, measures: Measures, layout: Layout
 ) -> dict[RegionLevel, pa.Table]:
     """The tables of all levels, from the measures of the deepest."""
-    feature, time, *value = _take(keys, groups).values()
+    keys = _take(keys, groups)
     tuples = regions.tuples.codes[groups.first]
     tables: dict[RegionLevel, pa.Table] = {}
-    for level in layout.levels:
+    for level in reversed(layout.levels):
+        feature, time, *value = keys.values()
         region = regions.level(level, tuples)
         groups = group_by([feature, time, region, *value])
-        taken = _take({"feature": feature, "timestamp": time, "region_id": region}, groups)
+        # What is left of a group stands for all of it: they share the levels above.
+        keys, tuples = _take(keys, groups), tuples[groups.first]
+        measures = reduce(measures, groups)
+        feature, time, *value = keys.values()
+        columns: dict[str, Coded] = {
+            "feature": feature,
+            "timestamp": time,
+            "region_id": region.take(groups.first),
+        }
         if value:
-            taken["value"] = value[0].take(groups.first)
-        tables[level] = build_table({**taken, **reduce(measures, groups)})
-    return tables
+            columns["value"] = value[0]
+        tables[level] = build_table({**columns, **measures})
+    return {level: tables[level] for level in layout.levels}
 
 
 def _coded(table: pa.Table) -> dict[str, Coded]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,8 @@ from pathlib import Path
 import pytest
 from dagster import DagsterRun, DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
+from dagster._core.utils import make_new_run_id
+from dagster._grpc.types import ExecuteRunArgs
 
 from datacube_assets.launcher import LocalProcessLauncher, process_of
 from datacube_assets_tests.integration.system import (
@@ -94,6 +98,25 @@ def test_a_terminated_run_is_canceled_and_reported_so(held: Held) -> None:
     )
     assert told == ["processing-failed"]
     assert len(held.system.runs(f"{MODEL}:terminated")) == 1, "what somebody stopped is not repeated"
+
+
+def test_a_run_whose_definitions_cannot_be_loaded_fails_and_says_why(held: Held) -> None:
+    instance = held.system.instance
+    like = held.start("like")
+    broken = like._replace(run_id=make_new_run_id(), status=DagsterRunStatus.STARTING)
+    instance.run_storage.add_run(broken)
+    assert like.job_code_origin is not None
+    arguments = ExecuteRunArgs(like.job_code_origin, broken.run_id, instance.get_ref())
+    subprocess.run(
+        [sys.executable, "-P", "-m", "datacube_assets.execute_run", arguments.get_command_args()[-1]],
+        cwd=held.system.folder,
+        env={**held.system.environment, "DATACUBE_SHARD_ROWS": "none"},
+        timeout=120,
+        check=False,
+    )
+    assert held.status(broken) == DagsterRunStatus.FAILURE
+    told = [str(entry.dagster_event) for entry in instance.all_logs(broken.run_id)]
+    assert any("DATACUBE_SHARD_ROWS" in event for event in told)
 
 
 def test_the_death_of_the_daemon_harms_no_run_and_that_of_a_run_is_noticed(held: Held) -> None:

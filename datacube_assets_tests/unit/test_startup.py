@@ -1,0 +1,42 @@
+"""Starting quickly leaves nothing behind but speed."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from datacube_assets.startup import importing
+
+
+def test_the_collector_rests_while_importing_and_works_again_afterwards() -> None:
+    assert gc.isenabled()
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_the_collector_works_again_after_a_module_that_cannot_be_imported() -> None:
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
+
+
+def test_the_help_of_the_command_imports_neither_dagster_nor_anything_that_computes() -> None:
+    program = (
+        "import sys; from datacube_assets.cli import main\n"
+        "try: main(['publish', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'dagster', 'numpy', 'pandas', 'polars', 'pyarrow', 'dask', 'obstore', 'httpx'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_process_of_a_run_imports_no_other_part_of_dagsters_command_line() -> None:
+    program = "import sys, datacube_assets.execute_run as run\n" + "print('dagster' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False", "it imports with the collector at rest, so not before"
