@@ -138,6 +138,9 @@ def _told() -> Iterator[None]:
 )
 @_store_options
 @click.option("--report-json", type=click.Path(dir_okay=False), hidden=True, help="Write figures to a file.")
+@click.option(
+    "--from-scratch", is_flag=True, help="Make and write everything again, whether it is there or not."
+)
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 def publish(
     parts: tuple[str, ...],
@@ -152,6 +155,7 @@ def publish(
     timestamp_unit: str,
     settings: Settings,
     report_json: str | None,
+    from_scratch: bool,
     quiet: bool,
 ) -> None:
     """Turn the Parquet PARTs of one model run or dataset into a published datacube.
@@ -184,7 +188,7 @@ def publish(
         raw_count_threshold=raw_count_threshold,
         timestamp_unit=timestamp_unit,
     )
-    outcomes = _process(settings, [request], quiet=quiet)
+    outcomes = _process(settings, [request], quiet=quiet, from_scratch=from_scratch)
     if report_json:
         Path(report_json).write_text(json.dumps(_report(outcomes[0]), indent=1))
     if not quiet:
@@ -241,7 +245,9 @@ def _request(**fields: object) -> DatacubeRequest:
         raise click.ClickException(f"{option}{where}: {told} (got {first['input']!r})") from error
 
 
-def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool) -> list[Outcome]:
+def _process(
+    settings: Settings, requests: list[DatacubeRequest], *, quiet: bool, from_scratch: bool = False
+) -> list[Outcome]:
     """Process requests one after the other, showing progress."""
     with importing():
         # Arrow imports it anyway, at its first array.
@@ -263,7 +269,7 @@ def _process(settings: Settings, requests: list[DatacubeRequest], *, quiet: bool
         for request in requests:
             if not quiet:
                 click.secho(f"{request.model_id} {request.run_id}", bold=True)
-            outcomes.append(process(settings, instance, request, progress))
+            outcomes.append(process(settings, instance, request, progress, from_scratch=from_scratch))
             if not quiet:
                 click.echo(f"  {_summary(outcomes[-1])}")
                 for warning in outcomes[-1].warnings:

@@ -346,7 +346,7 @@ def tiles(home: Path) -> int:
     return sum("tiles" in folder and len(names) for folder, _, names in os.walk(home / "buckets"))
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", MODES)
 def test_when_a_cancelled_run_is_over_none_of_its_tasks_is_left(
     mode: str, how: signal.Signals, running: Cluster, large_part: Path, quick_folder: Path
