@@ -95,7 +95,9 @@ def process(
         )
     except DagsterResourceFunctionError as error:
         # Such as a cluster that cannot be reached: people are told that, not how Dagster came to know.
-        raise (error.__cause__ or error) from error
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
     outcome.seconds = time.monotonic() - started
     return outcome
 
