@@ -119,17 +119,17 @@ _TENTHS: Final = {
     "regions": "places",
 }
 
-_BASE = Input(places=2_000, repeats=4, regions=2_000)
+_BASE = Input(places=2_000, repeats=4, regions=2_000, coordinates=False)
 DIMENSIONS: Final[dict[str, list[Input]]] = {
     "rows": [replace(_BASE, repeats=repeats) for repeats in (10, 40, 160)],
-    "places": [Input(places=places, regions=100, repeats=4) for places in (2_000, 8_000, 32_000)],
+    "places": [Input(months=3, places=places, regions=100, repeats=32) for places in (2_000, 8_000, 32_000)],
     "regions": [Input(places=places, regions=places, coordinates=False) for places in (2_000, 8_000, 32_000)],
     "features": [Input(features=n, places=100, regions=100, coordinates=False) for n in (50, 200, 800)],
-    "months": [replace(_BASE, months=months, coordinates=False) for months in (24, 96, 384)],
+    "months": [replace(_BASE, months=months) for months in (24, 96, 384)],
     "qualifier values": [
         Input(places=500, regions=500, qualifier_values=n, coordinates=False) for n in (10, 40, 160)
     ],
-    "objects": [Input(features=n, places=2_000, regions=200) for n in (1, 3, 9)],
+    "objects": [Input(features=n, places=300, regions=30) for n in (1, 3, 9)],
 }
 _WORKERS: Final = (1, 2, 4)
 
