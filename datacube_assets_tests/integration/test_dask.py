@@ -190,7 +190,7 @@ def test_other_versions_on_the_cluster_are_refused_by_name(running: Cluster) -> 
 def test_a_piece_that_kills_every_worker_is_named_with_what_helps(
     on_scheduler: DaskResource, running: Cluster
 ) -> None:
-    with pytest.raises(WorkersLostError, match=r"publish-tiles: the piece 'heavy' ended 2 workers") as raised:
+    with pytest.raises(WorkersLostError, match=r"publish-tiles: the piece 'heavy' ended 3 workers") as raised:
         on_scheduler.map(die, ["light", "heavy"], name="publish-tiles", run_id=RUN)
     assert "DATACUBE_SHARD_ROWS" in str(raised.value)
     wait_until(lambda: len(running.client.nthreads()) == 2)
@@ -319,6 +319,8 @@ def test_two_runs_at_once_on_one_scheduler_publish_both_what_they_should(
 
 
 def test_the_run_says_where_its_cluster_can_be_watched(house: House, running: Cluster) -> None:
+    # Those that other tests killed are replaced.
+    wait_until(lambda: len(running.workers()) == 2)
     house.with_settings(dask_mode="scheduler", dask_scheduler=running.address).publish(rows())
     (run,) = house.instance.get_runs()
     assert run.tags[DASHBOARD_TAG] == running.dashboard
