@@ -139,7 +139,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[Cluster]:
         "DATACUBE_DASK_SCHEDULER": address,
         "DAGSTER_DISABLE_TELEMETRY": "1",
         # What kills workers need not kill four of them.
-        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "2",
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
         **environment,
     }
     with (folder / "cluster.log").open("w") as log, start_cluster_command(port, given, log) as process:

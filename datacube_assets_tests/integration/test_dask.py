@@ -190,7 +190,7 @@ def test_other_versions_on_the_cluster_are_refused_by_name(running: Cluster) -> 
 def test_a_piece_that_kills_every_worker_is_named_with_what_helps(
     on_scheduler: DaskResource, running: Cluster
 ) -> None:
-    with pytest.raises(WorkersLostError, match=r"publish-tiles: the piece 'heavy' ended 3 workers") as raised:
+    with pytest.raises(WorkersLostError, match=r"publish-tiles: the piece 'heavy' ended 2 workers") as raised:
         on_scheduler.map(die, ["light", "heavy"], name="publish-tiles", run_id=RUN)
     assert "DATACUBE_SHARD_ROWS" in str(raised.value)
     wait_until(lambda: len(running.client.nthreads()) == 2)
