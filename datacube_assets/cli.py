@@ -30,6 +30,8 @@ from datacube_assets.settings import Settings, SettingsError
 from datacube_assets.startup import importing, keep_memory
 
 if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
     from datacube_assets.process import Outcome
 
 STARTED = time.monotonic()
@@ -254,13 +256,9 @@ def _process(
         # Arrow imports it anyway, at its first array.
         import pandas  # noqa: F401
 
+        import datacube_assets.process  # noqa: F401
         from datacube_assets.home import open_instance
-        from datacube_assets.process import STEPS, process
         from datacube_assets.storage.stores import open_store
-
-    def progress(asset: str, metadata: dict[str, Any], done: int) -> None:
-        if not quiet:
-            click.echo(f"  {done:2} of {STEPS}  {asset:20} {_figures(metadata)}")
 
     outcomes = []
     with _told():
@@ -270,12 +268,32 @@ def _process(
         for request in requests:
             if not quiet:
                 click.secho(f"{request.model_id} {request.run_id}", bold=True)
-            outcomes.append(process(settings, instance, request, progress, from_scratch=from_scratch))
+            outcomes.append(_process_one(settings, instance, request, quiet, from_scratch))
             if not quiet:
                 click.echo(f"  {_summary(outcomes[-1])}")
                 for warning in outcomes[-1].warnings:
                     click.secho(f"  Check this: {warning}", fg="yellow")
     return outcomes
+
+
+def _process_one(
+    settings: Settings, instance: DagsterInstance, request: DatacubeRequest, quiet: bool, from_scratch: bool
+) -> Outcome:
+    from datacube_assets.process import STEPS, process
+    from datacube_assets.terminal import Display
+
+    if quiet:
+        return process(settings, instance, request, lambda *_: None, from_scratch=from_scratch)
+    display = Display(STEPS)
+    with display.shown():
+        return process(
+            settings,
+            instance,
+            request,
+            lambda asset, metadata, _: display.ends(asset, _figures(metadata)),
+            begun=display.begins,
+            from_scratch=from_scratch,
+        )
 
 
 def _figures(metadata: dict[str, Any]) -> str:

@@ -9,22 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dagster import (
+    AssetsDefinition,
+    AssetSpec,
     Definitions,
     EnvVar,
     ExecutorDefinition,
     LoggerDefinition,
+    MetadataValue,
     SensorDefinition,
     in_process_executor,
 )
 
+from datacube_assets.assets.tables import DOCUMENTATION, PAGES
 from datacube_assets.checks.points import timestamps_are_milliseconds
 from datacube_assets.checks.reports import reports_delivered
-from datacube_assets.jobs import ASSETS, process_model_run
+from datacube_assets.jobs import ASSETS, JOBS
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.publishing import Publisher
 from datacube_assets.resources.storage import BucketsResource, LakeIOManager, LakeResource
+from datacube_assets.resources.ui import UserInterface
 from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, list_runs
 from datacube_assets.sensors.reports import build_reports_sensor
 from datacube_assets.sensors.requests import build_requests_sensor
@@ -43,12 +48,19 @@ def build_resources(settings: Settings) -> dict[str, object]:
         scheduler=settings.dask_scheduler,
         stores=[settings.lake, settings.models_bucket, settings.indicators_bucket],
     )
+    ui = UserInterface(
+        pictures=settings.pictures,
+        dojo_url=settings.dojo_url,
+        causemos_url=settings.causemos_url,
+        causemos_page=settings.causemos_page,
+    )
     return {
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "publisher": Publisher(lake=lake, buckets=buckets, dask=dask),
-        "io_manager": LakeIOManager(lake=lake),
+        "ui": ui,
+        "publisher": Publisher(lake=lake, buckets=buckets, dask=dask, ui=ui),
+        "io_manager": LakeIOManager(lake=lake, ui=ui),
         "dojo": DojoResource(
             url=settings.dojo_url,
             username=settings.dojo_username,
@@ -78,6 +90,19 @@ def build_sensors(settings: Settings) -> list[SensorDefinition]:
     ]
 
 
+def documented(docs_url: str) -> list[AssetsDefinition]:
+    """The assets, each leading to its page where the documentation can be read."""
+    if not docs_url:
+        return ASSETS
+
+    def with_link(spec: AssetSpec) -> AssetSpec:
+        page = PAGES[str(spec.group_name)].removeprefix("docs/")
+        link = MetadataValue.url(f"{docs_url.rstrip('/')}/{page}")
+        return spec.merge_attributes(metadata={DOCUMENTATION: link})
+
+    return [definition.map_asset_specs(with_link) for definition in ASSETS]
+
+
 def build_executor(settings: Settings) -> ExecutorDefinition:
     """What executes the steps of a run."""
     if settings.executor == "dask":
@@ -94,9 +119,9 @@ def build_definitions(
 ) -> Definitions:
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
-        assets=ASSETS,
+        assets=documented(settings.docs_url),
         asset_checks=[timestamps_are_milliseconds, reports_delivered],
-        jobs=[process_model_run],
+        jobs=JOBS,
         sensors=build_sensors(settings),
         resources=build_resources(settings),
         loggers=loggers,

@@ -21,10 +21,9 @@ from datacube_assets.assets.datacube import (
     spatial_tiles,
 )
 from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
-from datacube_assets.assets.partitions import FROM_DOJO, SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
-from datacube_assets.dojo.model_run import ModelRun
 
 ASSETS: list[AssetsDefinition] = [
     dojo_request,
@@ -49,20 +48,31 @@ process_model_run = define_asset_job(
     description="From the request of a model run or dataset to its complete datacube.",
 )
 
+republish_datacube = define_asset_job(
+    "republish_datacube",
+    selection=AssetSelection.assets(*DATACUBE_ASSETS, pipeline_results),
+    partitions_def=model_runs,
+    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
+    description="Formats all objects again from the tables in the lake and writes every one of them, "
+    "results.json last: for a bucket that was changed by hand, or lost. Computes nothing, fetches nothing.",
+)
+
+recompute_tiles = define_asset_job(
+    "recompute_tiles",
+    selection=AssetSelection.assets(grid_cells, spatial_tiles, grid_stats, pipeline_results),
+    partitions_def=model_runs,
+    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
+    description="Sums the grid cells again from the temporal cells in the lake and writes all tiles and grid "
+    "statistics, then results.json: for what is wrong on the map only.",
+)
+
+JOBS = [process_model_run, republish_datacube, recompute_tiles]
+
 PRIORITY_TAG = "dagster/priority"
 SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}
 """Tags of runs that a sensor started: they go before backfills, whose priority is 0."""
 BY_HAND = {SOURCE_TAG: "request", PRIORITY_TAG: "20"}
 """Tags of runs that somebody asked for."""
-
-
-def run_tags(run: ModelRun) -> dict[str, str]:
-    """Tags by which the runs page can be filtered."""
-    return {
-        "datacube/model": run.model_id,
-        "datacube/run": run.run_id,
-        "datacube/kind": "indicator" if run.is_indicator else "model",
-    }
 
 
 _TASKS: dict[str, list[AssetsDefinition]] = {

@@ -21,13 +21,20 @@ from dagster import (
 )
 from dagster._core.errors import DagsterResourceFunctionError
 
-from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_SCRATCH, SOURCE_TAG, model_runs
+from datacube_assets.assets.partitions import (
+    AT_COMMAND_LINE,
+    FROM_SCRATCH,
+    SOURCE_TAG,
+    model_runs,
+    run_tags,
+)
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import ASSETS, process_model_run, run_tags
+from datacube_assets.jobs import ASSETS, process_model_run
 from datacube_assets.launcher import process_of
+from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import leave_request
@@ -62,11 +69,13 @@ def process(
     request: DatacubeRequest,
     progress: Progress,
     *,
+    begun: Callable[[str], None] = lambda _: None,
     from_scratch: bool = False,
 ) -> Outcome:
     """Leave the request, register its partition and materialize all assets of it.
 
-    `from_scratch` makes and publishes everything again, whether it is there or not.
+    `begun` is called before each asset, with its name. `from_scratch` makes and publishes everything
+    again, whether it is there or not.
     Raises what the failing asset raised: InputError for input that cannot be processed.
     """
     refuse_beside_another(instance, ModelRun.of(request))
@@ -80,19 +89,20 @@ def process(
         progress(asset, metadata, len(outcome.assets))
 
     definitions = build_definitions(
-        settings, loggers={"progress": _events_to(materialized, outcome.warnings.append)}
+        settings, loggers={"progress": _events_to(begun, materialized, outcome.warnings.append)}
     )
     try:
-        definitions.resolve_job_def(process_model_run.name).execute_in_process(
-            partition_key=run.key,
-            instance=instance,
-            tags={
-                **run_tags(run),
-                SOURCE_TAG: AT_COMMAND_LINE,
-                **({FROM_SCRATCH: "yes"} if from_scratch else {}),
-            },
-            run_config={"loggers": {"progress": {}}},
-        )
+        with untold():
+            definitions.resolve_job_def(process_model_run.name).execute_in_process(
+                partition_key=run.key,
+                instance=instance,
+                tags={
+                    **run_tags(run),
+                    SOURCE_TAG: AT_COMMAND_LINE,
+                    **({FROM_SCRATCH: "yes"} if from_scratch else {}),
+                },
+                run_config={"loggers": {"progress": {}}},
+            )
     except DagsterResourceFunctionError as error:
         # Such as a cluster that cannot be reached: people are told that, not how Dagster came to know.
         if error.__cause__ is None:
@@ -120,14 +130,18 @@ def refuse_beside_another(instance: DagsterInstance, run: ModelRun) -> None:
 
 
 def _events_to(
-    materialized: Callable[[str, dict[str, Any]], None], warn: Callable[[str], None]
+    begun: Callable[[str], None],
+    materialized: Callable[[str, dict[str, Any]], None],
+    warn: Callable[[str], None],
 ) -> LoggerDefinition:
-    """A Dagster logger that hands on materializations and failed checks, and is silent otherwise."""
+    """A Dagster logger that hands on what assets begin, make and fail in checks, and is silent otherwise."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             event = getattr(record, "dagster_meta", {}).get("dagster_event")
-            if event is not None and event.is_step_materialization:
+            if event is not None and event.event_type == DagsterEventType.STEP_START:
+                begun(event.step_key)
+            elif event is not None and event.is_step_materialization:
                 data = event.step_materialization_data.materialization
                 metadata = {name: value.value for name, value in data.metadata.items()}
                 materialized(data.asset_key.path[-1], metadata)

@@ -55,6 +55,8 @@ class Settings(BaseModel):
     dojo_password: SecretStr = Field(SecretStr(""), alias="DOJO_PASSWORD")
     causemos_url: str = Field("", alias="CAUSEMOS_URL")
     """CauseMos, without `/api/maas`; empty: nobody is told."""
+    causemos_page: str = Field("", alias="CAUSEMOS_PAGE")
+    """Page of a datacube below `causemos_url`, with `{model_id}` and `{run_id}`; empty: its front page."""
     causemos_username: str = Field("", alias="CAUSEMOS_USERNAME")
     causemos_password: SecretStr = Field(SecretStr(""), alias="CAUSEMOS_PASSWORD")
 
@@ -68,6 +70,10 @@ class Settings(BaseModel):
     """Seconds between looks at Dojo, at requests and at reports."""
     runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
     """Runs that a sensor requests at once, at most; the others follow on the next tick."""
+    pictures: bool = Field(True, alias="DATACUBE_PICTURES")
+    """Whether materializations show pictures in Dagster's UI."""
+    docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
+    """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
     max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
     """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue
 
+from datacube_assets.assets import pictures
 from datacube_assets.assets.aggregates import breakdowns
-from datacube_assets.assets.partitions import CODE_VERSION, model_runs
-from datacube_assets.assets.tables import same_version
+from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
 from datacube_assets.datacube.normalize import join_rows, raw_rows
@@ -34,13 +34,7 @@ GROUP = "datacube"
 
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group."""
-    return asset(
-        group_name=GROUP,
-        partitions_def=model_runs,
-        code_version=CODE_VERSION,
-        kinds={"s3"},
-        description=description,
-    )
+    return datacube_asset(GROUP, {"s3"}, description)
 
 
 # --- rows and lists --------------------------------------------------------------------------------
@@ -139,7 +133,16 @@ def global_timeseries(
             works |= dict.fromkeys(
                 global_aggregates.names(aggregate_folder(resolution, qualifier=qualifier)), view
             )
-    return publisher.publish(context, global_aggregates, works)
+    lake = publisher.lake.open()
+    return publisher.publish(
+        context,
+        global_aggregates,
+        works,
+        metadata={
+            **{f"mean of {name}": mean for name, mean in pictures.means(lake, global_aggregates).items()},
+            **publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
+        },
+    )
 
 
 def _global_timeseries(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:
@@ -203,7 +206,10 @@ def regional_maps(
                 folder = aggregate_folder(resolution, level, qualifier=qualifier)
                 view = partial(_regional_maps, resolution=resolution, level=level, qualifier=qualifier)
                 works |= dict.fromkeys(regional_aggregates.names(folder), view)
-    return publisher.publish(context, regional_aggregates, works)
+    draw = partial(pictures.of_regions, publisher.lake.open(), regional_aggregates)
+    return publisher.publish(
+        context, regional_aggregates, works, metadata=publisher.ui.picture(context.log, draw)
+    )
 
 
 def _regional_maps(
@@ -246,7 +252,8 @@ def spatial_tiles(
     for resolution in RESOLUTIONS:
         view = partial(_spatial_tiles, resolution=resolution)
         works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
-    return publisher.publish(context, grid_cells, works)
+    draw = partial(pictures.of_tiles, publisher.lake.open(), grid_cells)
+    return publisher.publish(context, grid_cells, works, metadata=publisher.ui.picture(context.log, draw))
 
 
 def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterable[Objects]:
@@ -261,7 +268,8 @@ def grid_stats(
     for resolution in RESOLUTIONS:
         view = partial(_grid_stats, resolution=resolution)
         works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
-    return publisher.publish(context, grid_cells, works)
+    draw = partial(pictures.of_grid_stats, publisher.lake.open(), grid_cells)
+    return publisher.publish(context, grid_cells, works, metadata=publisher.ui.picture(context.log, draw))
 
 
 def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:

@@ -16,7 +16,6 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     RetryRequested,
-    asset,
 )
 
 from datacube_assets.assets.partitions import (
@@ -25,8 +24,8 @@ from datacube_assets.assets.partitions import (
     FROM_DOJO,
     FROM_SCRATCH,
     SOURCE_TAG,
-    model_runs,
 )
+from datacube_assets.assets.tables import datacube_asset
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
@@ -48,15 +47,11 @@ FIRST_RETRY, LAST_RETRY = 10.0, 300.0
 doubled from the first to the last. That is more than four hours; only then is the run given up."""
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version=CODE_VERSION,
-    kinds={"dojo", "json"},
-    description=(
-        "What this model run or dataset is to become: its Parquet parts, qualifiers, weights and thresholds. "
-        "The newest request left for the partition, else one derived from Dojo's documents."
-    ),
+@datacube_asset(
+    GROUP,
+    {"dojo", "json"},
+    "What this model run or dataset is to become: its Parquet parts, qualifiers, weights and thresholds. "
+    "The newest request left for the partition, else one derived from Dojo's documents.",
 )
 def dojo_request(
     context: AssetExecutionContext, lake: LakeResource, buckets: BucketsResource, dojo: DojoResource
@@ -94,12 +89,10 @@ def dojo_request(
     )
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version=CODE_VERSION,
-    kinds={"parquet"},
-    description="The numeric Parquet parts of the run as Dojo left them, with size and checksum. "
+@datacube_asset(
+    GROUP,
+    {"parquet"},
+    "The numeric Parquet parts of the run as Dojo left them, with size and checksum. "
     "Parts of text values (`_str`) are left out.",
 )
 def raw_dojo_output(

@@ -11,6 +11,8 @@ from functools import partial
 
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue
 
+from datacube_assets.assets import pictures
+from datacube_assets.assets.partitions import SIZE_TAG, size_class
 from datacube_assets.assets.tables import made_before, report_metadata, table_asset, table_result
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.datacube.schema import CELL_COLUMNS, POINT_COLUMNS
@@ -18,6 +20,7 @@ from datacube_assets.datacube.temporal import temporal_cells as cells_of_points
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
+from datacube_assets.resources.ui import UserInterface
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
 from datacube_assets.storage.points import POINTS, normalize_parts, shards_of
 from datacube_assets.storage.run_info import RunInfo
@@ -33,7 +36,11 @@ GROUP = "points"
     "qualifier values of each feature.",
 )
 def normalized_points(
-    context: AssetExecutionContext, raw_dojo_output: LakeTable, lake: LakeResource, dask: DaskResource
+    context: AssetExecutionContext,
+    raw_dojo_output: LakeTable,
+    lake: LakeResource,
+    dask: DaskResource,
+    ui: UserInterface,
 ) -> MaterializeResult[LakeTable]:
     started = time.monotonic()
     run = ModelRun.from_key(context.partition_key)
@@ -46,6 +53,7 @@ def normalized_points(
         except InputError as error:
             raise error.in_run(str(run)) from error
     info = RunInfo.of(table)
+    context.instance.add_run_tags(context.run.run_id, {SIZE_TAG: size_class(info.report.num_rows)})
     if info.report.dropped:
         context.log.warning(
             f"{info.report.dropped:,} of {info.report.num_rows:,} rows are dropped; the metadata says why"
@@ -63,6 +71,7 @@ def normalized_points(
             "has tiles": info.layout.mappable,
             "shards": len(shards_of(table)),
             "dagster/row_count": info.report.points,
+            **ui.picture(context.log, partial(pictures.of_points, lake.open(), table)),
         },
     )
 

@@ -7,11 +7,11 @@ Its contents are made in `datacube/views.py`; that nothing is missing is checked
 import time
 import uuid
 
-from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.partitions import CODE_VERSION, model_runs
-from datacube_assets.assets.tables import same_version
+from datacube_assets.assets.partitions import FROM_SCRATCH
+from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
@@ -22,16 +22,12 @@ from datacube_assets.storage.run_info import RunInfo
 GROUP = "results"
 
 
-@asset(
-    group_name=GROUP,
-    partitions_def=model_runs,
-    code_version=CODE_VERSION,
-    kinds={"s3", "json"},
+@datacube_asset(
+    GROUP,
+    {"s3", "json"},
+    "results.json: counts, levels, timeseries sizes and (for model runs) the summary of each feature. "
+    "Written last, and only when every other object is published from the same input.",
     deps=DATACUBE_ASSETS,
-    description=(
-        "results.json: counts, levels, timeseries sizes and (for model runs) the summary of each feature. "
-        "Written last, and only when every other object is published from the same input."
-    ),
 )
 def pipeline_results(
     context: AssetExecutionContext,
@@ -65,6 +61,7 @@ def pipeline_results(
         f"{context.run.run_id}-{uuid.uuid4().hex[:8]}",
         body,
         [definition.key.path[-1] for definition in DATACUBE_ASSETS],
+        anew=FROM_SCRATCH in context.run.tags,
     )
     return MaterializeResult(
         data_version=DataVersion(version),
@@ -73,5 +70,6 @@ def pipeline_results(
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),
             "input version": version,
+            **publisher.ui.links(info.run),
         },
     )

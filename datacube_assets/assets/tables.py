@@ -25,7 +25,8 @@ from datacube_assets.assets.partitions import CODE_VERSION, FROM_SCRATCH, model_
 from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.resources.ui import told
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, MixedVersionsError
 
 
 def table_asset(
@@ -35,14 +36,47 @@ def table_asset(
     schema = [
         TableColumn(name=column.name, type=column.type, description=column.description) for column in columns
     ]
-    return asset(
-        group_name=group,
-        partitions_def=model_runs,
-        code_version=CODE_VERSION,
-        kinds={"parquet"},
-        metadata={"dagster/column_schema": TableSchema(columns=schema)},
-        description=description,
+    return datacube_asset(
+        group, {"parquet"}, description, {"dagster/column_schema": TableSchema(columns=schema)}
     )
+
+
+def datacube_asset(
+    group: str,
+    kinds: set[str],
+    description: str,
+    metadata: Mapping[str, Any] | None = None,
+    deps: Sequence[AssetsDefinition] = (),
+) -> Callable[[Callable[..., Any]], AssetsDefinition]:
+    """An asset as all are: partitioned by model run, in a group, its errors told to people."""
+
+    def define(compute: Callable[..., Any]) -> AssetsDefinition:
+        defined: AssetsDefinition = asset(
+            group_name=group,
+            partitions_def=model_runs,
+            code_version=CODE_VERSION,
+            kinds=kinds,
+            owners=[OWNER],
+            metadata={DOCUMENTATION: MetadataValue.text(PAGES[group]), **(metadata or {})},
+            deps=deps,
+            description=description,
+        )(told(compute))
+        return defined
+
+    return define
+
+
+OWNER = "team:datacube"
+DOCUMENTATION = "documentation"
+"""Name of the metadata that leads from an asset to its page."""
+PAGES = {
+    "dojo": "docs/dojo-to-causemos.md",
+    "points": "docs/lake.md",
+    "aggregates": "docs/lake.md",
+    "datacube": "docs/objects.md",
+    "results": "docs/objects.md",
+}
+"""The page that describes the assets of a group."""
 
 
 def made_before(context: AssetExecutionContext, lake: Lake, version: str) -> LakeTable | None:
@@ -94,6 +128,7 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "rows in": report.num_rows,
         "rows out": report.points,
         "rows dropped": report.dropped,
+        "share of rows dropped": round(report.dropped / report.num_rows, 6) if report.num_rows else 0.0,
         "dropped: no feature": report.missing_features,
         "dropped: value is no number": report.unreadable_values,
         "dropped: timestamp out of range": report.num_invalid_ts,
@@ -121,10 +156,6 @@ def iso(milliseconds: int) -> str:
     except OverflowError:
         return f"{milliseconds} ms"
     return moment.isoformat(timespec="seconds")
-
-
-class MixedVersionsError(RuntimeError):
-    """Tables of one partition that were made from different inputs."""
 
 
 def same_version(*tables: LakeTable) -> str:

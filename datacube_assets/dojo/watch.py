@@ -22,6 +22,8 @@ class Ready:
     """Changes when the run is executed again or the dataset is published anew."""
     since: int
     """Milliseconds UTC by which the oldest is taken first; 0 when unknown."""
+    name: str = ""
+    """What people call the model or dataset."""
 
     @property
     def run_key(self) -> str:
@@ -32,7 +34,7 @@ class Ready:
 def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
     """The model runs that are ready (CONTRACTS A.4)."""
     return [
-        Ready(ModelRun(one.model_id, one.id), one.version, one.created_at or 0)
+        Ready(ModelRun(one.model_id, one.id), one.version, one.created_at or 0, one.model_name)
         for one in documents
         if one.is_ready
     ]
@@ -41,7 +43,7 @@ def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
 def ready_indicators(documents: Iterable[IndicatorDocument]) -> list[Ready]:
     """The datasets that are ready (CONTRACTS A.5)."""
     return [
-        Ready(ModelRun(one.id, INDICATOR_RUN_ID), one.version, one.created_at or 0)
+        Ready(ModelRun(one.id, INDICATOR_RUN_ID), one.version, one.created_at or 0, one.name)
         for one in documents
         if one.is_ready
     ]

@@ -26,6 +26,7 @@ from pydantic import PrivateAttr
 
 from datacube_assets.cluster import start_cluster
 from datacube_assets.datacube.errors import shorten
+from datacube_assets.progress import Stage, tell
 from datacube_assets.settings import SettingsError
 from datacube_assets.stoppable import Stoppable, Stopped
 
@@ -37,6 +38,8 @@ Result = TypeVar("Result")
 
 DASHBOARD_TAG = "datacube/dask_dashboard"
 """Tag of Dagster's run with the address of the dashboard of the cluster that computes it."""
+LOG_SECONDS = 10.0
+"""Between two notes in Dagster's event log on how far a piece of work is."""
 CONNECT_SECONDS = 10
 """How long a scheduler may take to answer."""
 LEAVE_SECONDS = 30.0
@@ -136,49 +139,64 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         name: str,
         run_id: str,
         sizes: Sequence[int] | None = None,
-        done: Callable[[int], None] = lambda _: None,
+        objects: Callable[[Result], int] = lambda _: 0,
     ) -> list[Result]:
         """Results of the function for each piece, in order; raises the first error of any piece.
 
         `name` and `run_id` name the tasks, so that concurrent runs never share one. `sizes`, in any unit,
-        tells how much work each piece is: the largest begin first, so that none is left to the end. `done`
-        is called with the number of finished pieces. Being interrupted cancels what has not run, stops what
-        runs, and waits until it has stopped. A piece whose worker dies is computed again by another one, so
-        what it writes must be the same every time. Raises WorkersLostError when that does not help.
+        tells how much work each piece is: the largest begin first, so that none is left to the end. `objects`
+        counts what a piece published, for those who watch. Being interrupted cancels what has not run, stops
+        what runs, and waits until it has stopped. A piece whose worker dies is computed again by another one,
+        so what it writes must be the same every time. Raises WorkersLostError when that does not help.
         """
         if not pieces:
             return []
-        if sizes is not None:
-            order = sorted(range(len(pieces)), key=lambda number: -sizes[number])
-            ordered = [pieces[number] for number in order]
-            results = dict(
-                zip(order, self.map(function, ordered, name=name, run_id=run_id, done=done), strict=True)
-            )
-            return [results[number] for number in range(len(pieces))]
+        work = [1] * len(pieces) if sizes is None else sizes
+        order = sorted(range(len(pieces)), key=lambda number: -work[number])
+        ordered = [pieces[number] for number in order]
+        stage = Stage(name, [work[number] for number in order])
+        tell(stage)
+        logged = time.monotonic()
+
+        def done(number: int, result: Result) -> None:
+            nonlocal logged
+            stage.finished(number, objects(result))
+            tell(stage)
+            if time.monotonic() - logged > LOG_SECONDS and stage.pieces < len(pieces):
+                logged = time.monotonic()
+                if self._context and self._context.log:
+                    self._context.log.info(f"{name}: {stage}")
+
         if self.mode == "threads":
-            return self._map_threads(function, pieces, done)
-        with _seceded():
-            return _Call(self._connect(), name, run_id).map(function, pieces, done)
+            results = self._map_threads(function, ordered, done)
+        else:
+            with _seceded():
+                results = _Call(self._connect(), name, run_id).map(function, ordered, done)
+        by_number = dict(zip(order, results, strict=True))
+        return [by_number[number] for number in range(len(pieces))]
 
     def _map_threads(
-        self, function: Callable[[Piece], Result], pieces: Sequence[Piece], done: Callable[[int], None]
+        self,
+        function: Callable[[Piece], Result],
+        pieces: Sequence[Piece],
+        done: Callable[[int, Result], None],
     ) -> list[Result]:
         if len(pieces) == 1 or self.size == 1:
             results = []
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
                 results.append(function(piece))
-                done(len(results))
+                done(number, results[-1])
             return results
         stoppable = Stoppable()
         with ThreadPoolExecutor(self.size, "shard") as pool:
             futures = [pool.submit(stoppable.call, partial(function, piece)) for piece in pieces]
             try:
                 waiting = set(futures)
+                numbers = {future: number for number, future in enumerate(futures)}
                 while waiting:
                     finished, waiting = wait(waiting, timeout=1, return_when=FIRST_EXCEPTION)
                     for future in finished:
-                        future.result()
-                    done(len(futures) - len(waiting))
+                        done(numbers[future], future.result())
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 stoppable.stop()
@@ -325,7 +343,7 @@ class _Call:
         self,
         function: Callable[[Piece], Result],
         pieces: Sequence[Piece],
-        done: Callable[[int], None],
+        done: Callable[[int, Result], None],
     ) -> list[Result]:
         from distributed import KilledWorker, as_completed
 
@@ -339,7 +357,7 @@ class _Call:
                     results[future.key[1]] = result
                     # The scheduler forgets it: it serves many runs.
                     future.release()
-                done(len(results))
+                    done(future.key[1], result)
         except KilledWorker as error:
             abandon(self.client, futures, [self.group])
             raise self._killed(error, pieces) from error

@@ -20,6 +20,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
+from datacube_assets.resources.ui import UserInterface
 from datacube_assets.storage.lake import Lake, LakeTable
 from datacube_assets.storage.publishing import Publication, Published, standing
 from datacube_assets.storage.stores import Store
@@ -34,6 +35,7 @@ class Publisher(ConfigurableResource["Publisher"]):
     lake: LakeResource
     buckets: BucketsResource
     dask: DaskResource
+    ui: UserInterface
 
     def bucket(self, table: LakeTable) -> Store:
         """The bucket of the run that a table belongs to."""
@@ -69,6 +71,7 @@ class Publisher(ConfigurableResource["Publisher"]):
                 name=f"publish-{asset}",
                 run_id=context.run.run_id,
                 sizes=[rows.get(name, 0) for name in works],
+                objects=lambda result: result[0].objects,
             )
             fragments = {name: names for name, (_, names) in zip(works, done, strict=True)}
             published = publication.finish(sum((one for one, _ in done), Published()), fragments)
@@ -83,6 +86,7 @@ class Publisher(ConfigurableResource["Publisher"]):
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,
+                **self.ui.links(run),
                 **(metadata or {}),
             },
         )

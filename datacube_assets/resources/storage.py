@@ -9,6 +9,7 @@ from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, O
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.resources.ui import UserInterface, telling
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.stores import Store, open_store
 
@@ -51,15 +52,21 @@ class LakeIOManager(ConfigurableIOManager):
     """Keeps what assets hand on: the descriptor of a table, or the request; rows stay in the lake."""
 
     lake: LakeResource
+    ui: UserInterface
 
     def handle_output(self, context: OutputContext, obj: LakeTable | DatacubeRequest) -> None:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
+        context.add_output_metadata(self.ui.links(run))
         if isinstance(obj, DatacubeRequest):
             lake.write_document(request_key(run), obj.model_dump(mode="json"))
         else:
             lake.commit(run, context.asset_key.path[-1], obj)
 
     def load_input(self, context: InputContext) -> LakeTable | DatacubeRequest:
+        with telling():
+            return self._load(context)
+
+    def _load(self, context: InputContext) -> LakeTable | DatacubeRequest:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
         if context.dagster_type.typing_type is DatacubeRequest:
             document = lake.read_document(request_key(run))

@@ -22,11 +22,11 @@ from dagster import (
     sensor,
 )
 
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import NAME_TAG, model_runs, run_tags
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.watch import Changes, Ready, changes, ready_indicators, ready_runs
-from datacube_assets.jobs import SENSED, process_model_run, run_tags
+from datacube_assets.jobs import SENSED, process_model_run
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake
@@ -129,10 +129,11 @@ def sound(ready: Iterable[Ready], warn: Callable[[str], None]) -> list[Ready]:
 
 def request_run(ready: Ready) -> RunRequest:
     """One run of the full selection for one state of a partition."""
+    named = {NAME_TAG: ready.name} if ready.name else {}
     return RunRequest(
         run_key=ready.run_key,
         partition_key=ready.run.key,
-        tags={**run_tags(ready.run), **SENSED, "datacube/version": ready.version},
+        tags={**run_tags(ready.run), **named, **SENSED, "datacube/version": ready.version},
     )
 
 

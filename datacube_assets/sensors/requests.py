@@ -14,9 +14,9 @@ from dagster import (
     sensor,
 )
 
-from datacube_assets.assets.partitions import model_runs
+from datacube_assets.assets.partitions import model_runs, run_tags
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import BY_HAND, process_model_run, run_tags, selection
+from datacube_assets.jobs import BY_HAND, process_model_run, selection
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.requests import RunRequested, runs_requested, runs_started
 

@@ -174,6 +174,10 @@ class MissingTableError(LookupError):
     """A table that has to be materialized first."""
 
 
+class MixedVersionsError(RuntimeError):
+    """Tables of one partition that were made from different inputs."""
+
+
 def aggregate_folder(period: Period, *parts: str, qualifier: str | None = None) -> str:
     """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
     last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"

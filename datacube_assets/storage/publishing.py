@@ -263,14 +263,22 @@ class IncompleteDatacubeError(RuntimeError):
 
 
 def complete(
-    lake: Lake, bucket: Store, run: ModelRun, version: str, attempt: str, body: bytes, assets: Sequence[str]
+    lake: Lake,
+    bucket: Store,
+    run: ModelRun,
+    version: str,
+    attempt: str,
+    body: bytes,
+    assets: Sequence[str],
+    *,
+    anew: bool = False,
 ) -> Published:
-    """Write results.json, the mark of a complete datacube.
+    """Write results.json, the mark of a complete datacube; `anew` also where it is known to be there.
 
     Raises IncompleteDatacubeError unless every one of the `assets` is published from `version`.
     """
     _check_complete(lake, bucket, run, version, assets)
-    publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt)
+    publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt, anew=anew)
     published, fragments = publication.publish("results", [Objects.of({keys.RESULTS: body}, JSON)])
     published = publication.finish(published, {"results": fragments})
     try:

@@ -1,0 +1,145 @@
+"""What people see in Dagster's UI beside figures: links, pictures, tags of runs, errors with a remedy.
+
+Pictures are drawn in `datacube/pictures.py`, from rows that `assets/pictures.py` chooses; what figures are
+shown is up to each asset.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
+
+from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResourceContext, MetadataValue
+
+from datacube_assets.assets.partitions import run_tags
+from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.client import DojoError
+from datacube_assets.dojo.fetch import FetchError
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.resources.dask import WorkersLostError
+from datacube_assets.settings import SettingsError
+from datacube_assets.storage.lake import MissingTableError, MixedVersionsError
+from datacube_assets.storage.publishing import IncompleteDatacubeError
+from datacube_assets.storage.stores import StoreError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class UserInterface(ConfigurableResource["UserInterface"]):
+    """Links and pictures for the metadata of materializations."""
+
+    pictures: bool = True
+    """Whether pictures are made: each takes some kilobytes of Dagster's storage."""
+    dojo_url: str = ""
+    causemos_url: str = ""
+    causemos_page: str = ""
+    """Path of a datacube's page in CauseMos, with `{model_id}` and `{run_id}`."""
+
+    def setup_for_execution(self, context: InitResourceContext) -> None:
+        # Runs that a person or a backfill started have no tags of ours: the runs page would not find them.
+        run = context.run
+        model_run = ModelRun.known(run.tags.get("dagster/partition")) if run else None
+        if run and model_run and context.instance:
+            missing = {name: value for name, value in run_tags(model_run).items() if name not in run.tags}
+            if missing:
+                context.instance.add_run_tags(run.run_id, missing)
+
+    def links(self, run: ModelRun) -> dict[str, MetadataValue[Any]]:
+        """Where else a run or dataset can be seen."""
+        found: dict[str, MetadataValue[Any]] = {}
+        if self.dojo_url:
+            document = (
+                f"indicators/{_segment(run.model_id)}" if run.is_indicator else f"runs/{_segment(run.run_id)}"
+            )
+            found["in Dojo"] = MetadataValue.url(f"{self.dojo_url.rstrip('/')}/{document}")
+        if self.causemos_url:
+            page = self.causemos_page.lstrip("/")
+            for name, value in (("{model_id}", run.model_id), ("{run_id}", run.run_id)):
+                page = page.replace(name, _segment(value))
+            found["in CauseMos"] = MetadataValue.url(f"{self.causemos_url.rstrip('/')}/{page}")
+        return found
+
+    def picture(
+        self, log: DagsterLogManager, draw: Callable[[], str | None]
+    ) -> dict[str, MetadataValue[Any]]:
+        """The SVG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
+        if not self.pictures:
+            return {}
+        try:
+            svg = draw()
+        except Exception as error:
+            # Nobody should miss a datacube because of its picture.
+            log.warning(
+                f"The picture of this asset could not be drawn, the data are not concerned: {error!r}"
+            )
+            return {}
+        if svg is None:
+            return {}
+        image = base64.b64encode(svg.encode()).decode()
+        return {"picture": MetadataValue.md(f"![picture](data:image/svg+xml;base64,{image})")}
+
+
+def _segment(name: str) -> str:
+    return quote(name, safe="")
+
+
+# --- errors ----------------------------------------------------------------------------------------
+
+_TELLING = (
+    InputError,
+    MissingTableError,
+    MixedVersionsError,
+    WorkersLostError,
+    IncompleteDatacubeError,
+    SettingsError,
+    StoreError,
+    DojoError,
+    FetchError,
+)
+"""Errors whose message tells a person what is wrong and what to do."""
+
+
+def to_do(error: Exception) -> str:
+    """An error's message, beginning with what to do about it where the error tells that apart."""
+    remedy = str(getattr(error, "remedy", "")).rstrip(".")
+    message = str(error)
+    return message if not remedy or message.startswith(remedy) else f"{remedy}. {message}"
+
+
+@contextmanager
+def telling() -> Iterator[None]:
+    """Turn errors that a person can act on into Dagster's `Failure`, which shows its first line first.
+
+    Any other error comes as "Error occurred while executing op", with its message far below.
+    """
+    try:
+        yield
+    except _TELLING as error:
+        raise Failure(to_do(error)) from error
+
+
+def told(compute: Callable[P, R]) -> Callable[P, R]:
+    """An asset's function, `telling` its errors."""
+
+    @functools.wraps(compute)
+    def with_telling(*args: P.args, **kwargs: P.kwargs) -> R:
+        with telling():
+            return compute(*args, **kwargs)
+
+    return with_telling
+
+
+@contextmanager
+def untold() -> Iterator[None]:
+    """The way back, for whoever calls Dagster from Python: the error itself."""
+    try:
+        yield
+    except Failure as failure:
+        if failure.__cause__ is None:
+            raise
+        raise failure.__cause__ from None
