@@ -138,10 +138,8 @@ def global_timeseries(
         context,
         global_aggregates,
         works,
-        metadata={
-            **{f"mean of {name}": mean for name, mean in pictures.means(lake, global_aggregates).items()},
-            **publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
-        },
+        metadata={f"mean of {name}": mean for name, mean in pictures.means(lake, global_aggregates).items()},
+        picture=publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
     )
 
 
@@ -208,7 +206,7 @@ def regional_maps(
                 works |= dict.fromkeys(regional_aggregates.names(folder), view)
     draw = partial(pictures.of_regions, publisher.lake.open(), regional_aggregates)
     return publisher.publish(
-        context, regional_aggregates, works, metadata=publisher.ui.picture(context.log, draw)
+        context, regional_aggregates, works, picture=publisher.ui.picture(context.log, draw)
     )
 
 
@@ -253,7 +251,7 @@ def spatial_tiles(
         view = partial(_spatial_tiles, resolution=resolution)
         works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     draw = partial(pictures.of_tiles, publisher.lake.open(), grid_cells)
-    return publisher.publish(context, grid_cells, works, metadata=publisher.ui.picture(context.log, draw))
+    return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
 
 
 def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterable[Objects]:
@@ -269,7 +267,7 @@ def grid_stats(
         view = partial(_grid_stats, resolution=resolution)
         works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     draw = partial(pictures.of_grid_stats, publisher.lake.open(), grid_cells)
-    return publisher.publish(context, grid_cells, works, metadata=publisher.ui.picture(context.log, draw))
+    return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
 
 
 def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:

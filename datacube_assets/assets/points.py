@@ -62,6 +62,7 @@ def normalized_points(
         table,
         started,
         reused=reused,
+        picture=ui.picture(context.log, partial(pictures.of_points, lake.open(), table)),
         metadata={
             **report_metadata(info.report),
             "features": MetadataValue.json(list(info.features)),
@@ -71,7 +72,6 @@ def normalized_points(
             "has tiles": info.layout.mappable,
             "shards": len(shards_of(table)),
             "dagster/row_count": info.report.points,
-            **ui.picture(context.log, partial(pictures.of_points, lake.open(), table)),
         },
     )
 

@@ -91,7 +91,12 @@ def made_before(context: AssetExecutionContext, lake: Lake, version: str) -> Lak
 
 
 def table_result(
-    table: LakeTable, started: float, *, reused: bool, metadata: Mapping[str, Any]
+    table: LakeTable,
+    started: float,
+    *,
+    reused: bool,
+    metadata: Mapping[str, Any],
+    picture: Mapping[str, Any] | None = None,
 ) -> MaterializeResult[LakeTable]:
     """A table, with its size, place and origin; `started` is a reading of the monotonic clock."""
     return MaterializeResult(
@@ -99,6 +104,7 @@ def table_result(
         # What it was made from, so that Dagster knows which assets are out of date.
         data_version=DataVersion(table.version),
         metadata={
+            **(picture or {}),
             "dagster/row_count": table.rows,
             "rows per file": MetadataValue.json(_sizes(table)),
             "bytes": table.bytes,

@@ -38,8 +38,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 22, 36
 """Room around the axes of a panel."""
 _HEAD, _FOOT = 26, 8
 _BINS = 32
-_MAP_CELLS = 96
-"""Cells of a heat map along its longer side."""
+_MAP_CELLS, _FEW = 96, 400
+"""Cells of a heat map along its longer side; half as many where so few are filled, to be seen at all."""
 _LINE_COLUMNS = 70
 """Places along the axis of time; where there are more times, each shows its smallest and largest value."""
 
@@ -64,7 +64,7 @@ def points(lat: Floats | None, lng: Floats | None, values: Mapping[str, Floats],
     if lat is not None and lng is not None and len(lat):
         _points_map(sheet, lat, lng)
     for name, of_feature in islice(values.items(), MAX_PANELS):
-        known = of_feature[np.isfinite(of_feature)]
+        known = _known(of_feature)
         if not len(known):
             sheet.panel(name).note("no values")
             continue
@@ -82,7 +82,8 @@ def timeseries(series: Mapping[str, tuple[Mean, Mean]], title: str) -> str:
     sheet = _Sheet(title, legend=(("month", _BLUE), ("year", _ORANGE)))
     for name, (month, year) in islice(series.items(), MAX_PANELS):
         panel = sheet.panel(name)
-        known = np.concatenate([values[np.isfinite(values)] for _, values in (month, year)])
+        month, year = ((times, _drawable(values)) for times, values in (month, year))
+        known = _known(np.concatenate([month[1], year[1]]))
         if not len(known):
             panel.note("no values")
             continue
@@ -103,6 +104,7 @@ def top_regions(means: Mapping[str, tuple[Sequence[str], Floats]], title: str) -
         if not len(values):
             panel.note("no values")
             continue
+        values = _drawable(values)
         axes = _Axes(panel, _range(np.append(values, 0.0)), (0.0, float(MAX_REGIONS)), left=112)
         axes.ticks_x("mean of places", _ticks(*axes.x, about=2), short)
         zero = axes.at_x(0.0)
@@ -134,14 +136,11 @@ def heat_maps(features: Mapping[str, Sequence[Cells]], title: str) -> str:
         x, y = deinterleave(np.concatenate([cells.quadkey for cells in months]))
         frame = _Frame.around(x.astype(np.int64), y.astype(np.int64))
         maps = [frame.means(cells) for cells in months]
-        known = np.concatenate([means[np.isfinite(means)] for means in maps])
+        known = _known(np.concatenate([means.ravel() for means in maps]))
         low, high = np.quantile(known, (0.02, 0.98)) if len(known) else (0.0, 0.0)
         for cells, means in zip(months, maps, strict=True):
             axes = frame.axes(sheet.panel(f"{label(name, 18)}, {cells.month}", whole=True))
-            span = (high - low) or 1.0
-            with np.errstate(over="ignore", invalid="ignore"):
-                share = np.clip((means - low) / span, 0.0, 1.0)
-            axes.image(share)
+            axes.image(np.clip((means - low) / ((high - low) or 1.0), 0.0, 1.0))
             axes.ramp(f"mean: {short(float(low))}", short(float(high)))
         sheet.next_row()
     return sheet.svg()
@@ -153,8 +152,8 @@ def ranges_by_zoom(statistics: Mapping[str, Mapping[str, tuple[Floats, Floats]]]
     panels = ((f"{name}: {figure}", of) for name, every in statistics.items() for figure, of in every.items())
     for name, (smallest, largest) in islice(panels, MAX_PANELS):
         panel = sheet.panel(name)
-        known = np.concatenate([smallest, largest])
-        known = known[np.isfinite(known)]
+        smallest, largest = _drawable(smallest), _drawable(largest)
+        known = _known(np.concatenate([smallest, largest]))
         if not len(known):
             panel.note("no values")
             continue
@@ -185,10 +184,14 @@ def ranges_by_zoom(statistics: Mapping[str, Mapping[str, tuple[Floats, Floats]]]
 
 def label(name: str, length: int = 34, *, tail: bool = False) -> str:
     """A name from outside as one short line: its beginning, or its `tail` where that tells more."""
-    line = _NO_XML.sub("\N{REPLACEMENT CHARACTER}", name)
-    if len(line) <= length:
-        return line
-    return f"…{line[1 - length :]}" if tail else f"{line[: length - 1]}…"
+    if len(name) <= length:
+        return name
+    return f"…{name[1 - length :]}" if tail else f"{name[: length - 1]}…"
+
+
+def _words(text: str) -> str:
+    """Text as XML."""
+    return escape(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def short(number: float) -> str:
@@ -201,6 +204,17 @@ def short(number: float) -> str:
     return f"{number:.4g}"
 
 
+def _drawable(values: Floats) -> Floats:
+    """The values, so that sums and quotients of a few of them exist; NaN where they do not."""
+    bounded = np.clip(np.where(np.isfinite(values), values, np.nan), -1e250, 1e250)
+    return np.where(np.abs(bounded) < 1e-250, 0.0, bounded)
+
+
+def _known(values: Floats) -> Floats:
+    """The values that exist, as they can be drawn."""
+    return _drawable(values[np.isfinite(values)])
+
+
 def _range(values: Floats, *, margin: float = 0.0, least: float = 0.0) -> tuple[float, float]:
     """Smallest and largest of finite values; further apart, where they are nearer than an axis can show."""
     low, high = float(values.min()), float(values.max())
@@ -208,14 +222,13 @@ def _range(values: Floats, *, margin: float = 0.0, least: float = 0.0) -> tuple[
     least = max(least, 1e-3 * max(abs(low), abs(high)))
     if high - low <= least:
         low, high = low - (least or 1.0), high + (least or 1.0)
-    # Half of it may be all that fits a number.
-    room = min((high / 2 - low / 2) * 2 * margin, 1e307)
-    return max(low - room, -1e307), min(high + room, 1e307)
+    room = (high - low) * margin
+    return low - room, high + room
 
 
 def _ticks(low: float, high: float, about: int = 4) -> list[float]:
     """Some round numbers from low to high."""
-    exact = (high / about - low / about) or 1.0
+    exact = (high - low) / about
     power = 10.0 ** math.floor(math.log10(exact))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.7 * exact)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
@@ -262,14 +275,14 @@ class _Panel:
         self.parts.append(part)
 
     def text(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
-        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>')
+        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_words(text)}</text>')
 
     def note(self, text: str) -> None:
         """Words where a chart would be."""
         self.text(_WIDTH / 2, _HEIGHT / 2, text)
 
     def svg(self) -> str:
-        title = f'<text x="{_LEFT}" y="14" class="t">{escape(self.title)}</text>'
+        title = f'<text x="{_LEFT}" y="14" class="t">{_words(self.title)}</text>'
         return f'<g transform="translate({self.x:g} {self.y:g})">{title}{"".join(self.parts)}</g>'
 
 
@@ -307,7 +320,7 @@ class _Sheet:
             f'width="{width}" height="{height}" font-family="sans-serif" font-size="10" fill="{_INK}">'
             "<style>.h{font-size:13px;font-weight:bold}.t{font-size:11px;font-weight:bold}</style>"
             f'<rect width="{width}" height="{height}" fill="#fff"/>'
-            f'<text x="10" y="18" class="h">{escape(self._title)}</text>{legend}'
+            f'<text x="10" y="18" class="h">{_words(self._title)}</text>{legend}'
             f"{''.join(panel.svg() for panel in self._panels)}</svg>"
         )
 
@@ -337,13 +350,12 @@ class _Axes:
         return self.width / (self.x[1] - self.x[0])
 
     def at_x(self, number: float) -> float:
-        # Divided first: the largest numbers have no difference.
         low, high = self.x
-        return self.left + (number / 2 - low / 2) / (high / 2 - low / 2) * self.width
+        return self.left + (number - low) / (high - low) * self.width
 
     def at_y(self, number: float) -> float:
         low, high = self.y
-        return _TOP + self.height - (number / 2 - low / 2) / (high / 2 - low / 2) * self.height
+        return _TOP + self.height - (number - low) / (high - low) * self.height
 
     def ticks_x(self, name: str, ticks: Sequence[float], told: Callable[[float], str]) -> None:
         bottom = _TOP + self.height
@@ -363,6 +375,24 @@ class _Axes:
             self.panel.add(
                 f'<text transform="translate(9 {middle:.1f}) rotate(-90)" text-anchor="middle">{name}</text>'
             )
+
+    @property
+    def places(self) -> int:
+        """Labels of degrees that have room below."""
+        return 3 if self.width > 100 else 1
+
+    def degrees(
+        self,
+        lng: Sequence[float],
+        lat: Sequence[float],
+        columns: Sequence[float] | None = None,
+        rows: Sequence[float] | None = None,
+    ) -> None:
+        """Lines of the graticule, and where they are if the axes are not in degrees."""
+        for axis, degrees, places in (("x", lng, columns), ("y", lat, rows)):
+            named = dict(zip(places or degrees, degrees, strict=True))
+            ticks, name = (self.ticks_x, "") if axis == "x" else (self.ticks_y, "degrees")
+            ticks(name, list(named), lambda place, of=named: f"{of[place]:g}°")  # type: ignore[misc]
 
     def bars(self, edges: Floats, heights: Floats) -> None:
         """Bars that stand on the bottom, side by side."""
@@ -421,16 +451,18 @@ def _points_map(sheet: _Sheet, lat: Floats, lng: Floats) -> None:
     across, down = _fitting(east - west, north - south)
     box = (across / max(across, down), down / max(across, down))
     axes = _Axes(sheet.panel("Where points are"), (west, east), (south, north), box=_box(*box))
-    rows, columns = (max(int(_MAP_CELLS * side), 1) for side in (box[1], box[0]))
-    row = ((north - lat) * (rows / (north - south))).astype(np.int64)
-    column = ((lng - west) * (columns / (east - west))).astype(np.int64)
-    counts = np.bincount(row * columns + column, minlength=rows * columns).reshape(rows, columns)
+    for cells in (_MAP_CELLS, _MAP_CELLS // 2):
+        rows, columns = (max(int(cells * side), 1) for side in (box[1], box[0]))
+        row = ((north - lat) * (rows / (north - south))).astype(np.int64)
+        column = ((lng - west) * (columns / (east - west))).astype(np.int64)
+        counts = np.bincount(row * columns + column, minlength=rows * columns).reshape(rows, columns)
+        if np.count_nonzero(counts) > _FEW:
+            break
     most = int(counts.max())
     shares = np.full((rows, columns), np.nan)
     np.divide(np.log10(np.maximum(counts, 1)), math.log10(most) or 1.0, out=shares, where=counts > 0)
+    axes.degrees(_ticks(west, east, about=axes.places), _ticks(south, north, about=3))
     axes.image(shares)
-    axes.ticks_x("", _ticks(west, east, about=3), lambda degrees: f"{degrees:g}°")
-    axes.ticks_y("degrees", _ticks(south, north, about=3), lambda degrees: f"{degrees:g}°")
     axes.ramp("points: 1", short(most))
 
 
@@ -459,24 +491,29 @@ class _Frame:
     down: int
 
     @classmethod
-    def around(cls, x: Ints, y: Ints) -> _Frame:
-        """All of these subtiles, with some room around a single one."""
+    def around(cls, x: Ints, y: Ints, cells: int = _MAP_CELLS) -> _Frame:
+        """All of these subtiles, with some room around them; `cells` along the longer side, at most."""
         room, last = 4, 2**MAX_PRECISION - 1
         ends = [(max(int(of.min()) - room, 0), min(int(of.max()) + room, last)) for of in (x, y)]
         longer = max(end - start + 1 for start, end in ends)
-        shift = max(math.ceil(math.log2(longer / _MAP_CELLS)), 0)
+        shift = max(math.ceil(math.log2(longer / cells)), 0)
         (left, right), (top, bottom) = (tuple(end >> shift for end in of) for of in ends)
-        return cls(left, top, shift, right - left + 1, bottom - top + 1)
+        frame = cls(left, top, shift, right - left + 1, bottom - top + 1)
+        few = len(np.unique(frame.places(x, y))) <= _FEW
+        return cls.around(x, y, cells // 2) if few and shift and cells == _MAP_CELLS else frame
+
+    def places(self, x: Ints, y: Ints) -> Ints:
+        """Numbers of the cells that subtiles are in, row by row."""
+        return ((y >> self.shift) - self.y) * self.across + (x >> self.shift) - self.x
 
     def means(self, cells: Cells) -> Floats:
         """The mean of each cell, NaN where there is none; shape (down, across)."""
-        x, y = (of.astype(np.int64) >> self.shift for of in deinterleave(cells.quadkey))
-        place, size = (y - self.y) * self.across + x - self.x, self.across * self.down
+        x, y = (of.astype(np.int64) for of in deinterleave(cells.quadkey))
+        place, size = self.places(x, y), self.across * self.down
         counts = np.bincount(place, cells.s_count, size)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             means: Floats = np.bincount(place, cells.s_sum_t_mean, size) / counts
-        means[~np.isfinite(means)] = np.nan
-        return means.reshape(self.down, self.across)
+        return _drawable(means).reshape(self.down, self.across)
 
     def axes(self, panel: _Panel) -> _Axes:
         """Axes in columns and rows of cells, their ticks in degrees."""
@@ -485,17 +522,13 @@ class _Frame:
         axes = _Axes(panel, (0.0, self.across), (self.down, 0.0), box=_box(across, down))
         west, east = west_edges(np.array([self.x, self.x + self.across]), precision)
         north, south = north_edges(np.array([self.y, self.y + self.down]), precision)
-        degrees = _ticks(west, east, about=3)
-        columns = [(degree + 180.0) / 360.0 * 2**precision - self.x for degree in degrees]
-        named = dict(zip(columns, degrees, strict=True))
-        axes.ticks_x("", columns, lambda column: f"{named[column]:g}°")
-        degrees = _ticks(south, north, about=3)
+        across_at, down_at = _ticks(west, east, about=axes.places), _ticks(south, north, about=3)
+        columns = [(degree + 180.0) / 360.0 * 2**precision - self.x for degree in across_at]
         rows = [
             (1.0 - math.asinh(math.tan(math.radians(degree))) / math.pi) / 2.0 * 2**precision - self.y
-            for degree in degrees
+            for degree in down_at
         ]
-        named_rows = dict(zip(rows, degrees, strict=True))
-        axes.ticks_y("degrees", rows, lambda row: f"{named_rows[row]:g}°")
+        axes.degrees(across_at, down_at, columns, rows)
         return axes
 
 

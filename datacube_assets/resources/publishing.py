@@ -48,6 +48,7 @@ class Publisher(ConfigurableResource["Publisher"]):
         works: Mapping[str, View],
         *,
         metadata: Mapping[str, Any] | None = None,
+        picture: Mapping[str, Any] | None = None,
     ) -> MaterializeResult[None]:
         """Publish the objects that the views make of a table.
 
@@ -83,6 +84,7 @@ class Publisher(ConfigurableResource["Publisher"]):
         return MaterializeResult(
             data_version=DataVersion(table.version),
             metadata={
+                **(picture or {}),
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,

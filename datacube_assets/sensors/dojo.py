@@ -29,6 +29,7 @@ from datacube_assets.dojo.watch import Changes, Ready, changes, ready_indicators
 from datacube_assets.jobs import SENSED, process_model_run
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
+from datacube_assets.sensors.words import count, listed
 from datacube_assets.storage.lake import Lake
 
 Listing = tuple[list[Ready], int, list[DocumentProblem]]
@@ -65,7 +66,7 @@ def build_dojo_sensor(
         context: SensorEvaluationContext, dojo: DojoResource, lake: LakeResource
     ) -> SensorResult | SkipReason:
         if not dojo.url:
-            return SkipReason("No Dojo is configured; set DOJO_URL.")
+            return SkipReason("Set DOJO_URL to watch Dojo: no Dojo is configured.")
         known = Known(lake.open(), name)
         known.remember(requested_last(context.cursor))
         try:
@@ -137,13 +138,19 @@ def request_run(ready: Ready) -> RunRequest:
     )
 
 
-def tell(what: str, listed: int, ready: int, malformed: int, found: Changes) -> str:
-    """What a tick saw and did, in one line."""
-    line = f"Dojo lists {listed:,} documents, {ready:,} of them a {what} that is ready"
+def tell(what: str, listed_: int, ready: int, malformed: int, found: Changes) -> str:
+    """What a tick saw and did, as a line of a log."""
+    line = f"Dojo lists {count(listed_, what)}, {ready:,} of them ready"
     if malformed:
         line += f", {malformed:,} unreadable"
     if not found.due:
-        return f"{line}; nothing new."
-    due = len(found.due) + found.waiting
-    line += f"; {found.new:,} new and {due - found.new:,} changed, requested {len(found.due):,} runs"
-    return f"{line}, {found.waiting:,} wait for the next tick." if found.waiting else f"{line}."
+        return f"{line}; nothing new since the last look."
+    changed = len(found.due) + found.waiting - found.new
+    line += f"; {found.new:,} new, {changed:,} changed. Requested {count(len(found.due), 'run')}: "
+    line += listed([called(one) for one in found.due])
+    return f"{line}. {found.waiting:,} wait for the next look." if found.waiting else f"{line}."
+
+
+def called(ready: Ready) -> str:
+    """A run or dataset, by its partition and the name that people know."""
+    return f"{ready.run.key} ({ready.name})" if ready.name else ready.run.key

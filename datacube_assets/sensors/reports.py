@@ -46,6 +46,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.jobs import is_full
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.storage import LakeResource, request_key
+from datacube_assets.sensors.words import count
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report
@@ -72,7 +73,9 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         context: SensorEvaluationContext, causemos: CauseMosResource, lake: LakeResource
     ) -> SensorResult:
         if not causemos.url:
-            return SensorResult(skip_reason="No CauseMos is configured; set CAUSEMOS_URL.")
+            return SensorResult(
+                skip_reason="Set CAUSEMOS_URL to tell CauseMos how runs went: no CauseMos is configured."
+            )
         store = lake.open()
         outbox = Outbox(store)
         since, known = read_cursor(context.cursor)
@@ -88,7 +91,7 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
                 break
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
-        told = f"{posted} new reports, {delivered} settled, {left} wait for CauseMos."
+        told = tell(posted, delivered, left)
         # A check result for every tick would bury the others.
         changed = [undelivered(outbox.waiting())] if left != known else []
         evaluations: list[AssetCheckEvaluation] = [
@@ -109,6 +112,21 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         )
 
     return causemos_reports
+
+
+def tell(posted: int, settled: int, left: int) -> str:
+    """What a tick did, as a line of a log."""
+    if not posted and not settled and not left:
+        return "Nothing new to tell CauseMos."
+    line = f"{count(posted, 'new report')} for CauseMos, {settled:,} settled"
+    return f"{line}; {left:,} wait until it answers." if left else f"{line}, none waits."
+
+
+_TOLD: dict[Kind, str] = {
+    "queue-runtime": "that its run has started",
+    "processing-succeeded": "that its datacube is ready",
+    "processing-failed": "that its run failed",
+}
 
 
 def read_cursor(cursor: str | None) -> tuple[float, int]:
@@ -251,6 +269,7 @@ def deliver(
             report = as_failure(report)
             delivery = send(client, report)
         if isinstance(delivery, Delivered):
+            log(f"{report.partition}: told CauseMos {_TOLD[report.kind]}")
             outbox.settle(report, "delivered")
         elif isinstance(delivery, Refused) and is_final(delivery):
             log(f"{report.partition}: CauseMos refused {report.kind}: {delivery.status} {delivery.message}")

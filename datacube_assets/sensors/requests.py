@@ -18,6 +18,7 @@ from datacube_assets.assets.partitions import model_runs, run_tags
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.jobs import BY_HAND, process_model_run, selection
 from datacube_assets.resources.storage import LakeResource
+from datacube_assets.sensors.words import count, listed
 from datacube_assets.storage.requests import RunRequested, runs_requested, runs_started
 
 
@@ -38,12 +39,15 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         waiting = runs_requested(store, limit)
         broken = [one for one in waiting if ModelRun.known(one.partition) is None]
         if broken:
-            context.log.error(f"Dropped, because they name no partition: {[one.partition for one in broken]}")
+            context.log.error(
+                f"Dropped, because they name no partition: {listed([one.partition for one in broken])}"
+            )
             runs_started(store, [one.name for one in broken])
             waiting = [one for one in waiting if one not in broken]
         if not waiting:
             return SensorResult(skip_reason="Nobody asked for a run.", cursor="[]")
-        context.log.info(f"Requested {len(waiting):,} runs that were asked for.")
+        names = listed([one.partition for one in waiting])
+        context.log.info(f"Requested {count(len(waiting), 'run')} that somebody asked for: {names}.")
         return SensorResult(
             run_requests=[request_run(one) for one in waiting],
             dynamic_partitions_requests=[model_runs.build_add_request([one.partition for one in waiting])],

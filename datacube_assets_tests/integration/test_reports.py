@@ -128,7 +128,7 @@ def post(quick_folder: Path, site: Site) -> Iterator[Post]:
 def test_a_run_that_succeeded_is_told_in_order_with_its_times(post: Post) -> None:
     run = post.publish()
     tick = post.tick()
-    assert "2 new reports, 2 settled, 0 wait" in str(tick.skip_message)
+    assert "2 new reports for CauseMos, 2 settled, none waits." in str(tick.skip_message)
     queued, succeeded = post.causemos.reports
     assert (queued.call, succeeded.call) == ("queue-runtime", "processing-succeeded")
     assert set(queued.body) == {*BODY, "start_time", "end_time"}
@@ -173,7 +173,7 @@ def test_a_dataset_is_told_with_the_documents_that_wait_for_it(post: Post) -> No
 @pytest.mark.parametrize("doc_ids", [None, []])
 def test_nobody_is_told_of_a_run_nobody_waits_for(doc_ids: list[str] | None, post: Post) -> None:
     post.publish(doc_ids=doc_ids)
-    assert "0 new reports" in str(post.tick().skip_message)
+    assert str(post.tick().skip_message) == "Nothing new to tell CauseMos."
     assert post.calls == []
 
 

@@ -198,7 +198,7 @@ def test_what_is_not_ready_is_not_requested(
     tick = watch.tick()
     assert not tick.run_requests
     assert not tick.dynamic_partitions_requests
-    assert "Dojo lists 1 documents, 0 of them" in str(tick.skip_message)
+    assert "Dojo lists 1 model run, 0 of them ready" in str(tick.skip_message)
 
 
 @pytest.mark.parametrize("status", ["success", "SUCCESS", "Success"])
@@ -329,7 +329,7 @@ def test_a_malformed_document_is_reported_and_blocks_no_other(dojo: DojoSimulato
     watch.act(tick)
     quiet = str(watch.tick(watch.cursor).skip_message)
     assert f"{len(MALFORMED)} unreadable" in quiet
-    assert f"Dojo lists {len(MALFORMED) + 2} documents, 2 of them" in quiet
+    assert f"Dojo lists {len(MALFORMED) + 2} model runs, 2 of them ready" in quiet
 
 
 @pytest.mark.parametrize("run_id", ["..", ".", "a/../../b", "line\nbreak", "nul\0"])
