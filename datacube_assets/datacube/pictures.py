@@ -379,7 +379,7 @@ class _Axes:
     @property
     def places(self) -> int:
         """Labels of degrees that have room below."""
-        return 3 if self.width > 100 else 1
+        return 3 if self.width > 100 else 2
 
     def degrees(
         self,

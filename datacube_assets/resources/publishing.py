@@ -116,7 +116,7 @@ def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
         "objects deleted": published.deleted,
         "objects unchanged": published.objects - published.put,
         "objects left out: unreadable for CauseMos, or key too long": published.left_out,
-        "objects per second": round(published.objects / seconds, 1) if seconds else 0.0,
+        "objects written per second": round(published.put / seconds, 1) if seconds else 0.0,
         "seconds": round(seconds, 3),
     }
 

@@ -107,8 +107,10 @@ _TELLING = (
 def to_do(error: Exception) -> str:
     """An error's message, beginning with what to do about it where the error tells that apart."""
     remedy = str(getattr(error, "remedy", "")).rstrip(".")
-    message = str(error)
-    return message if not remedy or message.startswith(remedy) else f"{remedy}. {message}"
+    if not remedy:
+        return str(error)
+    problem = str(error).rstrip(".").removesuffix(remedy).rstrip(". ")
+    return f"{remedy}. The problem: {problem}"
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.jobs import process_model_run
 from datacube_assets.process import Outcome, process
+from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 
 JANUARY, FEBRUARY = 1_577_836_800_000, 1_580_515_200_000  # 2020
@@ -75,12 +76,20 @@ class House:
         job = build_definitions(self.settings, loggers={"quiet": _QUIET}).resolve_job_def(
             process_model_run.name
         )
+        with untold():
+            return job.execute_in_process(
+                asset_selection=[AssetKey(asset) for asset in assets],
+                partition_key=run.key,
+                instance=self.instance,
+                raise_on_error=True,
+                run_config={"loggers": {"quiet": {}}},
+            )
+
+    def run_job(self, name: str, run: ModelRun) -> ExecuteInProcessResult:
+        """Run a job for a partition, as from its page in the UI."""
+        job = build_definitions(self.settings, loggers={"quiet": _QUIET}).resolve_job_def(name)
         return job.execute_in_process(
-            asset_selection=[AssetKey(asset) for asset in assets],
-            partition_key=run.key,
-            instance=self.instance,
-            raise_on_error=True,
-            run_config={"loggers": {"quiet": {}}},
+            partition_key=run.key, instance=self.instance, run_config={"loggers": {"quiet": {}}}
         )
 
     def bucket(self, *, indicators: bool = False) -> Path:

@@ -24,6 +24,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
 from datacube_assets.datacube.errors import InputError
+from datacube_assets.progress import listening
 from datacube_assets.resources import dask as dask_resource
 from datacube_assets.resources.dask import (
     DASHBOARD_TAG,
@@ -82,11 +83,20 @@ def resource(request: pytest.FixtureRequest, running: Cluster) -> Iterator[DaskR
 
 @pytest.mark.parametrize("number", [0, 1, 3, 40])
 def test_results_come_in_order_and_progress_is_told(resource: DaskResource, number: int) -> None:
-    told: list[int] = []
-    results = resource.map(square, range(number), name="squares", run_id=RUN, done=told.append)
+    told: list[tuple[int, int, float]] = []
+    with listening(lambda stage: told.append((stage.pieces, stage.objects, stage.share))):
+        results = resource.map(
+            square,
+            range(number),
+            name="squares",
+            run_id=RUN,
+            sizes=range(number),
+            objects=lambda square: square,
+        )
     assert results == [piece * piece for piece in range(number)]
     assert told == sorted(told)
-    assert told[-1:] == ([number] if number else [])
+    assert told[:1] == ([(0, 0, 0.0)] if number else [])
+    assert told[-1:] == ([(number, sum(results), 1.0)] if number else [])
 
 
 def test_the_largest_pieces_begin_first_and_results_come_in_order() -> None:

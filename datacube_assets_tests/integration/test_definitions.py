@@ -61,8 +61,8 @@ ASSETS = {
 CHECKS = ["normalized_points:timestamps_are_milliseconds", "pipeline_results:reports_delivered"]
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
-JOBS = ["process_model_run"]
-RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "publisher"]
+JOBS = ["process_model_run", "recompute_tiles", "republish_datacube"]
+RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "publisher", "ui"]
 
 
 @pytest.fixture(scope="module")

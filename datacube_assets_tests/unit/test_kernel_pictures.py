@@ -170,7 +170,7 @@ def spread(values: Floats) -> Floats:
 
 
 @pytest.mark.parametrize("draw", EVERY)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(NAMES, VALUES)
 def test_any_name_and_any_values_make_a_sound_picture(
     draw: Callable[[str, Floats], str], name: str, values: Floats
@@ -186,7 +186,7 @@ def test_names_from_outside_are_text_and_nothing_else(draw: Callable[[str, Float
     read(svg)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     arrays.arrays(np.float64, 5, elements=st.floats(-90, 90)),
     arrays.arrays(np.float64, 5, elements=st.floats(-1000, 1000)),
