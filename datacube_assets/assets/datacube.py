@@ -138,7 +138,7 @@ def global_timeseries(
         context,
         global_aggregates,
         works,
-        metadata={f"mean of {name}": mean for name, mean in pictures.means(lake, global_aggregates).items()},
+        metadata=pictures.mean_figures(lake, global_aggregates),
         picture=publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
     )
 

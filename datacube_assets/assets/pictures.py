@@ -71,16 +71,16 @@ def means_over_time(lake: Lake, table: LakeTable) -> dict[str, tuple[Mean, Mean]
     return {feature: (of[0], of[1]) for feature, of in found.items() if len(of) == len(RESOLUTIONS)}
 
 
-def means(lake: Lake, table: LakeTable) -> dict[str, float]:
-    """The mean of some features over all places and months, where it exists."""
+def mean_figures(lake: Lake, table: LakeTable) -> dict[str, float]:
+    """The mean of some features over all places and months, where it exists: a figure that plots."""
     columns = ["s_count", "s_sum_t_mean"]
+    by_feature = _by_feature(lake, table, aggregate_folder("month"), columns, limit=MAX_MEANS)
     found = {}
-    for feature, rows in _by_feature(
-        lake, table, aggregate_folder("month"), columns, limit=MAX_MEANS
-    ).items():
-        counts, sums = (float(column(rows, name).sum()) for name in columns)
-        if counts and np.isfinite(sums):
-            found[feature] = sums / counts
+    with np.errstate(over="ignore", invalid="ignore"):
+        for feature, rows in by_feature.items():
+            counts, sums = (float(column(rows, name).sum()) for name in columns)
+            if counts and np.isfinite(sums):
+                found[f"mean of {feature}"] = sums / counts
     return found
 
 

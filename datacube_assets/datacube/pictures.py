@@ -38,7 +38,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 22, 36
 """Room around the axes of a panel."""
 _HEAD, _FOOT = 26, 8
 _BINS = 32
-_MAP_CELLS, _FEW = 96, 400
+_MAP_CELLS, _FEW = 80, 300
 """Cells of a heat map along its longer side; half as many where so few are filled, to be seen at all."""
 _LINE_COLUMNS = 70
 """Places along the axis of time; where there are more times, each shows its smallest and largest value."""

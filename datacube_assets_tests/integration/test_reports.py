@@ -448,7 +448,7 @@ def test_the_check_of_a_run_says_whether_reports_wait(post: Post) -> None:
 def test_without_a_causemos_the_sensor_says_how_to_name_one(post: Post) -> None:
     post.publish()
     post.house = post.house.with_settings(causemos_url="")
-    assert "set CAUSEMOS_URL" in str(post.tick().skip_message)
+    assert "Set CAUSEMOS_URL" in str(post.tick().skip_message)
     assert post.outbox.waiting() == []
 
 

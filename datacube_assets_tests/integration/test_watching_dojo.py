@@ -393,7 +393,7 @@ def test_a_dojo_that_is_not_there_changes_nothing_and_says_so(watch: Watch) -> N
 def test_without_a_dojo_the_sensors_say_how_to_name_one(watch: Watch) -> None:
     watch.settings = watch.settings.model_copy(update={"dojo_url": ""})
     for watch.name in ("dojo_model_runs", "dojo_indicators"):
-        assert "set DOJO_URL" in str(watch.tick().skip_message)
+        assert "Set DOJO_URL" in str(watch.tick().skip_message)
 
 
 def test_partitions_stay_whatever_dojo_lists(dojo: DojoSimulator, watch: Watch, site: Site) -> None:
