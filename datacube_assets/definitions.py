@@ -58,6 +58,9 @@ def build_resources(settings: Settings) -> dict[str, object]:
             source_hosts=names(settings.source_hosts),
             s3_endpoint=settings.s3_endpoint,
             max_part_bytes=settings.max_part_bytes,
+            guarded=settings.environment == "production",
+            home=str(settings.home),
+            address_key=EnvVar("DATACUBE_ADDRESS_KEY") if settings.address_key.get_secret_value() else "",
         ),
         "causemos": CauseMosResource(
             url=settings.causemos_url,

@@ -26,6 +26,7 @@ from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.dojo.seal import Seal
 from datacube_assets.jobs import ASSETS, process_model_run, run_tags
 from datacube_assets.launcher import process_of
 from datacube_assets.settings import Settings
@@ -70,7 +71,8 @@ def process(
     Raises what the failing asset raised: InputError for input that cannot be processed.
     """
     refuse_beside_another(instance, ModelRun.of(request))
-    run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    run = leave_request(lake, Seal.of(settings).close_all(request))
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     outcome = Outcome(run)
     started = time.monotonic()

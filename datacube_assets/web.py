@@ -6,6 +6,7 @@ What is asked for, and what follows from an answer, is the clients' own business
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import time
@@ -26,6 +27,7 @@ from tenacity import (
 _log = logging.getLogger(__name__)
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
 _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 
 
@@ -112,6 +114,14 @@ def public(address: str) -> str:
     host = authority.rpartition("@")[2]
     # A password with an unescaped `/` or `?` ends the authority early: what then stands there is no host.
     return f"{scheme}://{host}{path}" if _HOST.fullmatch(host) else f"{scheme}://..."
+
+
+def scrubbed(text: str, username: str, password: str) -> str:
+    """What a service said, as it may be shown: without our credentials, and its addresses as `public`."""
+    for secret in (password, base64.b64encode(f"{username}:{password}".encode()).decode()):
+        if password:
+            text = text.replace(secret, "...")
+    return _ADDRESS.sub(lambda match: public(match[0]), text)
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:

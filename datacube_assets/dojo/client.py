@@ -25,7 +25,7 @@ from datacube_assets.dojo.documents import (
     document_id,
     reason_of,
 )
-from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url, retry_after
+from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url, retry_after, scrubbed
 
 RUNS_PER_PAGE = 1_000
 """Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
@@ -140,6 +140,7 @@ class DojoClient:
         Raises ValueError when the base URL is none, or carries credentials.
         """
         self._base_url = plain_url(base_url)
+        self._credentials = username, password
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
         self._http = httpx.Client(
@@ -278,7 +279,7 @@ class DojoClient:
         except httpx.RequestError as error:
             raise DojoUnavailable(f"Dojo did not answer {path}: {type(error).__name__} {error}.") from error
         if not response.is_success:
-            raise _refusal(path, response)
+            raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
         return response.content
 
 
@@ -294,7 +295,7 @@ def _distinct(documents: Iterable[Any]) -> list[Any]:
     return list(named.values())
 
 
-def _refusal(path: str, response: httpx.Response) -> DojoError:
+def _refusal(path: str, response: httpx.Response, said: str) -> DojoError:
     status = response.status_code
     problem = f"Dojo answered {status} to {path}."
     if is_passing(status):
@@ -303,4 +304,4 @@ def _refusal(path: str, response: httpx.Response) -> DojoError:
         return DojoUnauthorized(problem)
     if status == 404:
         return DojoNotFound(problem)
-    return DojoRefused(f"{problem} It said: {response.text[:300]!r}.", status)
+    return DojoRefused(f"{problem} It said: {said!r}.", status)

@@ -23,7 +23,7 @@ def _key(run: ModelRun) -> str:
 
 
 def leave_request(lake: Lake, request: DatacubeRequest) -> ModelRun:
-    """Leave a request for its partition, in place of an earlier one.
+    """Leave a request for its partition, in place of an earlier one; its addresses are sealed by the caller.
 
     Raises InputError when an id would leave its folder.
     """
