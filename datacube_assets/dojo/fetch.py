@@ -64,7 +64,7 @@ class Source:
     guarded: bool = False
     """Whether addresses come from people whom this machine need not trust: then internal addresses, and
     buckets, are read only where `allowed_hosts` names them."""
-    seal: Seal = Seal()
+    seal: Seal = field(default_factory=Seal)
     """Opens what is sealed in addresses."""
     timeout: float = 60.0
     """Seconds without any progress."""

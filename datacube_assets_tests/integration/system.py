@@ -146,6 +146,7 @@ class Dojo:
     program: Program
     url: str
     folder: Path
+    auth: tuple[str, str] | None = None
 
     def up(self) -> None:
         """Start listening, and wait until it does."""
@@ -154,7 +155,7 @@ class Dojo:
 
     def _answers(self) -> bool:
         self.program.check()
-        return httpx.get(f"{self.url}/simulator/switches").is_success
+        return httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success
 
     def down(self) -> None:
         """Stop listening."""
@@ -167,7 +168,8 @@ class Dojo:
             path = self.folder / collection / f"{digest(name or document)}.json"
             path.write_text(json.dumps(document))
         if self.program.process is not None:
-            httpx.post(f"{self.url}/simulator/{collection}", json=list(documents)).raise_for_status()
+            added = httpx.post(f"{self.url}/simulator/{collection}", json=list(documents), auth=self.auth)
+            added.raise_for_status()
 
     def add_file(self, name: str, *, value: float = 1.0) -> str:
         """Write a part of four rows; returns its address."""
@@ -176,7 +178,7 @@ class Dojo:
 
     def switch(self, **switches: Any) -> None:
         """Let it misbehave."""
-        httpx.put(f"{self.url}/simulator/switches", json=switches).raise_for_status()
+        httpx.put(f"{self.url}/simulator/switches", json=switches, auth=self.auth).raise_for_status()
 
     def finish(self, run_id: str, execution: int = 1, *, model_id: str = MODEL) -> str:
         """Let a run succeed with one part of its own; returns the version its document now has."""
@@ -236,24 +238,25 @@ class CauseMos:
 
     program: Program
     url: str
+    auth: tuple[str, str] | None = None
 
     def up(self) -> None:
         """Start listening, and wait until it does."""
         self.program.start()
-        wait_for(lambda: httpx.get(f"{self.url}/simulator/switches").is_success, "CauseMos")
+        wait_for(lambda: httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success, "CauseMos")
 
     def switch(self, **switches: Any) -> None:
         """Let it misbehave."""
-        httpx.put(f"{self.url}/simulator/switches", json=switches).raise_for_status()
+        httpx.put(f"{self.url}/simulator/switches", json=switches, auth=self.auth).raise_for_status()
 
     def reports(self) -> list[Json]:
         """All reports that reached it, in the order they came."""
-        reports: list[Json] = httpx.get(f"{self.url}/simulator/reports").json()
+        reports: list[Json] = httpx.get(f"{self.url}/simulator/reports", auth=self.auth).json()
         return reports
 
     def documents(self) -> dict[str, Json]:
         """Its documents of model runs and datasets, by id."""
-        indices = httpx.get(f"{self.url}/simulator/documents").json()
+        indices = httpx.get(f"{self.url}/simulator/documents", auth=self.auth).json()
         return {name: document for index in indices.values() for name, document in index.items()}
 
 
@@ -392,9 +395,11 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
             folder,
             settled.model_copy(update={"dojo_url": dojo_url, "causemos_url": causemos_url}),
             environment,
-            Dojo(program("dojo", *dojo_command), dojo_url, folder / "dojo"),
+            Dojo(program("dojo", *dojo_command), dojo_url, folder / "dojo", _auth("DOJO", settings)),
             CauseMos(
-                program("causemos", *command, "causemos-simulator", "--port", str(ports[1])), causemos_url
+                program("causemos", *command, "causemos-simulator", "--port", str(ports[1])),
+                causemos_url,
+                _auth("CAUSEMOS", settings),
             ),
             program("daemon", sys.executable, "-P", "-m", "dagster._daemon", "run", *definitions),
             program(
@@ -411,6 +416,11 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
         opened.dojo.up()
         opened.causemos.up()
         yield opened
+
+
+def _auth(name: str, settings: Mapping[str, str]) -> tuple[str, str] | None:
+    username = settings.get(f"{name}_USERNAME")
+    return (username, settings[f"{name}_PASSWORD"]) if username else None
 
 
 def _home(folder: Path, *, max_runs: int, **more: str) -> tuple[dict[str, str], Settings]:

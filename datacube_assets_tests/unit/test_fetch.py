@@ -619,9 +619,8 @@ def test_an_internal_address_is_never_asked_however_it_is_written(
         fetch(f"http://{host}:{server.server_port}/a", target, QUICK)
     except FetchError:
         pytest.skip("this machine cannot reach itself by that address")
-    except InputError as error:
-        assert error.problem == "it is no address"
-        return
+    except InputError:
+        return  # not even an address
     target.unlink()
     server.asked.clear()
     assert (
