@@ -26,6 +26,8 @@ from tenacity import (
 
 _log = logging.getLogger(__name__)
 
+UNTRUSTED = "its certificate is not trusted. Name its authority in SSL_CERT_FILE"
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
 _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
@@ -85,6 +87,15 @@ def retry_after(response: httpx.Response) -> float | None:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
     except ValueError:
         return None
+
+
+def failure(error: Exception) -> str:
+    """What went wrong with a connection, in one line."""
+    said = str(error)
+    # As OpenSSL says it, and as rustls does, somewhere in pages of text.
+    if "CERTIFICATE_VERIFY_FAILED" in said or "invalid peer certificate" in said:
+        return UNTRUSTED
+    return f"{type(error).__name__} {said}"
 
 
 def plain_url(url: str) -> str:

@@ -12,7 +12,7 @@ from types import TracebackType
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.web import plain_url, scrubbed
+from datacube_assets.web import failure, plain_url, scrubbed
 
 
 class _Report(BaseModel):
@@ -133,7 +133,7 @@ class CauseMosClient:
         try:
             response = self._http.put(f"{self._reporting_url}/{call}", json=body)
         except httpx.RequestError as error:
-            return Unreachable(f"{type(error).__name__}: {error}")
+            return Unreachable(failure(error))
         message = scrubbed(_message(response), *self._credentials)[:300]
         return Delivered(message) if response.is_success else Refused(response.status_code, message)
 

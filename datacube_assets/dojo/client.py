@@ -25,7 +25,15 @@ from datacube_assets.dojo.documents import (
     document_id,
     reason_of,
 )
-from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url, retry_after, scrubbed
+from datacube_assets.web import (
+    RetryPolicy,
+    Unavailable,
+    failure,
+    is_passing,
+    plain_url,
+    retry_after,
+    scrubbed,
+)
 
 RUNS_PER_PAGE = 1_000
 """Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
@@ -277,7 +285,7 @@ class DojoClient:
         try:
             response = self._http.get(f"{self._base_url}/{path}", params=query)
         except httpx.RequestError as error:
-            raise DojoUnavailable(f"Dojo did not answer {path}: {type(error).__name__} {error}.") from error
+            raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
         if not response.is_success:
             raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
         return response.content

@@ -27,7 +27,7 @@ import httpx
 from datacube_assets.datacube.errors import InputError, shorten
 from datacube_assets.dojo.seal import Seal
 from datacube_assets.storage.stores import UnsafeKeyError, check_keys
-from datacube_assets.web import RetryPolicy, Unavailable, is_passing, public, retry_after
+from datacube_assets.web import UNTRUSTED, RetryPolicy, Unavailable, failure, is_passing, public, retry_after
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -160,7 +160,7 @@ def _from_web(address: str, source: Source) -> Pieces:
     except httpx.UnsupportedProtocol as error:
         raise InputError("it does not lead to http:// or https://", file=shown, remedy=_FINAL) from error
     except httpx.RequestError as error:
-        raise Unavailable(f"file {shown}: {type(error).__name__} {error}") from error
+        raise Unavailable(f"file {shown}: {failure(error)}") from error
     raise InputError(f"it redirects more than {_HOPS} times", file=public(address), remedy=_FINAL)
 
 
@@ -260,7 +260,8 @@ def _from_s3(address: str, source: Source) -> Pieces:
                 file=shown,
                 remedy="Check the address and the settings AWS_* and DATACUBE_S3_ENDPOINT",
             ) from None
-        raise Unavailable(f"file {shown}: {shorten(said, 300)}") from None
+        told = UNTRUSTED if failure(error) == UNTRUSTED else shorten(said, 300)
+        raise Unavailable(f"file {shown}: {told}") from None
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:

@@ -34,6 +34,7 @@ from datacube_assets.storage.stores import (
     check_keys,
     key_sizes,
 )
+from datacube_assets.web import UNTRUSTED, failure
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -312,6 +313,8 @@ class S3:
             )
         if "HTTP error" not in said:
             return StoreError(f"{what}: {where} cannot be understood: {said.splitlines()[0][:500]}")
+        if failure(error) == UNTRUSTED:
+            return StoreUnavailable(f"{what}: {where} cannot be reached: {UNTRUSTED}")
         correct = "DATACUBE_S3_ENDPOINT" if self.endpoint else "AWS_REGION"
         return StoreUnavailable(
             f"{what}: {where} cannot be reached. Correct {correct}, or see whether the server works"
