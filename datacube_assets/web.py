@@ -93,7 +93,7 @@ def failure(error: Exception) -> str:
     """What went wrong with a connection, in one line."""
     said = str(error)
     # As OpenSSL says it, and as rustls does, somewhere in pages of text.
-    if "CERTIFICATE_VERIFY_FAILED" in said or "invalid peer certificate" in said:
+    if "CERTIFICATE_VERIFY_FAILED" in said or "InvalidCertificate(" in said:
         return UNTRUSTED
     return f"{type(error).__name__} {said}"
 
