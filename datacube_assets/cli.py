@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -504,6 +505,54 @@ def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Setti
                     f"Copied  {to.url}/{run.prefix}  {copied.objects:,} objects, {size:,.1f} MB "
                     f"in {seconds:.1f} s, {copied.deleted:,} stale deleted"
                 )
+
+
+def _age(_: click.Context, option: click.Parameter, text: str) -> float:
+    """Seconds of `7d`, `12h`, `30m` or `0`."""
+    match = re.fullmatch(r"(\d+)(?:([dhm]))?", text.strip())
+    if match is None or (match[2] is None and int(match[1])):
+        raise click.BadParameter("give days, hours or minutes, such as 7d, 12h or 30m", param=option)
+    return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, None: 0.0}[match[2]]
+
+
+@main.command("gc", short_help="Find, and delete, what nothing refers to any more.")
+@click.option("--delete", is_flag=True, help="Delete it. Without this, nothing is changed.")
+@click.option(
+    "--older-than",
+    default="7d",
+    show_default=True,
+    callback=_age,
+    metavar="AGE",
+    help="Leave alone what is younger: 7d, 12h, 30m. Longer than any run takes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is found, as JSON.")
+@_store_options
+def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> None:
+    """Find what runs that died have left in the lake and in the buckets, and that no later run cleared.
+
+    These are files of tables that were never committed, traces of publications, objects that no manifest
+    names, unfinished writes, and settled reports about runs that Dagster has forgotten. Nothing that waits
+    or is in use is touched, nor anything of a partition that a run is at work on, nor anything that is not
+    ours. docs/lake.md tells more.
+
+    \b
+    Examples
+      datacube gc                           say what would be deleted
+      datacube gc --delete --older-than 2d
+    """
+    from datacube_assets.collecting import collect
+
+    with _told():
+        report = collect(settings, older_than, delete=delete)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+        return
+    for kind, (number, size) in report.by_kind().items():
+        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
+    done = "deleted" if delete else "would be deleted; add --delete"
+    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    for run in report.unfinished:
+        click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")
 
 
 @main.command("s3", short_help="Run a real S3 server for development.")

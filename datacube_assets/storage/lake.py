@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 
-_DESCRIPTOR = "table.json"
+DESCRIPTOR = "table.json"
+"""Name of the document that makes a table of files."""
 _LONGEST_NAME = 150
 """Characters of a name that file systems take, with room for what is put around it."""
 
@@ -128,9 +129,9 @@ class Lake:
             "files": [file.__dict__ for file in table.files],
             "info": table.info,
         }
-        self.write_document(f"{run.folder}/{name}/{_DESCRIPTOR}", document)
+        self.write_document(f"{run.folder}/{name}/{DESCRIPTOR}", document)
         current = {f"{table.folder}/{file.name}.parquet" for file in table.files}
-        descriptor = f"{run.folder}/{name}/{_DESCRIPTOR}"
+        descriptor = f"{run.folder}/{name}/{DESCRIPTOR}"
         stale = [
             key
             for key, _ in self.store.list(f"{run.folder}/{name}/")
@@ -140,7 +141,7 @@ class Lake:
 
     def table(self, run: ModelRun, name: str) -> LakeTable:
         """The current table of an asset. Raises MissingTableError when there is none."""
-        document = self.read_document(f"{run.folder}/{name}/{_DESCRIPTOR}")
+        document = self.read_document(f"{run.folder}/{name}/{DESCRIPTOR}")
         if document is None:
             raise MissingTableError(f"{run} has no table {name} yet; materialize the asset {name} first")
         version = document["version"]

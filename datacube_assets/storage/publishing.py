@@ -28,7 +28,10 @@ from datacube_assets.storage.lake import PARQUET, Lake, file_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
-_HEAD = "manifest.json"
+MANIFESTS = "manifests"
+"""Name of the folder of a run's manifests."""
+HEAD = "manifest.json"
+"""Name of the document that makes a manifest of fragments."""
 _STALE = "stale.parquet"
 
 
@@ -102,7 +105,7 @@ class Publication:
         """
         withdraw_results(lake, bucket, run, unless=version)
         folder = f"{manifests_folder(run)}/{asset}"
-        head = lake.read_document(f"{folder}/{_HEAD}")
+        head = lake.read_document(f"{folder}/{HEAD}")
         previous = None
         if head is not None and head["bucket"] == bucket.url:
             previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
@@ -111,7 +114,7 @@ class Publication:
             if previous
             else set()
         )
-        listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{_HEAD}")}
+        listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{HEAD}")}
         # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
         return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)), anew)
 
@@ -147,7 +150,7 @@ class Publication:
             self.bucket.delete_many(stale)
         published += Published(deleted=len(stale))
         self.lake.write_document(
-            f"{self.folder}/{_HEAD}",
+            f"{self.folder}/{HEAD}",
             {
                 "version": self.version,
                 "bucket": self.bucket.url,
@@ -159,7 +162,7 @@ class Publication:
             },
         )
         current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
-        current.add(f"{self.folder}/{_HEAD}")
+        current.add(f"{self.folder}/{HEAD}")
         old = [key for key, _ in self.lake.store.list(f"{self.folder}/") if key not in current]
         self.lake.store.delete_many(old)
         return published
@@ -213,12 +216,12 @@ class Publication:
 
 def manifests_folder(run: ModelRun) -> str:
     """Where the manifests of a partition lie in the lake."""
-    return f"{run.folder}/manifests"
+    return f"{run.folder}/{MANIFESTS}"
 
 
 def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     """The head of an asset's manifest: version, bucket, objects, bytes; None when nothing is published."""
-    return lake.read_document(f"{manifests_folder(run)}/{asset}/{_HEAD}")
+    return lake.read_document(f"{manifests_folder(run)}/{asset}/{HEAD}")
 
 
 def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str) -> Published | None:
@@ -228,7 +231,7 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
         return None
     folder = f"{manifests_folder(run)}/{asset}"
     known = {f"{folder}/{head['attempt']}/{name}" for names in head["fragments"].values() for name in names}
-    if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{_HEAD}"}:
+    if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{HEAD}"}:
         return None
     return Published(head["objects"], head["bytes"], left_out=head["left_out"])
 
@@ -252,7 +255,7 @@ def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -
     if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
         return False
     # The record goes first: were it left without its object, the object would never be written again.
-    lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{_HEAD}"])
+    lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{HEAD}"])
     # Also without a record: a crash may have come between the object and its record.
     bucket.delete_many([f"{run.prefix}{keys.RESULTS}"])
     return True

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
     Body,
+    Entry,
     Keys,
     MissingObjectError,
     StoreError,
@@ -240,6 +241,14 @@ class S3:
             for batch in obstore.list(self._open(), prefix=prefix or None):
                 for item in batch:
                     yield item["path"], item["size"]
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        import obstore
+
+        with self._explained("list"):
+            for batch in obstore.list(self._open(), prefix=prefix or None):
+                for item in batch:
+                    yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
 
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""

@@ -27,6 +27,8 @@ Body = bytes | memoryview
 Keys: TypeAlias = Sequence[str] | pa.Array
 """Keys as texts or as an Arrow array of texts, which is quicker to look through."""
 
+_WRITING = ".writing-"
+"""How the names of files in the making begin."""
 _LONGEST_FILE_NAME = 255
 """Bytes."""
 _UNSAFE = r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f]"
@@ -73,6 +75,21 @@ def key_sizes(keys: Keys) -> npt.NDArray[np.int32]:
     return sizes
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One object, or what a write of one left behind."""
+
+    key: str
+    bytes: int
+    modified: float
+    """Seconds UTC of the last change."""
+
+
+def is_leftover(key: str) -> bool:
+    """Whether a key is what a write that broke off has left: the part of a file that was to be moved."""
+    return f"/{_WRITING}" in f"/{key}"
+
+
 class Store(Protocol):
     """What both kinds of store do. Instances can be sent to workers."""
 
@@ -109,6 +126,9 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object whose key starts with the prefix (a folder with final `/`)."""
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Like `list`, in order of folders, with what writes that broke off left behind."""
 
     def local_path(self, key: str) -> Path | None:
         """The object as a local file, where the store is one."""
@@ -172,7 +192,7 @@ class LocalStore:
         path = self._path(key)
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_WRITING)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(body)
@@ -188,7 +208,7 @@ class LocalStore:
         folder = os.path.dirname(target)
         os.makedirs(folder, exist_ok=True)
         # From another file system it is copied, and must not be seen before it is whole.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=_WRITING) as temporary:
             os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
@@ -245,8 +265,19 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
-        for folder, _, names in os.walk(start):
+        for folder, folders, names in os.walk(start):
+            folders[:] = [name for name in folders if not name.startswith(_WRITING)]
             for name in names:
-                if not name.startswith(".writing-"):
+                if not name.startswith(_WRITING):
                     path = os.path.join(folder, name)
                     yield path[len(self.root) + 1 :], os.path.getsize(path)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        start = self._path(prefix.rstrip("/")) if prefix else self.root
+        for folder, _, names in os.walk(start):
+            for name in names:
+                path = os.path.join(folder, name)
+                # A run beside us may have deleted it by now.
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(path)
+                    yield Entry(path[len(self.root) + 1 :], found.st_size, found.st_mtime)
