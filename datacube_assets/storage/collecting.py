@@ -95,7 +95,9 @@ class Search:
                 found = self._of_run(run, list(entries))
                 if found.found or found.unfinished:
                     yield found
-        rest = [*self._reports(), *self._leftovers("requests/"), *self._leftovers("sensors/")]
+        rest = self._reports()
+        for folder in ("requests/", "reports/", "sensors/"):
+            rest += self._leftovers(folder)
         if rest:
             yield Orphans(None, rest)
 
@@ -203,9 +205,10 @@ class Search:
         entries = [
             entry
             for entry in self.lake.store.entries(f"{SETTLED}/")
-            if is_leftover(entry.key) or not self.known_run(entry.key.rpartition("/")[2].partition(".")[0])
+            if not is_leftover(entry.key)
+            and not self.known_run(entry.key.rpartition("/")[2].partition(".")[0])
         ]
-        return [*self._old("old report", self.lake.store, entries), *self._leftovers("reports/waiting/")]
+        return self._old("old report", self.lake.store, entries)
 
     def _leftovers(self, prefix: str) -> list[Orphan]:
         entries = (entry for entry in self.lake.store.entries(prefix) if is_leftover(entry.key))
