@@ -7,13 +7,14 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check -qq
+PIP_AUDIT := 2.10.1
 STAMP := $(VENV)/.installed
 
 # Dagster's telemetry stays off in everything that is started from here.
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 test lint types format bench lock clean
+.PHONY: help install demo cluster dev s3 test lint types format bench soak audit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,14 @@ format: $(STAMP) ## format, and repair what can be repaired
 bench: $(STAMP) ## run the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+soak: $(STAMP) ## run the whole system for some minutes while things break
+	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+audit: $(STAMP) ## look for known vulnerabilities of the locked versions
+	@[ -x $(VENV)-audit/bin/pip-audit ] || { \
+	  $(BIN)/python -m venv --clear $(VENV)-audit && $(VENV)-audit/bin/python $(PIP) install pip-audit==$(PIP_AUDIT); }
+	@$(BIN)/python infra/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
+
 # The lock is resolved in a fresh environment without constraints, so it may move every version.
 lock: ## resolve the newest versions into infra/constraints.txt
 	@rm -rf $(VENV)-lock
@@ -64,7 +73,7 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
-	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml infra/constraints.txt

@@ -607,14 +607,15 @@ def causemos_simulator(
 ) -> None:
     """Receive reports as CauseMos would, and show them at its address.
 
-    It reads results.json from the bucket folders before it believes a success.
+    It reads results.json from the bucket before it believes a success.
     """
     from datacube_assets.causemos.simulator import serve
+    from datacube_assets.storage.stores import open_store
 
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
     serve(
-        settings.folder(settings.models_bucket),
-        settings.folder(settings.indicators_bucket),
+        open_store(settings.models_bucket, settings.s3_endpoint),
+        open_store(settings.indicators_bucket, settings.s3_endpoint),
         host,
         port,
         upsert=True,

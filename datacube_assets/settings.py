@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
@@ -154,13 +154,6 @@ class Settings(BaseModel):
 
     def _dojo_is_here(self) -> bool:
         return not self.dojo_url or urlsplit(self.dojo_url).hostname in LOOPBACK
-
-    def folder(self, url: str) -> Path:
-        """The local folder of a store. Raises SettingsError when it is none."""
-        parts = urlsplit(url)
-        if parts.scheme != "file":
-            raise SettingsError(f"{url} is no local folder, which is needed here")
-        return Path(unquote(parts.path))
 
 
 def aws_environment() -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import uvicorn
@@ -29,7 +28,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.dojo.request import INDICATOR_RUN_ID
-from datacube_assets.stand_in import Document, StandIn, inside, json_object, validated
+from datacube_assets.stand_in import Document, StandIn, json_object, validated
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 Index = Literal["data-model-run", "data-datacube"]
 INDICES: tuple[Index, ...] = get_args(Index)
@@ -64,14 +64,14 @@ class CauseMosSimulator(StandIn):
 
     def __init__(
         self,
-        models_bucket: Path,
-        indicators_bucket: Path,
+        models_bucket: Store,
+        indicators_bucket: Store,
         *,
         upsert: bool = False,
         username: str = "",
         password: str = "",
     ) -> None:
-        """The buckets are folders. `upsert`: an unknown document is created by the first report.
+        """`upsert`: an unknown document is created by the first report.
 
         The real one answers 200 and changes nothing then (CONTRACTS F.4), which leaves little to see.
         """
@@ -135,10 +135,9 @@ class CauseMosSimulator(StandIn):
     def _results(self, data_id: str, run_id: str) -> Document | None:
         """What the reader gives of `results.json`: two keys, the second unless empty (CONTRACTS E.1)."""
         bucket = self._indicators_bucket if run_id == INDICATOR_RUN_ID else self._models_bucket
-        path = inside(bucket, f"{data_id}/{run_id}/results/results.json")
         try:
-            content = json.loads(path.read_text()) if path else None
-        except (OSError, ValueError):
+            content = json.loads(bucket.get(f"{data_id}/{run_id}/results/results.json"))
+        except (MissingObjectError, StoreError, OSError, ValueError):
             return None
         if not isinstance(content, dict):
             return None
@@ -249,8 +248,8 @@ def _row(tag: str, cells: Iterable[object]) -> str:
 
 
 def serve(
-    models_bucket: Path,
-    indicators_bucket: Path,
+    models_bucket: Store,
+    indicators_bucket: Store,
     host: str,
     port: int,
     *,
@@ -258,7 +257,7 @@ def serve(
     username: str = "",
     password: str = "",
 ) -> None:
-    """Stand in for CauseMos over two bucket folders, until interrupted."""
+    """Stand in for CauseMos over two buckets, until interrupted."""
     simulator = CauseMosSimulator(
         models_bucket, indicators_bucket, upsert=upsert, username=username, password=password
     )

@@ -273,10 +273,12 @@ class System:
     webserver: Program
     webserver_url: str
     instance: DagsterInstance = field(repr=False)
+    patience: float = PATIENCE
+    """Seconds that Dagster's programs may take to start."""
 
     @property
     def lake(self) -> Lake:
-        return Lake(open_store(self.settings.lake))
+        return Lake(open_store(self.settings.lake, self.settings.s3_endpoint))
 
     def start_daemon(self) -> None:
         """Start the daemon, and wait until it looks after runs and sensors."""
@@ -289,7 +291,7 @@ class System:
             wanted = ("SENSOR", "QUEUED_RUN_COORDINATOR")
             return all(name in beats and beats[name].timestamp >= began for name in wanted)
 
-        wait_for(at_work, "the daemon")
+        wait_for(at_work, "the daemon", self.patience)
 
     def kill_daemon(self) -> None:
         """SIGKILL the daemon; what it started lives on."""
@@ -303,7 +305,7 @@ class System:
             self.webserver.check()
             return httpx.get(f"{self.webserver_url}/server_info", timeout=30).is_success
 
-        wait_for(answers, "the webserver")
+        wait_for(answers, "the webserver", self.patience)
 
     def graphql(self, query: str, **variables: Any) -> Json:
         """The data of a GraphQL answer. Raises AssertionError when the webserver names errors."""
@@ -431,8 +433,9 @@ def _home(folder: Path, *, max_runs: int, **more: str) -> tuple[dict[str, str], 
         if not name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_"))
     }
     with mock.patch.dict(os.environ, kept, clear=True):
+        ours = {name: value for name, value in more.items() if not name.startswith("AWS_")}
         settings = Settings.from_environment(
-            DATACUBE_HOME=str(folder / "home"), DATACUBE_MAX_RUNS=str(max_runs), **more
+            DATACUBE_HOME=str(folder / "home"), DATACUBE_MAX_RUNS=str(max_runs), **ours
         )
         prepare(settings)
         environment = {

@@ -29,7 +29,7 @@ from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.support import DAY, JANUARY, Datacube, House
 
 RUN = ModelRun("model", "run")
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "qualifier_map": {"rain": ("crop", "year"), "yield": ("crop",)},
     "weight_column": "area",
 }

@@ -19,6 +19,7 @@ from datacube_assets.dojo import simulator
 from datacube_assets.dojo.documents import RunDocument
 from datacube_assets.dojo.simulator import DojoSimulator
 from datacube_assets.stand_in import LARGEST_BODY, Site, Switches, in_background
+from datacube_assets.storage.stores import Store, open_store
 
 RUN = {
     "id": "r1",
@@ -33,6 +34,10 @@ RUN = {
     ],
     "tags": [],
 }
+
+
+def store(folder: Path) -> Store:
+    return open_store(folder.as_uri())
 
 
 @pytest.fixture(scope="module")
@@ -303,7 +308,7 @@ def causemos(tmp_path: Path) -> CauseMosSimulator:
     for bucket, key in (("models", "m1/r1"), ("indicators", "d1/indicator")):
         (tmp_path / bucket / key / "results").mkdir(parents=True)
         (tmp_path / bucket / key / "results" / "results.json").write_text(json.dumps(RESULTS))
-    return CauseMosSimulator(tmp_path / "models", tmp_path / "indicators")
+    return CauseMosSimulator(store(tmp_path / "models"), store(tmp_path / "indicators"))
 
 
 @pytest.fixture
@@ -406,7 +411,9 @@ def test_the_page_for_people_shows_what_was_told(told: httpx.Client) -> None:
 @pytest.fixture(params=["dojo", "causemos"])
 def any_of_both(request: pytest.FixtureRequest, site: Site, folder: Path, tmp_path: Path) -> httpx.Client:
     stand_in = (
-        DojoSimulator.load(folder) if request.param == "dojo" else CauseMosSimulator(tmp_path, tmp_path)
+        DojoSimulator.load(folder)
+        if request.param == "dojo"
+        else CauseMosSimulator(store(tmp_path), store(tmp_path))
     )
     site.app = stand_in.app()
     return httpx.Client(base_url=site.url)
@@ -495,7 +502,7 @@ def test_with_a_user_name_everything_but_the_files_is_guarded(
 ) -> None:
     for stand_in in (
         DojoSimulator.load(folder, username="ann", password="pass"),
-        CauseMosSimulator(tmp_path, tmp_path, username="ann", password="pass"),
+        CauseMosSimulator(store(tmp_path), store(tmp_path), username="ann", password="pass"),
     ):
         site.app = stand_in.app()
         http = httpx.Client(base_url=site.url)
