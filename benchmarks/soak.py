@@ -157,8 +157,8 @@ def _disturb(system: System, cluster: Cluster, watched: Watched, options: argpar
             if faults[what]():
                 watched.faults[what] += 1
             next_fault = now + options.fault_every
+            print(f"\r{number} runs, {watched.faults.total()} faults", end="", file=sys.stderr, flush=True)
         time.sleep(0.1)
-        print(f"\r{number} runs, {watched.faults.total()} faults", end="", file=sys.stderr, flush=True)
 
 
 def _faults(system: System, cluster: Cluster, dice: random.Random) -> Mapping[str, Callable[[], bool]]:
