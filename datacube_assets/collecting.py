@@ -87,7 +87,8 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
             bucket_of=bucket_of,
             open_bucket=lambda url: open_store(url, settings.s3_endpoint),
             busy=lambda run: _busy(instance, run),
-            known_run=instance.has_run,
+            # A storage without any run is hardly the one that these reports are about.
+            known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
         )
         found: list[Orphan] = []
         unfinished: list[ModelRun] = []

@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies
 
 import httpx
 
@@ -183,7 +184,7 @@ class _Guard:
     def __call__(self, event: str, info: dict[str, Any]) -> None:
         """What httpcore calls as it goes along. Raises InputError."""
         if event == "connection.connect_tcp.started":
-            self._direct = info["host"] == self._host
+            self._direct = info["host"] == self._host or not getproxies()
         elif event == "connection.connect_tcp.complete" and self._source.guarded and self._direct:
             peer = info["return_value"].get_extra_info("server_addr")[0]
             if not is_public(peer) and not self._source.names(self._host):

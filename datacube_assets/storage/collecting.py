@@ -119,7 +119,10 @@ class Search:
         in_lake = self._old("unfinished write", self.lake.store, leftovers)
         for name in sorted(TABLES):
             in_lake += self._of_table(run, name, of.get((name,), []))
-        strays, doubtful = self._strays(run, traces)
+        of_buckets = self._strays(run, traces)
+        if of_buckets is None:
+            return Orphans(run, [])
+        strays, doubtful = of_buckets
         sure = (entry for asset, some in traces.items() if asset not in doubtful for entry in some)
         of_traces = self._old("trace of a publication", self.lake.store, sure)
         # Objects go first: without its trace, a stray object would never be found.
@@ -147,8 +150,11 @@ class Search:
             }
         return [entry for entry in entries if entry.key not in known]
 
-    def _strays(self, run: ModelRun, traces: dict[str, list[Entry]]) -> tuple[list[Orphan], set[str]]:
-        """Objects of a run that no manifest names, and the assets whose traces put others in doubt."""
+    def _strays(self, run: ModelRun, traces: dict[str, list[Entry]]) -> tuple[list[Orphan], set[str]] | None:
+        """Objects of a run that no manifest names, and the assets whose traces put others in doubt.
+
+        None while any is young: it may be just about to be named.
+        """
         heads = [head for asset in self._assets(run) if (head := manifest(self.lake, run, asset))]
         published = {head["bucket"] for head in heads}
         # Where nothing of ours is published, all may be of others: only what our traces name is ours.
@@ -167,6 +173,8 @@ class Search:
             if url not in published:
                 ours = set().union(*named.values())
                 unknown = [entry for entry in unknown if entry.key in ours]
+            if any(entry.modified >= self.before for entry in unknown):
+                return None
             strays += self._old("stray object", bucket, unknown)
             strays += self._old("unfinished write", bucket, leftovers)
             for asset, keys in named.items():
