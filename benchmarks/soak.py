@@ -278,7 +278,9 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
     end = time.monotonic() + patience
     while time.monotonic() < end:
         ready = {
-            name for name, document in system.causemos.documents().items() if document["status"] == "READY"
+            name
+            for name, document in system.causemos.documents().items()
+            if document.get("status") == "READY"
         }
         if (
             ready >= _newest(watched).keys()

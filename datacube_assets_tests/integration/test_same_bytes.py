@@ -46,25 +46,25 @@ SMALL = {
 
 
 def table(rows: int = 300) -> pa.Table:
-    """Values of all sizes in few places, so that every sum has many addends and its order would show."""
+    """Values of all sizes in few cells, so that every sum has several addends and their order would show."""
     random = np.random.default_rng(7)
     values = random.normal(size=rows) * 10.0 ** random.integers(-12, 12, rows)
     values[random.random(rows) < 0.1] = np.nan
     values[random.random(rows) < 0.1] = 2.0  # ties
-    places = random.integers(0, 12, rows)
+    places = random.integers(0, 5, rows)
     lat = np.round(-4 + places * 0.37, 2)
     lat[random.random(rows) < 0.05] = np.nan
     countries, regions = np.array(["Kenya", "Äthiopien", "Kenya"]), np.array(["A", "b", "Ç", None])
     return pa.table(
         {
-            "timestamp": JANUARY + random.integers(0, 500, rows) * DAY,
+            "timestamp": JANUARY + random.integers(0, 50, rows) * DAY,
             "country": countries[places % 3].tolist(),
             "admin1": regions[places % 4].tolist(),
             "lat": pa.array(lat, from_pandas=True),
             "lng": np.where(random.random(rows) < 0.1, -0.0, 36 + places * 0.0001),
             "feature": np.array(["rain", "yield"])[random.integers(0, 2, rows)].tolist(),
-            "crop": np.array(["maize", "teff", None])[random.integers(0, 3, rows)].tolist(),
-            "year": random.integers(2019, 2022, rows),
+            "crop": np.array(["maize", None])[random.integers(0, 2, rows)].tolist(),
+            "year": random.integers(2019, 2021, rows),
             "area": random.random(rows) * 10.0 ** random.integers(-5, 5, rows),
             "value": pa.array(values, from_pandas=True),
         }
@@ -169,7 +169,7 @@ def test_order_parts_shards_batches_workers_and_seeds_of_hashes_change_no_byte(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, first_tables = published(house, Way(), monkeypatch)
-    assert len(first.objects) > 500
+    assert len(first.objects) > 100
     second, second_tables = published(beside(house, "second"), WAYS[0], monkeypatch)
     assert_same(first, second)
     assert first_tables == second_tables
