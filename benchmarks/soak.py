@@ -275,7 +275,7 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
 
     _patiently(lambda: system.dojo.switch(error_next=0, truncate_next=0))
     _patiently(lambda: system.causemos.switch(error_next=0, truncate_next=0))
-    end = time.monotonic() + patience
+    end, told = time.monotonic() + patience, -1
     while time.monotonic() < end:
         ready = {
             name
@@ -289,7 +289,9 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
             and not [name for name in _newest(watched) if _is_behind(system, watched, name)]
         ):
             return True
-        print(f"\r{len(ready)} of {len(_newest(watched))} ready   ", end="", file=sys.stderr, flush=True)
+        if len(ready) != told:
+            told = len(ready)
+            print(f"\r{told} of {len(_newest(watched))} ready   ", end="", file=sys.stderr, flush=True)
         time.sleep(1)
     return False
 
