@@ -135,7 +135,8 @@ def _disturb(system: System, cluster: Cluster, watched: Watched, options: argpar
     """Let runs finish, and break something now and then, until the time is over."""
     dice = random.Random(options.seed)
     faults = _faults(system, cluster, dice)
-    waiting: list[str] = []
+    # At first in the order in which they are named, then in any.
+    waiting = list(faults)[::-1]
     start = time.monotonic()
     next_run = next_fault = start
     number = 0
@@ -156,7 +157,11 @@ def _disturb(system: System, cluster: Cluster, watched: Watched, options: argpar
             what = waiting.pop()
             if faults[what]():
                 watched.faults[what] += 1
-            next_fault = now + options.fault_every
+                next_fault = now + options.fault_every
+            else:
+                # There was nothing to break. Something else comes first, in a moment.
+                waiting.insert(0, what)
+                next_fault = now + 1
             print(f"\r{number} runs, {watched.faults.total()} faults", end="", file=sys.stderr, flush=True)
         time.sleep(0.1)
 
@@ -226,8 +231,10 @@ def _code_servers(system: System) -> list[int]:
 
 
 def _children(pid: int) -> list[int]:
+    # Linux lists them by the thread that started them.
     with contextlib.suppress(OSError):
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+        return [int(one) for children in lists for one in children.split()]
     return []
 
 
