@@ -44,7 +44,9 @@ SAMPLE_SECONDS: Final = 2.0
 WARM_SECONDS: Final = 60.0
 """What a process needs at its start says nothing about growth."""
 GROWTH_MB: Final = 20.0
-"""Megabytes a minute that memory may grow by, over samples of at least `WARM_SECONDS`: less is noise."""
+"""Megabytes a minute that memory may grow by: less is noise."""
+JUDGED_SECONDS: Final = 600.0
+"""A process watched for less has no verdict: its first work is a step in its memory, not growth."""
 
 
 @dataclass
@@ -78,7 +80,11 @@ def main(arguments: list[str]) -> None:
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     broken = [name for name in ("lost", "duplicated", "wrong", "orphans left") if report[name]]
-    broken += [f"memory of {name}" for name, one in report["memory"].items() if one["MB/min"] > GROWTH_MB]
+    broken += [
+        f"memory of {name}"
+        for name, one in report["memory"].items()
+        if one["MB/min"] > GROWTH_MB and one["seconds"] >= JUDGED_SECONDS
+    ]
     if broken:
         raise SystemExit(f"broken: {', '.join(broken)}; logs and data are in {folder}")
     subprocess.run(["rm", "-rf", str(folder)], check=True)
