@@ -27,7 +27,7 @@ from datacube_assets.dojo.request import (
     QualifierThresholds,
 )
 from datacube_assets.settings import Settings, SettingsError
-from datacube_assets.startup import importing
+from datacube_assets.startup import importing, keep_memory
 
 if TYPE_CHECKING:
     from datacube_assets.process import Outcome
@@ -46,6 +46,7 @@ def main() -> None:
       datacube publish PART... --help   process files of your own
       datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
     """
+    keep_memory()
 
 
 def _store_options(command: Callable[..., None]) -> Callable[..., None]:

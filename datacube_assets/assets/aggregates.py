@@ -239,14 +239,16 @@ def _make(
     report = info.report
     folder = store.table_folder(info.run, name, cells.version)
     pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
+    rows_of = {file.name: file.rows for file in cells.files}
+    sizes = [rows_of[shard] for _, shard in pieces]
     if len(cells.names("month-")) == 1:
-        done = dask.map(_OneShard(store, cells, folder, made), pieces, name=name, run_id=run_id)
+        done = dask.map(_OneShard(store, cells, folder, made), pieces, name=name, run_id=run_id, sizes=sizes)
     else:
         rows = {feature: report.num_rows_per_feature[feature] for feature in info.features}
         times = (report.min_timestamp or 0, report.max_timestamp or 0) if made.by_time else None
         chunks = Chunks.of(rows, lake.shard_rows, times)
         shard_work = _ShardOfMany(store, cells, f"{folder}/partial", made, chunks)
-        partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id)
+        partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id, sizes=sizes)
         merging = _Merge(store, LakeTable(f"{folder}/partial", cells.version, ()), folder, made)
         of_chunks = list(_by_chunk([one for one in partials if one], len(chunks)))
         done = dask.map(merging, of_chunks, name=f"{name}-merged", run_id=run_id)

@@ -62,7 +62,14 @@ class Publisher(ConfigurableResource["Publisher"]):
             attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
             publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
             work = _Publish(publication, table, dict(works))
-            done = self.dask.map(work, list(works), name=f"publish-{asset}", run_id=context.run.run_id)
+            rows = {file.name: file.rows for file in table.files}
+            done = self.dask.map(
+                work,
+                list(works),
+                name=f"publish-{asset}",
+                run_id=context.run.run_id,
+                sizes=[rows.get(name, 0) for name in works],
+            )
             fragments = {name: names for name, (_, names) in zip(works, done, strict=True)}
             published = publication.finish(sum((one for one, _ in done), Published()), fragments)
         seconds = time.monotonic() - started
