@@ -130,7 +130,7 @@ class _LatitudeRows:
     @cache
     def table(cls) -> _LatitudeRows:
         rows = 2**MAX_PRECISION
-        edges = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * np.arange(1, rows + 1) / rows))))
+        edges = north_edges(np.arange(1, rows + 1), MAX_PRECISION)
         # A little further north than the strip ends, so that a latitude rounded into it is of its rows.
         ends = cls.SOUTH + np.arange(1, cls.STRIPS + 1) * (cls.DEGREES / cls.STRIPS) + cls.NEAR_EDGE
         northern = np.searchsorted(-edges, -ends, side="left")
@@ -150,6 +150,21 @@ class _LatitudeRows:
             near = np.flatnonzero(numbers < self.NEAR_EDGE)
             index[near] = mercator_rows(lat[near])
         return index
+
+
+# --- subtiles to places ----------------------------------------------------------------------------
+
+
+def west_edges(x: npt.NDArray[np.integer], precision: int) -> Floats:
+    """Longitude in degrees of the western edges of columns of subtiles; column x + 1 has the eastern one."""
+    edges: Floats = x * (360.0 / 2**precision) - 180.0
+    return edges
+
+
+def north_edges(y: npt.NDArray[np.integer], precision: int) -> Floats:
+    """Latitude in degrees of the northern edges of rows of subtiles; row y + 1 has the southern one."""
+    edges: Floats = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * y.astype(np.float64) / 2**precision))))
+    return edges
 
 
 # --- Morton codes ----------------------------------------------------------------------------------
