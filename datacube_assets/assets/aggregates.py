@@ -33,17 +33,11 @@ from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.storage.lake import Lake, LakeTable, TableFile, file_name
+from datacube_assets.storage.lake import Lake, LakeTable, TableFile, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES
 from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "aggregates"
-
-
-def folder_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
-    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
-    last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
-    return "/".join((period, *parts, last, ""))
 
 
 @table_asset(
@@ -121,7 +115,7 @@ class _Step:
         return self.breakdown.qualifier if self.breakdown else None
 
     def folder(self, *parts: str) -> str:
-        return folder_of(self.period, *parts, qualifier=self.qualifier)
+        return aggregate_folder(self.period, *parts, qualifier=self.qualifier)
 
 
 def _steps(lake: Lake, points: LakeTable) -> list[_Step]:

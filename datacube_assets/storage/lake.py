@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datacube_assets.datacube.schema import Period
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 
@@ -171,6 +172,12 @@ PARQUET: dict[str, Any] = {"compression": "lz4", "write_statistics": False}
 
 class MissingTableError(LookupError):
     """A table that has to be materialized first."""
+
+
+def aggregate_folder(period: Period, *parts: str, qualifier: str | None = None) -> str:
+    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
+    last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
+    return "/".join((period, *parts, last, ""))
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:

@@ -240,6 +240,13 @@ class S3:
                 for item in batch:
                     yield item["path"], item["size"]
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        import obstore
+
+        with self._explained("list"):
+            found = obstore.list_with_delimiter(self._open(), prefix or None)
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""
         throttle, turn, stop = _throttle(self.endpoint), threading.Lock(), threading.Event()

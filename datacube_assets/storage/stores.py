@@ -110,6 +110,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object whose key starts with the prefix (a folder with final `/`)."""
 
+    def folders(self, prefix: str) -> Sequence[str]:
+        """Names of the folders directly below a folder (with final `/`; an empty one is the root), sorted."""
+
     def local_path(self, key: str) -> Path | None:
         """The object as a local file, where the store is one."""
 
@@ -250,3 +253,11 @@ class LocalStore:
                 if not name.startswith(".writing-"):
                     path = os.path.join(folder, name)
                     yield path[len(self.root) + 1 :], os.path.getsize(path)
+
+    def folders(self, prefix: str) -> Sequence[str]:
+        start = self._path(prefix.rstrip("/")) if prefix else self.root
+        try:
+            with os.scandir(start) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
