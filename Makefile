@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 test lint types format bench lock clean
+.PHONY: help install demo cluster dev s3 notebook test lint types format bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 
 s3: $(STAMP) ## run a real S3 server on this machine, with buckets to develop against
 	@$(BIN)/datacube s3 $(ARGS)
+
+notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in JupyterLab
+	@$(BIN)/jupyter lab $(ARGS) docs/notebooks/explore_datacube.ipynb
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
@@ -55,7 +58,7 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@rm -rf $(VENV)-lock
 	$(call make_venv,$(VENV)-lock)
 	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --upgrade pip setuptools
-	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev]'
+	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev,notebook]'
 	@{ echo "# Exact versions of everything that is installed, for Python 3.11. Written by \`make lock\`."; \
 	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable > $(VENV)-lock/frozen && \
 	   grep -v -i -E '^(pip|datacube-assets)[ =]' $(VENV)-lock/frozen; } > $(VENV)-lock/constraints.txt
@@ -71,6 +74,11 @@ $(STAMP): pyproject.toml infra/constraints.txt
 	@echo "Setting up $(VENV), which takes a minute or two ..."
 	$(call make_venv,$(VENV))
 	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.notebook: $(STAMP)
+	@echo "Adding JupyterLab to $(VENV) ..."
+	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[notebook]'
 	@touch $@
 
 # $(call make_venv,FOLDER): an environment of the right Python, or a hint why there is none.

@@ -101,16 +101,19 @@ class Published:
     def qualifier_timeseries(
         self, resolution: Resolution, feature: str, qualifier: str, figure: str
     ) -> pa.Table:
-        """`timestamp`, `value` (of the qualifier) and one figure, by value and time; without gaps."""
+        """`timestamp`, `value` (of the qualifier) and one figure, a row for every value at every time.
+
+        The figure is null, too, where the value does not occur at the time: then `s_count` is null as well,
+        which otherwise it never is.
+        """
         key = keys.qualifier_timeseries(resolution, feature, qualifier, figure)
         wide = self._csv(key, lambda header: ["time", *(_figure_type(figure) for _ in header[1:])])
         times, *columns = wide.columns
-        empty = pa.table({"timestamp": pa.array([], TIME), "value": pa.array([], pa.string())})
-        long = [
-            pa.table([times, pa.repeat(pa.scalar(value), len(times)), column], ["timestamp", "value", figure])
+        names = ["timestamp", "value", figure]
+        return pa.concat_tables(
+            pa.table([times, pa.repeat(pa.scalar(value), len(times)), column], names)
             for value, column in zip(wide.column_names[1:], columns, strict=True)
-        ]
-        return pa.concat_tables(long).drop_null().combine_chunks() if long else empty
+        )
 
     def regional_timeseries(
         self,
