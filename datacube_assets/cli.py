@@ -88,14 +88,16 @@ def _store_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
+    from datacube_assets.checks.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
     from datacube_assets.storage.stores import StoreError
 
+    known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError) as error:
+    except (*known, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from datacube_assets.checks.limits import LimitsError, LimitsFile
+
 if TYPE_CHECKING:
     from datacube_assets.dojo.request import DatacubeRequest
 
@@ -64,6 +66,8 @@ class Settings(BaseModel):
     """Hosts (for `s3://` buckets) that parts may be read from, comma-separated; empty for any."""
     max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
     """Size beyond which a part is refused; 0 for any."""
+    check_limits: str = Field("", alias="DATACUBE_CHECK_LIMITS")
+    """TOML file with the limits that asset checks judge by; empty for the defaults."""
     sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
     """Seconds between looks at Dojo, at requests and at reports."""
     runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
@@ -103,6 +107,10 @@ class Settings(BaseModel):
             raise SettingsError("DATACUBE_S3_ENDPOINT cannot be used: give http://host:port or https://host")
         if endpoint.username or endpoint.password:
             raise SettingsError("DATACUBE_S3_ENDPOINT holds credentials: these belong into AWS_*")
+        try:
+            LimitsFile.read(self.check_limits)
+        except LimitsError as error:
+            raise SettingsError(f"DATACUBE_CHECK_LIMITS cannot be used: {error}") from None
         home = self.home.expanduser().absolute()
         return self.model_copy(
             update={

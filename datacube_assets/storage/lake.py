@@ -94,9 +94,13 @@ class Lake:
 
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""
-        with self._naming_file(table, name):
-            source = self.open_file(table, name)
-            return pq.read_table(source, columns=columns, memory_map=True, partitioning=None)
+        # Opening a file as a data set takes twice as long as reading most of them.
+        with (
+            self._naming_file(table, name),
+            pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
+        ):
+            # The reader takes names with a dot for parts of others, and keeps the order of the file.
+            return file.read() if columns is None else file.read(columns).select(columns)
 
     def read_all(self, table: LakeTable, prefix: str, columns: list[str] | None = None) -> pa.Table:
         """The files of a table whose names start so, one after the other. Raises MissingTableError."""

@@ -23,9 +23,11 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
+    LISTING,
     Body,
     Keys,
     MissingObjectError,
@@ -89,6 +91,7 @@ _LONGEST_KEY = 1024
 _DELETED_AT_ONCE = 1000
 _SETTINGS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REFUSED = frozenset(
     {
@@ -246,6 +249,18 @@ class S3:
         with self._explained("list"):
             found = obstore.list_with_delimiter(self._open(), prefix or None)
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+
+    def listing(self, prefix: str) -> pa.Table:
+        import obstore
+
+        keys, sizes, checksums = [], [], []
+        with self._explained("list"):
+            for batch in obstore.list(self._open(), prefix=prefix, chunk_size=1000):
+                for item in batch:
+                    keys.append(item["path"])
+                    sizes.append(item["size"])
+                    checksums.append(_md5(item["e_tag"]))
+        return pa.table([keys, sizes, checksums], schema=LISTING)
 
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""
@@ -478,6 +493,12 @@ def _found_by_botocore(environment: tuple[tuple[str, str], ...]) -> tuple[_Botoc
     if credentials is None:
         raise StoreError(f"there are no credentials for S3. Set {_SETTINGS}, or see docs/s3.md")
     return _Botocore(credentials), region
+
+
+def _md5(tag: str | None) -> bytes | None:
+    """The MD5 that S3 gives an object for a tag, None for other tags: those of several parts have a dash."""
+    text = (tag or "").strip('"')
+    return bytes.fromhex(text) if _MD5.fullmatch(text) else None
 
 
 def _plain(body: Body) -> Body:

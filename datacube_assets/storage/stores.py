@@ -35,6 +35,10 @@ _MANY = 100
 """Keys from which on looking through all of them at once is quicker."""
 
 
+LISTING = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
+"""A listing: size in bytes and MD5 are null where only reading the object would tell."""
+
+
 class UnsafeKeyError(ValueError):
     """A key with an empty, `.` or `..` part or a control character: it could leave the store's root."""
 
@@ -112,6 +116,9 @@ class Store(Protocol):
 
     def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly below a folder (with final `/`; an empty one is the root), sorted."""
+
+    def listing(self, prefix: str) -> pa.Table:
+        """What listing alone tells of every object below a folder (`LISTING`), quickly."""
 
     def local_path(self, key: str) -> Path | None:
         """The object as a local file, where the store is one."""
@@ -261,3 +268,20 @@ class LocalStore:
                 return sorted(entry.name for entry in entries if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def listing(self, prefix: str) -> pa.Table:
+        # Asking for the size of every file takes four times as long as naming them.
+        keys, folders = [], [prefix.rstrip("/")]
+        while folders:
+            folder = folders.pop()
+            try:
+                with os.scandir(self._path(folder)) as entries:
+                    for entry in entries:
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(f"{folder}/{entry.name}")
+                        elif not entry.name.startswith(".writing-"):
+                            keys.append(f"{folder}/{entry.name}")
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+        unknown = [pa.nulls(len(keys), LISTING.field(name).type) for name in ("size", "checksum")]
+        return pa.table([pa.array(keys, pa.string()), *unknown], schema=LISTING)
