@@ -16,13 +16,6 @@ from datacube_assets.datacube.schema import COORDINATES, REGION_LEVELS, Column, 
 Declared = list[tuple[str, str]]
 """Names and types of columns, in order."""
 
-_WEIGHTED = frozenset(
-    ("t_wavg", "weight", "wavg_cells", "s_sum_t_wavg")
-    + tuple(
-        f"{kind}_{measure}" for kind in ("weight", "weighted") for measure in ("t_sum", "t_mean", "t_wavg")
-    )
-    + ("s_min_t_wavg", "s_max_t_wavg")
-)
 _TEXTS = (pa.types.is_string, pa.types.is_large_string)
 
 
@@ -59,7 +52,12 @@ def _is_there(one: Column, layout: Layout, *, by_qualifier: bool, ranges: bool) 
         return by_qualifier
     if one.name.startswith(("s_min_", "s_max_")) and not ranges:
         return False
-    return layout.weighted or one.name not in _WEIGHTED
+    return layout.weighted or not needs_weights(one.name)
+
+
+def needs_weights(name: str) -> bool:
+    """Whether a column is only there with a weight column."""
+    return "wavg" in name or name.startswith("weight")
 
 
 def columns_as_declared(files: Mapping[str, tuple[Declared, pa.Schema]]) -> Verdict:

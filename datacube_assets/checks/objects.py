@@ -28,14 +28,15 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Found:
-    """The objects of an asset in its bucket, beside what its manifest records."""
+    """The objects of a datacube that are in the bucket, beside what manifests record."""
 
-    recorded: int
+    recorded: Mapping[str, int]
+    """Objects by asset."""
     missing: Sequence[str] = ()
     altered: Sequence[str] = ()
     """Of another size or checksum."""
     stray: Sequence[str] = ()
-    """That no manifest records, although their keys are such as this asset makes."""
+    """That no manifest records."""
     compared: int = 0
     """Objects whose checksum was compared."""
 
@@ -54,13 +55,14 @@ def as_recorded(found: Found) -> Verdict:
         if only_stray
         else "Publish from scratch (docs/checks.md), and find out what changed the bucket"
     )
+    recorded = sum(found.recorded.values())
     return Verdict(
         not told,
         f"Of the objects {', '.join(told)}. {remedy}"
         if told
-        else f"All {found.recorded:,} objects are there as they were written, and no others.",
+        else f"All objects that are recorded ({recorded:,}) are there as they were written, and no others.",
         {
-            "objects recorded": found.recorded,
+            "objects recorded": dict(found.recorded),
             "checksums compared": found.compared,
             **{f"objects that {what}": len(keys) for what, keys in faults.items()},
             "examples": {what: sorted(keys)[:EXAMPLES] for what, keys in faults.items() if keys},
@@ -174,45 +176,52 @@ def same_extrema(body: bytes, wanted: Mapping[str, Extreme]) -> str:
 
 # --- tiles -----------------------------------------------------------------------------------------
 
-_BINS, _ENTRY, _STATS = 0x12, 0x0A, 0x12
+_BINS, _ENTRY, _NUMBER, _STATS = 0x12, 0x0A, 0x08, 0x12
 _TAGS = {0x21: 0, 0x29: 1, 0x31: 2}
 """Tags of s_sum_t_sum, s_sum_t_mean and weight (CONTRACTS D.4)."""
+_ALL_THREE = struct.Struct("<BdBdBd")
 
 
 def read_tile(body: bytes) -> tuple[float, float, float]:
     """What the bins of a tile add up to: s_sum_t_sum, s_sum_t_mean and weight. Raises ValueError."""
     totals = [0.0, 0.0, 0.0]
+    at = 0
     try:
-        at = 0
         while at < len(body):
-            tag, at = body[at], at + 1
-            size, at = _varint(body, at)
+            tag = body[at]
+            size, at = _varint(body, at + 1)
             if tag == _BINS:
-                _read_bins(body[at : at + size], totals)
+                _read_bins(body, at, at + size, totals)
             at += size
-    except (IndexError, struct.error):
+    except (LookupError, struct.error):
         raise ValueError("it is no tile") from None
     if at != len(body):
         raise ValueError("it ends too early")
     return totals[0], totals[1], totals[2]
 
 
-def _read_bins(bins: bytes, totals: list[float]) -> None:
-    at = 0
-    while at < len(bins):
-        tag = bins[at]
-        if tag != _ENTRY:
-            _, at = _varint(bins, at + 1)
+def _read_bins(body: bytes, at: int, end: int, totals: list[float]) -> None:
+    first, second, third = totals
+    while at < end:
+        if body[at] != _ENTRY:
+            _, at = _varint(body, at + 1)
             continue
-        size, at = _varint(bins, at + 1)
-        end = at + size
-        _, at = _varint(bins, at + 1)  # the number of the bin
-        if bins[at] != _STATS:
-            raise ValueError("a bin has no figures")
-        _, at = _varint(bins, at + 1)
-        while at < end:
-            totals[_TAGS.get(bins[at], 0)] += struct.unpack_from("<d", bins, at + 1)[0]
-            at += 9
+        # An entry has 34 bytes at most; its number, up to 4095, one or two.
+        after = at + 2 + body[at + 1]
+        value = at + (4 if body[at + 3] < 0x80 else 5)
+        if body[at + 2] != _NUMBER or body[value] != _STATS or value + 2 + body[value + 1] != after:
+            raise ValueError("one of its bins cannot be read")
+        at = value + 2
+        if after - at == _ALL_THREE.size:
+            _, one, _, two, _, three = _ALL_THREE.unpack_from(body, at)
+            first, second, third = first + one, second + two, third + three
+        else:
+            figures = [0.0, 0.0, 0.0]
+            for tag_at in range(at, after, 9):
+                figures[_TAGS[body[tag_at]]] = struct.unpack_from("<d", body, tag_at + 1)[0]
+            first, second, third = first + figures[0], second + figures[1], third + figures[2]
+        at = after
+    totals[:] = first, second, third
 
 
 def _varint(body: bytes, at: int) -> tuple[int, int]:

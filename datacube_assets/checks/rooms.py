@@ -80,7 +80,7 @@ EVERY_OBJECT = "datacube/every_object"
 _READ_AT_ONCE = 2000
 """Objects of a piece of work."""
 _FETCHED_AT_ONCE = 16
-_SAMPLED_BYTES = 2_000_000
+_SAMPLED_BYTES = 1_000_000
 """Bytes of the objects of an asset that are read as a sample, about."""
 _REMAKE = (
     "Materialize the assets of the room aggregates from scratch; if that does not help, it is a fault of ours"
@@ -159,21 +159,6 @@ class Subject:
         assets = [asset.key.path[-1] for asset in DATACUBE_ASSETS]
         return {asset: manifest_entries(self.lake, self.run, asset) for asset in assets}
 
-    @cached_property
-    def looked(self) -> objects.Looked:
-        """All records, one asset after the other, beside what is in the bucket."""
-        return objects.look(pa.concat_tables(self.records.values()), self.bucket.listing(self.run.prefix))
-
-    @cached_property
-    def stray(self) -> dict[str, list[str]]:
-        """Objects that no manifest records, by the asset that makes such keys."""
-        stray: dict[str, list[str]] = {}
-        for key in self.looked.stray:
-            name = key.removeprefix(self.run.prefix)
-            if name != keys.RESULTS:
-                stray.setdefault(keys.family(name) or raw_data.key.path[-1], []).append(key)
-        return stray
-
     def standing(self, asset: str) -> Mapping[str, Any]:
         """The head of an asset's manifest. Raises MissingTableError."""
         head = manifest(self.lake, self.run, asset)
@@ -195,9 +180,7 @@ class Subject:
 
     def bodies(self, wanted: Sequence[str]) -> list[bytes | None]:
         """Objects by key after the run's prefix, None for those that are not there."""
-        fetch = _Fetch(self.bucket, self.run.prefix)
-        with ThreadPoolExecutor(_FETCHED_AT_ONCE, "check") as threads:
-            return list(threads.map(fetch, wanted))
+        return _fetched(self.bucket, [f"{self.run.prefix}{key}" for key in wanted])
 
     def chance(self, purpose: str) -> np.random.Generator:
         """Random numbers, other ones in every run, so that runs look at other samples."""
@@ -216,16 +199,20 @@ class _Summary:
         return sum(map(plausibility.summary, tables), plausibility.Summary({}, {}))
 
 
-@dataclass(frozen=True)
-class _Fetch:
-    bucket: Store
-    prefix: str
+def _fetched(bucket: Store, wanted: Sequence[str]) -> list[bytes | None]:
+    """Objects by key, None for those that are not there."""
 
-    def __call__(self, key: str) -> bytes | None:
+    def fetch(key: str) -> bytes | None:
         try:
-            return self.bucket.get(f"{self.prefix}{key}")
+            return bucket.get(key)
         except MissingObjectError:
             return None
+
+    if not wanted or bucket.local_path(wanted[0]) is not None:
+        # Threads cost more than reading a file.
+        return [fetch(key) for key in wanted]
+    with ThreadPoolExecutor(_FETCHED_AT_ONCE, "check") as threads:
+        return list(threads.map(fetch, wanted))
 
 
 @dataclass(frozen=True)
@@ -238,6 +225,8 @@ class Check:
     judge: Callable[[Subject], Verdict]
     severity: AssetCheckSeverity = AssetCheckSeverity.WARN
     blocking: bool = False
+    after: tuple[AssetsDefinition, ...] = ()
+    """What else has to be made before it is told."""
     of_partition: bool = True
     """Whether it is about the partition, and not about all of them."""
 
@@ -247,13 +236,14 @@ class Check:
 
     def spec(self) -> AssetCheckSpec:
         with warnings.catch_warnings():
-            # It lets the UI show results by partition, and a partition be checked. Dagster's version is locked.
+            # It shows results by partition, and lets one be checked. Dagster's version is locked.
             warnings.simplefilter("ignore", PreviewWarning)
             return AssetCheckSpec(
                 self.name,
                 asset=self.asset.key,
                 description=self.description,
                 blocking=self.blocking,
+                additional_deps=[other for other in self.after if other is not self.asset],
                 partitions_def=model_runs if self.of_partition else None,
             )
 
@@ -365,11 +355,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 # --- aggregates ------------------------------------------------------------------------------------
 
 _SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
-_WEIGHTS = tuple(
-    column.name
-    for column in GLOBAL_COLUMNS
-    if column.name.startswith(("wavg_cells", "weight", "s_sum_t_wavg"))
-)
+_WEIGHTS = tuple(column.name for column in REGIONAL_COLUMNS if columns.needs_weights(column.name))
 
 
 def _measures(layout: Layout) -> list[str]:
@@ -626,46 +612,38 @@ def _schema(lake: Lake, table: LakeTable, name: str) -> pa.Schema:
 # --- objects ---------------------------------------------------------------------------------------
 
 
-def _as_recorded(asset: AssetsDefinition) -> Callable[[Subject], Verdict]:
-    name = asset.key.path[-1]
-
-    def judge(subject: Subject) -> Verdict:
-        subject.standing(name)
-        recorded, looked = subject.records[name], subject.looked
-        start = sum(
-            table.num_rows
-            for table in itertools.takewhile(lambda t: t is not recorded, subject.records.values())
+def _as_recorded(subject: Subject) -> Verdict:
+    recorded = pa.concat_tables(subject.records.values())
+    if not recorded.num_rows:
+        raise MissingTableError(f"{subject.run} has no published objects yet; materialize its assets first")
+    looked = objects.look(recorded, subject.bucket.listing(subject.run.prefix))
+    unread = np.flatnonzero(looked.unread)
+    if EVERY_OBJECT not in subject.context.run.tags:
+        ends = np.cumsum([table.num_rows for table in subject.records.values()])
+        of_assets = np.split(unread, np.searchsorted(unread, ends[:-1]))
+        unread = np.concatenate([_sample(subject, recorded, rows) for rows in of_assets])
+    read = recorded.take(pa.array(unread))
+    pieces = [read.slice(start, _READ_AT_ONCE) for start in range(0, len(unread), _READ_AT_ONCE)]
+    altered = [key for some in subject.map(_Altered(subject.bucket), pieces, "objects") for key in some]
+    missing, listed_otherwise = (
+        recorded["key"].filter(pa.array(mask)).to_pylist() for mask in (looked.missing, looked.altered)
+    )
+    # results.json is written last and has its own check.
+    results = f"{subject.run.prefix}{keys.RESULTS}"
+    return objects.as_recorded(
+        objects.Found(
+            {asset: table.num_rows for asset, table in subject.records.items()},
+            missing,
+            sorted({*altered, *listed_otherwise}),
+            [key for key in looked.stray if key != results],
+            recorded.num_rows - int(np.count_nonzero(looked.missing | looked.unread)) + len(unread),
         )
-        here = slice(start, start + recorded.num_rows)
-        unread = np.flatnonzero(looked.unread[here])
-        if EVERY_OBJECT not in subject.context.run.tags:
-            unread = _sample(subject, name, recorded, unread)
-        read = recorded.take(pa.array(unread))
-        pieces = [read.slice(start, _READ_AT_ONCE) for start in range(0, len(unread), _READ_AT_ONCE)]
-        altered = [key for some in subject.map(_Altered(subject.bucket), pieces, "objects") for key in some]
-        missing, listed_otherwise = (
-            recorded["key"].filter(pa.array(mask[here])).to_pylist()
-            for mask in (looked.missing, looked.altered)
-        )
-        told = recorded.num_rows - int(np.count_nonzero((looked.missing | looked.unread)[here]))
-        return objects.as_recorded(
-            objects.Found(
-                recorded.num_rows,
-                missing,
-                sorted({*altered, *listed_otherwise}),
-                subject.stray.get(name, ()),
-                told + len(unread),
-            )
-        )
-
-    return judge
+    )
 
 
-def _sample(
-    subject: Subject, purpose: str, recorded: pa.Table, rows: npt.NDArray[np.intp]
-) -> npt.NDArray[np.intp]:
-    """Some of the recorded objects, not too large altogether."""
-    chosen = subject.chance(purpose).permutation(rows)[: subject.limits.sampled_objects]
+def _sample(subject: Subject, recorded: pa.Table, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Some of the recorded objects of an asset, not too large altogether."""
+    chosen = subject.chance("objects").permutation(rows)[: subject.limits.sampled_objects]
     sizes = recorded["size"].take(pa.array(chosen)).to_numpy()
     return np.sort(chosen[: max(1, int(np.searchsorted(np.cumsum(sizes), _SAMPLED_BYTES)))])
 
@@ -677,9 +655,10 @@ class _Altered:
     bucket: Store
 
     def __call__(self, recorded: pa.Table) -> list[str]:
-        with ThreadPoolExecutor(_FETCHED_AT_ONCE, "check") as threads:
-            bodies = threads.map(_Fetch(self.bucket, ""), recorded["key"].to_pylist())
-            found = [body and hashlib.md5(body, usedforsecurity=False).digest() for body in bodies]
+        bodies = _fetched(self.bucket, recorded["key"].to_pylist())
+        found = [
+            None if body is None else hashlib.md5(body, usedforsecurity=False).digest() for body in bodies
+        ]
         same = pc.equal(pa.array(found, pa.binary(16)), recorded["checksum"])
         altered: list[str] = recorded["key"].filter(pc.invert(pc.fill_null(same, False))).to_pylist()
         return altered
@@ -690,7 +669,8 @@ def _results_as_recorded(subject: Subject) -> Verdict:
     subject.standing(name)
     recorded = manifest_entries(subject.lake, subject.run, name)
     altered = _Altered(subject.bucket)(recorded)
-    return objects.as_recorded(objects.Found(recorded.num_rows, altered=altered, compared=recorded.num_rows))
+    found = objects.Found({name: recorded.num_rows}, altered=altered, compared=recorded.num_rows)
+    return objects.as_recorded(found)
 
 
 def _extrema_are_of_the_table(subject: Subject) -> Verdict:
@@ -922,13 +902,19 @@ OF_AGGREGATES = (
         )
     ),
 )
-_OBJECTS_SAY = (
-    "Every recorded object is in the bucket, and no other that looks like one of this asset. Sizes and "
-    "checksums are compared: on S3 of every object, as the listing tells them; in a folder of a sample, "
-    "other ones in every run, and of all in the job check_model_run. Objects recorded nowhere only warn."
-)
 OF_OBJECTS = (
-    *(stops(asset, _OBJECTS, _OBJECTS_SAY, _as_recorded(asset)) for asset in DATACUBE_ASSETS),
+    Check(
+        raw_data,
+        _OBJECTS,
+        "Every object of the datacube that a manifest records is in the bucket, whichever asset it is of, "
+        "and no other. Sizes and checksums are compared: on S3 of every object, as the listing tells them; "
+        "in a folder of a sample, other ones in every run, and of all in the job check_model_run. Objects "
+        "that are recorded nowhere only warn.",
+        _as_recorded,
+        AssetCheckSeverity.ERROR,
+        blocking=True,
+        after=tuple(DATACUBE_ASSETS),
+    ),
     stops(
         regional_extrema,
         "extrema_are_of_the_table",
@@ -940,7 +926,8 @@ OF_OBJECTS = (
         spatial_tiles,
         "tiles_hold_every_point",
         "At every zoom, the pyramid over the grid table holds the same points, and as many tiles are "
-        "recorded as it has. Of each zoom some published tiles are read: they add up to what the table has there.",
+        "recorded as it has. Of each zoom some published tiles are read: their bins add up to what the "
+        "table has there.",
         _tiles_hold_every_point,
     ),
 )

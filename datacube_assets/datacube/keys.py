@@ -133,25 +133,6 @@ def tiles(resolution: Resolution, zoom: int, feature: Texts, timestamp: Texts, x
 RESULTS = "results/results.json"
 
 
-_FAMILIES = {
-    "raw_data": r"raw/.+/raw/raw\.csv",
-    "region_lists": r"raw/.+/info/region_lists\.json",
-    "qualifier_lists": r"raw/.+/info/(qualifier_counts|qualifiers/.+)\.json",
-    "spatial_tiles": r"(month|year)/.+/tiles/-?\d+-\d+-\d+-\d+\.\w+",
-    "grid_stats": r"(month|year)/.+/stats/grid/-?\d+\.csv",
-    "regional_extrema": r"(month|year)/.+/regional/\w+/stats/default/extrema\.json",
-    "regional_maps": r"(month|year)/.+/regional/\w+/aggs/-?\d+/(default/default|qualifiers/.+)\.csv",
-    "regional_timeseries": r"(month|year)/.+/regional/\w+/timeseries/(default|qualifiers)/.+\.csv",
-    "global_timeseries": r"(month|year)/.+/timeseries/(global/global|qualifiers/.+)\.csv",
-}
-"""What keys of each family look like; of several that fit the first is meant."""
-
-
-def family(key: str) -> str | None:
-    """The asset that makes keys such as this one (after the run's prefix), None for any other key."""
-    return next((name for name, like in _FAMILIES.items() if re.fullmatch(like, key)), None)
-
-
 def _join(*parts: str | Texts) -> Texts:
     scalars = (pa.scalar(part) if isinstance(part, str) else part for part in parts)
     return pc.binary_join_element_wise(*scalars, "")

@@ -243,10 +243,14 @@ def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
     if head is None:
         return _SCHEMA.empty_table()
     names = [name for names in head["fragments"].values() for name in names]
-    with ThreadPoolExecutor(_READERS, "manifest") as readers:
-        bodies = readers.map(lambda name: lake.store.get(f"{folder}/{head['attempt']}/{name}"), names)
-        # Opening a file as a data set takes three times as long.
-        tables = [pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False) for body in bodies]
+    keys_ = [f"{folder}/{head['attempt']}/{name}" for name in names]
+    if lake.store.local_path(folder) is None:
+        with ThreadPoolExecutor(_READERS, "manifest") as readers:
+            bodies = list(readers.map(lake.store.get, keys_))
+    else:
+        bodies = [lake.store.get(key) for key in keys_]
+    # Opening a file as a data set takes three times as long.
+    tables = [pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False) for body in bodies]
     return pa.concat_tables([_SCHEMA.empty_table(), *tables])
 
 

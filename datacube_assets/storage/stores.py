@@ -273,15 +273,20 @@ class LocalStore:
         # Asking for the size of every file takes four times as long as naming them.
         keys, folders = [], [prefix.rstrip("/")]
         while folders:
-            folder = folders.pop()
-            try:
-                with os.scandir(self._path(folder)) as entries:
-                    for entry in entries:
-                        if entry.is_dir(follow_symlinks=False):
-                            folders.append(f"{folder}/{entry.name}")
-                        elif not entry.name.startswith(".writing-"):
-                            keys.append(f"{folder}/{entry.name}")
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-        unknown = [pa.nulls(len(keys), LISTING.field(name).type) for name in ("size", "checksum")]
-        return pa.table([pa.array(keys, pa.string()), *unknown], schema=LISTING)
+            folder, names = folders.pop(), list[str]()
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(self._path(folder)) as found,
+            ):
+                for entry in found:
+                    if entry.is_dir():
+                        folders.append(f"{folder}/{entry.name}")
+                    else:
+                        names.append(entry.name)
+            files = pa.array(names, pa.string())
+            if ".writing-" in "".join(names):
+                files = files.filter(pc.invert(pc.starts_with(files, ".writing-")))
+            keys.append(pc.binary_join_element_wise(folder, files, "/"))
+        key = pa.chunked_array(keys, pa.string())
+        unknown = [pa.nulls(len(key), LISTING.field(name).type) for name in ("size", "checksum")]
+        return pa.table([key, *unknown], schema=LISTING)
