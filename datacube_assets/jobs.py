@@ -5,7 +5,14 @@ What a job does is in `assets/`; when it starts is in `sensors/`.
 
 from __future__ import annotations
 
-from dagster import AssetKey, AssetsDefinition, AssetSelection, DagsterRun, define_asset_job
+from dagster import (
+    AssetKey,
+    AssetsDefinition,
+    AssetSelection,
+    DagsterRun,
+    PartitionedConfig,
+    define_asset_job,
+)
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import (
@@ -53,7 +60,8 @@ process_model_run = define_asset_job(
 check_model_run = define_asset_job(
     "check_model_run",
     selection=AssetSelection.checks(*CHECKS),
-    partitions_def=model_runs,
+    # Of a job without assets Dagster would not see by itself that it has partitions.
+    config=PartitionedConfig(model_runs, run_config_for_partition_key_fn=lambda _: {}),
     tags={EVERY_OBJECT: "yes"},
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )

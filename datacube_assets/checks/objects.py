@@ -176,7 +176,9 @@ def same_extrema(body: bytes, wanted: Mapping[str, Extreme]) -> str:
 
 # --- tiles -----------------------------------------------------------------------------------------
 
-_BINS, _ENTRY, _NUMBER, _STATS = 0x12, 0x0A, 0x08, 0x12
+_COORD, _BINS = 0x0A, 0x12
+_ENTRY, _TOTAL_BINS = 0x0A, 0x10
+_NUMBER, _STATS = 0x08, 0x12
 _TAGS = {0x21: 0, 0x29: 1, 0x31: 2}
 """Tags of s_sum_t_sum, s_sum_t_mean and weight (CONTRACTS D.4)."""
 _ALL_THREE = struct.Struct("<BdBdBd")
@@ -192,6 +194,8 @@ def read_tile(body: bytes) -> tuple[float, float, float]:
             size, at = _varint(body, at + 1)
             if tag == _BINS:
                 _read_bins(body, at, at + size, totals)
+            elif tag != _COORD:
+                raise ValueError("it is no tile")
             at += size
     except (LookupError, struct.error):
         raise ValueError("it is no tile") from None
@@ -203,13 +207,18 @@ def read_tile(body: bytes) -> tuple[float, float, float]:
 def _read_bins(body: bytes, at: int, end: int, totals: list[float]) -> None:
     first, second, third = totals
     while at < end:
-        if body[at] != _ENTRY:
+        if body[at] == _TOTAL_BINS:
             _, at = _varint(body, at + 1)
             continue
         # An entry has 34 bytes at most; its number, up to 4095, one or two.
         after = at + 2 + body[at + 1]
         value = at + (4 if body[at + 3] < 0x80 else 5)
-        if body[at + 2] != _NUMBER or body[value] != _STATS or value + 2 + body[value + 1] != after:
+        if (
+            body[at] != _ENTRY
+            or body[at + 2] != _NUMBER
+            or body[value] != _STATS
+            or value + 2 + body[value + 1] != after
+        ):
             raise ValueError("one of its bins cannot be read")
         at = value + 2
         if after - at == _ALL_THREE.size:

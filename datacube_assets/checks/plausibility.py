@@ -121,15 +121,14 @@ def summary(points: pa.Table) -> Summary:
     """The summary of some points, of which `SUMMARY_COLUMNS` are read as far as there are any."""
     feature, values = encode_text(points["feature"]), cast(Floats, column(points, "value"))
     groups = group_by([feature])
-    arranged = cast(Floats, groups.arrange(values))
-    present = np.add.reduceat((~np.isnan(arranged)).astype(np.int64), groups.starts) if len(groups) else []
+    filled = groups.reduce(np.add, (~np.isnan(values)).astype(np.int64))
     smallest, largest = (groups.reduce(choose, values).tolist() for choose in (np.fmin, np.fmax))
     of_features = {
-        name: (int(rows), int(filled), low, high)
-        for name, rows, filled, low, high in zip(
+        name: (rows, with_value, low, high)
+        for name, rows, with_value, low, high in zip(
             feature.values.take(pa.array(feature.codes[groups.first])).to_pylist(),
-            groups.sizes,
-            present,
+            groups.sizes.tolist(),
+            filled.tolist(),
             smallest,
             largest,
             strict=True,
@@ -142,17 +141,9 @@ def summary(points: pa.Table) -> Summary:
 def _squares(points: pa.Table) -> dict[tuple[str, int, int], int]:
     country = encode_text(points["country"])
     lat, lng = (cast(Floats, column(points, name)) for name in COORDINATES)
-    found, counts = _counted(
-        np.concatenate(
-            [
-                _numbers(country.codes[rows], lat[rows], lng[rows])
-                for rows in (
-                    slice(start, start + _BLOCK_ROWS) for start in range(0, max(len(lat), 1), _BLOCK_ROWS)
-                )
-            ]
-        ),
-        country.radix * _LATITUDES * _LONGITUDES,
-    )
+    blocks = (slice(start, start + _BLOCK_ROWS) for start in range(0, max(len(lat), 1), _BLOCK_ROWS))
+    numbers = np.concatenate([_numbers(country.codes[rows], lat[rows], lng[rows]) for rows in blocks])
+    found, counts = _counted(numbers, country.radix * _LATITUDES * _LONGITUDES)
     codes, square = np.divmod(found, _LATITUDES * _LONGITUDES)
     south, west = np.divmod(square, _LONGITUDES)
     texts = country.values.to_pylist()
@@ -174,7 +165,8 @@ def _numbers(codes: Codes, lat: Floats, lng: Floats) -> Ints:
         lng = wrap_longitude(lng)
     # A latitude beyond the poles is as far away as can be said.
     square = (np.floor(np.clip(lat, -90, 90)) + 90) * _LONGITUDES + (np.floor(lng) + 180)
-    return codes * (_LATITUDES * _LONGITUDES) + square.astype(np.int64)
+    numbers: Ints = codes * (_LATITUDES * _LONGITUDES) + square.astype(np.int64)
+    return numbers
 
 
 def _counted(numbers: Ints, size: int) -> tuple[Ints, Ints]:

@@ -82,9 +82,7 @@ _READ_AT_ONCE = 2000
 _FETCHED_AT_ONCE = 16
 _SAMPLED_BYTES = 1_000_000
 """Bytes of the objects of an asset that are read as a sample, about."""
-_REMAKE = (
-    "Materialize the assets of the room aggregates from scratch; if that does not help, it is a fault of ours"
-)
+_REMAKE = "Publish from scratch (docs/checks.md); if that does not help, it is a fault of ours"
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -108,11 +106,18 @@ class Subject:
     """A partition that is checked; what several checks need is fetched once."""
 
     context: AssetCheckExecutionContext
-    run: ModelRun
     lake: Lake
     buckets: BucketsResource
     dask: DaskResource
-    limits: Limits
+    all_limits: LimitsResource
+
+    @cached_property
+    def run(self) -> ModelRun:
+        return ModelRun.from_key(self.context.partition_key)
+
+    @cached_property
+    def limits(self) -> Limits:
+        return self.all_limits.of(self.run.model_id)
 
     def map(self, function: Callable[[Piece], Result], pieces: Sequence[Piece], name: str) -> list[Result]:
         return self.dask.map(function, pieces, name=f"check-{name}", run_id=self.context.run.run_id)
@@ -256,6 +261,11 @@ class Check:
             verdict = Verdict(True, f"Not compared: {error}.")
         except (MissingTableError, MissingObjectError) as error:
             verdict = Verdict(False, str(error.args[0]))
+        except (KeyError, pa.ArrowException) as error:
+            # The check of its columns says more.
+            verdict = Verdict(
+                False, f"The tables cannot be compared: {str(error).splitlines()[0]}. {_REMAKE}"
+            )
         return AssetCheckResult(
             asset_key=self.asset.key,
             check_name=self.name,
@@ -962,8 +972,7 @@ def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDe
         dask: DaskResource,
         limits: LimitsResource,
     ) -> Iterator[AssetCheckResult]:
-        run = ModelRun.from_key(context.partition_key)
-        subject = Subject(context, run, lake.open(), buckets, dask, limits.of(run.model_id))
+        subject = Subject(context, lake.open(), buckets, dask, limits)
         for check in checks:
             if check.key in context.selected_asset_check_keys:
                 yield check.result(subject)
