@@ -92,6 +92,11 @@ class Lake:
         """A file of a table for a Parquet reader, which reads no more of it than it needs."""
         return self.store.open(f"{table.folder}/{name}.parquet")
 
+    def tail(self, table: LakeTable, name: str, size: int) -> bytes:
+        """The last bytes of a file of a table. Raises MissingTableError."""
+        with self._naming_file(table, name):
+            return self.store.tail(f"{table.folder}/{name}.parquet", size)
+
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""
         # Opening a file as a data set takes twice as long as reading most of them.

@@ -190,6 +190,12 @@ class S3:
         with self._explained("read", key):
             return bytes(obstore.get_range(self._open(), key, start=start, end=end))
 
+    def tail(self, key: str, size: int) -> bytes:
+        import obstore
+
+        with self._explained("read", key):
+            return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
+
     def put(self, key: str, body: Body) -> None:
         import obstore
 

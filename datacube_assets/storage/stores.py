@@ -96,6 +96,9 @@ class Store(Protocol):
     def open(self, key: str) -> str | BinaryIO:
         """The object for a reader that wants parts of it: its path, or a file. Raises MissingObjectError."""
 
+    def tail(self, key: str, size: int) -> bytes:
+        """The last bytes of an object, all of a smaller one. Raises MissingObjectError."""
+
     def put(self, key: str, body: Body) -> None:
         """Write one object; it appears whole or not at all."""
 
@@ -175,6 +178,14 @@ class LocalStore:
     def get(self, key: str) -> bytes:
         try:
             return Path(self._path(key)).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObjectError(key) from None
+
+    def tail(self, key: str, size: int) -> bytes:
+        try:
+            with Path(self._path(key)).open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+                return file.read()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key) from None
 

@@ -72,7 +72,7 @@ class House:
 
     def materialize(self, run: ModelRun, *assets: str) -> ExecuteInProcessResult:
         """Materialize some assets of a partition, as with the button in the UI."""
-        job = build_definitions(self.settings, loggers={"quiet": _QUIET}).resolve_job_def(
+        job = build_definitions(self.settings, loggers={"quiet": QUIET}).resolve_job_def(
             process_model_run.name
         )
         return job.execute_in_process(
@@ -97,7 +97,8 @@ def _silent(_: InitLoggerContext) -> logging.Logger:
     return logger
 
 
-_QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
+QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
+"""Of jobs that are executed in this process."""
 
 
 @contextmanager

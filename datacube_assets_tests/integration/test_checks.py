@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.jobs import check_model_run
 from datacube_assets.s3_server import S3Server
-from datacube_assets_tests.integration.support import DAY, JANUARY, House, open_house, rows
+from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 
 RUN = ModelRun("model", "run")
 PLACES = 40
@@ -68,13 +67,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 Checked = dict[str, AssetCheckEvaluation]
 
 
-def check(house: House) -> Checked:
-    """All checks of the run, executed by themselves."""
-    job = build_definitions(house.settings).resolve_job_def(check_model_run.name)
+def check(house: House, *names: str) -> Checked:
+    """The checks of these names, or all of the run, executed by themselves."""
+    job = build_definitions(house.settings, loggers={"quiet": QUIET}).resolve_job_def(check_model_run.name)
+    if names:
+        split = (name.split(":") for name in names)
+        job = job.get_subset(
+            asset_check_selection={AssetCheckKey(AssetKey(key), name) for key, name in split}
+        )
     done = job.execute_in_process(
         partition_key=RUN.key,
         instance=house.instance,
         tags=dict(check_model_run.tags or {}),
+        run_config={"loggers": {"quiet": {}}},
         raise_on_error=False,
     )
     return {f"{one.asset_key.path[-1]}:{one.check_name}": one for one in done.get_asset_check_evaluations()}
@@ -277,8 +282,8 @@ def damaged(house: House, fault: Fault) -> Iterator[None]:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.check}-{Path(fault.where).parent.name}")
 def test_each_fault_is_found_by_the_check_that_is_there_for_it(fault: Fault, published: House) -> None:
     with damaged(published, fault):
-        checked = check(published)
-    assert fault.check in failed(checked)
+        checked = check(published, fault.check)
+    assert set(checked) == failed(checked) == {fault.check}
     assert checked[fault.check].severity == fault.severity
     assert checked[fault.check].description
 
@@ -286,9 +291,8 @@ def test_each_fault_is_found_by_the_check_that_is_there_for_it(fault: Fault, pub
 def test_a_stray_object_is_warned_of(published: House) -> None:
     stray = published.folder / BUCKET / "month" / "yield" / "tiles" / "0-0-0-0.tile"
     stray.write_bytes(b"")
-    checked = check(published)
+    checked = check(published, "raw_data:objects_as_recorded")
     stray.unlink()
-    assert failed(checked) - ALWAYS == {"raw_data:objects_as_recorded"}
     found = checked["raw_data:objects_as_recorded"]
     assert found.severity == AssetCheckSeverity.WARN
     assert "1 are recorded nowhere" in str(found.description)
@@ -346,8 +350,8 @@ def test_a_check_that_stops_publication_is_told_and_nothing_is_called_complete(h
 
 
 def test_odd_data_is_published_and_warned_of(house: House) -> None:
-    house.publish(crops(weight=None), run_id="first")
-    house.publish(crops(weight=None), run_id="second")
+    house.publish(crops().drop_columns(["weight"]), run_id="first")
+    house.publish(crops().drop_columns(["weight"]), run_id="second")
     count = 2000
     odd = pa.table(
         {
@@ -373,9 +377,7 @@ def test_odd_data_is_published_and_warned_of(house: House) -> None:
 def test_limits_of_a_model_are_heeded(house: House, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
     limits.write_text("[models.model]\nmax_far_share = 1.0\n")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        assert house.with_settings(check_limits=str(limits)).publish(crops(), **FIELDS).warnings == []
+    assert house.with_settings(check_limits=str(limits)).publish(crops(), **FIELDS).warnings == []
 
 
 def test_on_s3_all_checksums_are_compared_without_reading_an_object(
@@ -389,19 +391,15 @@ def test_on_s3_all_checksums_are_compared_without_reading_an_object(
     client = s3_server.client()
 
     def told() -> AssetCheckEvaluation:
-        return check(on_s3)["raw_data:objects_as_recorded"]
+        name = "raw_data:objects_as_recorded"
+        return check(on_s3, name)[name]
 
-    recorded = told().metadata["objects recorded"].value
+    right = told()
+    recorded = right.metadata["objects recorded"].value
+    assert right.passed
     assert isinstance(recorded, dict)
-    assert told().passed
-    assert told().metadata["checksums compared"].value == sum(recorded.values())
+    assert right.metadata["checksums compared"].value == sum(recorded.values())
     key = "checked/model/run/month/rain/timeseries/global/global.csv"
     body = client.get_object(Bucket="models", Key=key)["Body"].read()
     client.put_object(Bucket="models", Key=key, Body=body[:-1] + b"9")
     assert "1 are not as they were written" in str(told().description)
-
-
-def test_the_latest_result_of_a_check_is_kept_by_dagster(published: House) -> None:
-    key = AssetCheckKey(AssetKey("regional_aggregates"), "regions_add_up")
-    summary = published.instance.event_log_storage.get_asset_check_summary_records([key])[key]
-    assert summary.last_check_execution_record is not None

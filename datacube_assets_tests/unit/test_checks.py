@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,10 @@ def test_other_times_pass(first: int | None, last: int | None, unit: str) -> Non
     ],
 )
 def test_too_many_rows_that_are_dropped_or_without_a_value_are_warned_of(
-    changes: dict[str, int], says: str
+    changes: dict[str, Any], says: str
 ) -> None:
-    verdict = plausibility.usable_rows(Report(**({"num_rows": 100, "points": 100} | changes)), LIMITS)
+    report = replace(Report(num_rows=100, points=100), **changes)
+    verdict = plausibility.usable_rows(report, LIMITS)
     assert verdict.passed == (not says)
     assert says in verdict.says
 
@@ -253,9 +255,8 @@ def test_a_store_whose_tags_are_no_checksums_is_not_taken_for_a_fault() -> None:
 def test_a_tile_is_read_back_as_it_was_written() -> None:
     bins = np.array([0, 5, 127, 128, 4095], np.uint32)
     figures = [np.array([1.0, 0.0, -2.5, 0.0, 4.0]), np.array([1.0, 2.0, 0.0, 0.0, 4.0]), np.ones(5)]
-    tiles = tile_objects(
-        pa.array(["x"]), 3, *np.array([[5], [0]], np.uint32), np.array([0, 5]), bins, figures
-    )
+    x, y = np.array([5], np.uint32), np.array([0], np.uint32)
+    tiles = tile_objects(pa.array(["x"]), 3, x, y, np.array([0, 5]), bins, figures)
     body = bytes(next(tiles.bodies()))
     assert objects.read_tile(body) == (2.5, 7.0, 5.0)
     for damaged in (body[:-1], body[:9] + b"\xff" + body[10:], b"\xff", b"{}"):
