@@ -120,6 +120,7 @@ class Subject:
         return self.all_limits.of(self.run.model_id)
 
     def map(self, function: Callable[[Piece], Result], pieces: Sequence[Piece], name: str) -> list[Result]:
+        """Results for each piece; the name has to be another one for each call in a run."""
         return self.dask.map(function, pieces, name=f"check-{name}", run_id=self.context.run.run_id)
 
     def table(self, asset: AssetsDefinition) -> LakeTable:
@@ -160,9 +161,14 @@ class Subject:
 
     @cached_property
     def records(self) -> dict[str, pa.Table]:
-        """What the manifests record, by asset."""
+        """What the manifests record of this bucket, by asset."""
         assets = [asset.key.path[-1] for asset in DATACUBE_ASSETS]
-        return {asset: manifest_entries(self.lake, self.run, asset) for asset in assets}
+        heads = {asset: manifest(self.lake, self.run, asset) for asset in assets}
+        return {
+            asset: manifest_entries(self.lake, self.run, asset)
+            for asset, head in heads.items()
+            if head is not None and head["bucket"] == self.bucket.url
+        }
 
     def standing(self, asset: str) -> Mapping[str, Any]:
         """The head of an asset's manifest. Raises MissingTableError."""
@@ -471,10 +477,10 @@ def _map_holds_every_point(subject: Subject) -> Verdict:
     compared = Compared()
     for resolution in RESOLUTIONS:
         files = table.names(folder_of(resolution))
-        parts = subject.map(_Sums(lake, table, GRID_MEASURES), files, "grid")
+        parts = subject.map(_Sums(lake, table, GRID_MEASURES), files, f"grid-{resolution}")
         if off:
             cells = subject.beside(temporal_cells, table)
-            parts += subject.map(_OffMap(lake, cells), cells.names(f"{resolution}-"), "off-map")
+            parts += subject.map(_OffMap(lake, cells), cells.names(f"{resolution}-"), f"off-map-{resolution}")
         totals = [
             lake.read(whole, name, [*conservation.KEYS, *GRID_MEASURES])
             for name in whole.names(folder_of(resolution))
@@ -551,14 +557,14 @@ def _conserved(compared: Compared, what: str) -> Verdict:
 def _columns_of_cells(subject: Subject) -> Verdict:
     cells = subject.table(temporal_cells)
     layout = RunInfo.of(cells).layout
-    wanted = _Wanted(columns.declared(CELL_COLUMNS, layout, cells=True))
+    wanted = columns.declared(CELL_COLUMNS, layout, cells=True)
     files = [(cells, name, wanted) for name in cells.names()]
     try:
         points = subject.beside(normalized_points, cells)
     except CannotCompareError:
         points = None
     if points is not None:
-        wanted = _Wanted(columns.declared(POINT_COLUMNS, layout))
+        wanted = columns.declared(POINT_COLUMNS, layout)
         files += [(points, name, wanted) for name in points.names(POINTS)]
     return _columns(subject, files)
 
@@ -571,13 +577,11 @@ def _columns_of(asset: AssetsDefinition, declared: Sequence[Column]) -> Callable
             (
                 table,
                 name,
-                _Wanted(
-                    columns.declared(
-                        declared,
-                        layout,
-                        by_qualifier="/qualifiers/" in f"/{name}",
-                        ranges=name.startswith(folder_of("all")),
-                    )
+                columns.declared(
+                    declared,
+                    layout,
+                    by_qualifier="/qualifiers/" in name,
+                    ranges=name.startswith(folder_of("all")),
                 ),
             )
             for name in _first_of_folders(table.names())
@@ -595,16 +599,11 @@ def _first_of_folders(files: Iterable[str]) -> list[str]:
     return list(first.values())
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    columns: columns.Declared
-
-
-def _columns(subject: Subject, files: Sequence[tuple[LakeTable, str, _Wanted]]) -> Verdict:
+def _columns(subject: Subject, files: Sequence[tuple[LakeTable, str, columns.Declared]]) -> Verdict:
     with ThreadPoolExecutor(_FETCHED_AT_ONCE, "check") as threads:
         schemas = threads.map(lambda file: _schema(subject.lake, file[0], file[1]), files)
         found = {
-            f"{table.folder}/{name}.parquet": (wanted.columns, schema)
+            f"{table.folder}/{name}.parquet": (wanted, schema)
             for (table, name, wanted), schema in zip(files, schemas, strict=True)
         }
     return columns.columns_as_declared(found)
@@ -626,9 +625,9 @@ _FOOTER_BYTES = 64_000
 
 
 def _as_recorded(subject: Subject) -> Verdict:
-    recorded = pa.concat_tables(subject.records.values())
-    if not recorded.num_rows:
+    if not subject.records:
         raise MissingTableError(f"{subject.run} has no published objects yet; materialize its assets first")
+    recorded = pa.concat_tables(subject.records.values())
     looked = objects.look(recorded, subject.bucket.listing(subject.run.prefix))
     unread = np.flatnonzero(looked.unread)
     if EVERY_OBJECT not in subject.context.run.tags:
@@ -741,7 +740,9 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
     for resolution in RESOLUTIONS:
         files = [file for file in table.files if file.name.startswith(folder_of(resolution)) and file.rows]
         seed = int(subject.chance(resolution).integers(2**32))
-        found = subject.map(_Tiles(subject.lake, table, seed), [file.name for file in files], "tiles")
+        found = subject.map(
+            _Tiles(subject.lake, table, seed), [file.name for file in files], f"tiles-{resolution}"
+        )
         zooms = MAX_PRECISION - BIN_BITS + 1
         here = recorded.filter(pc.starts_with(recorded, f"{subject.run.prefix}{resolution}/"))
         published = np.bincount(objects.zooms(here), minlength=zooms)

@@ -352,7 +352,7 @@ def test_a_check_that_stops_publication_is_told_and_nothing_is_called_complete(h
 def test_odd_data_is_published_and_warned_of(house: House) -> None:
     house.publish(crops().drop_columns(["weight"]), run_id="first")
     house.publish(crops().drop_columns(["weight"]), run_id="second")
-    count = 2000
+    count = 4000
     odd = pa.table(
         {
             "timestamp": [2**62 if n % 10 == 0 else JANUARY // 1000 for n in range(count)],
