@@ -36,7 +36,6 @@ from dagster_shared.utils.warnings import PreviewWarning
 
 from datacube_assets.assets.aggregates import (
     breakdowns,
-    folder_of,
     global_aggregates,
     grid_cells,
     regional_aggregates,
@@ -68,7 +67,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import POINTS, shards_of
 from datacube_assets.storage.publishing import manifest, manifest_entries
 from datacube_assets.storage.reports import Outbox
@@ -387,7 +386,7 @@ def _times_add_up(subject: Subject) -> Verdict:
     for period in info.periods:
         rows = [
             conservation.whole_period(lake.read(table, name, ["feature", *_SIZES]), _SIZES)
-            for name in table.names(folder_of(period))
+            for name in table.names(aggregate_folder(period))
         ]
         by_period[period] = pa.concat_tables(rows) if rows else None
     months = by_period["month"]
@@ -417,7 +416,7 @@ def _qualifiers_add_up(subject: Subject) -> Verdict:
     for resolution, breakdown in itertools.product(RESOLUTIONS, used):
         features = pa.array(sorted(breakdown.features), pa.string())
         whole_folder, parts_folder = (
-            folder_of(resolution), folder_of(resolution, qualifier=breakdown.qualifier)
+            aggregate_folder(resolution), aggregate_folder(resolution, qualifier=breakdown.qualifier)
         )  # fmt: skip
         for chunk in _chunks(table, whole_folder, parts_folder):
             whole = _read(subject.lake, table, f"{whole_folder}{chunk}", measures)
@@ -438,8 +437,8 @@ def _regions_add_up(subject: Subject) -> Verdict:
         (resolution, chunk)
         for resolution in RESOLUTIONS
         for chunk in _chunks_of(
-            (whole, folder_of(resolution)),
-            *((table, folder_of(resolution, level)) for level in layout.levels),
+            (whole, aggregate_folder(resolution)),
+            *((table, aggregate_folder(resolution, level)) for level in layout.levels),
         )
     ]
     work = _RegionsOfChunk(subject.lake, table, whole, layout)
@@ -459,10 +458,10 @@ class _RegionsOfChunk:
     def __call__(self, piece: tuple[Period, str]) -> Compared:
         period, chunk = piece
         measures = _measures(self.layout)
-        whole = _read(self.lake, self.whole, f"{folder_of(period)}{chunk}", measures)
+        whole = _read(self.lake, self.whole, f"{aggregate_folder(period)}{chunk}", measures)
         compared = Compared()
         for level in self.layout.levels:
-            parts = _read(self.lake, self.regions, f"{folder_of(period, level)}{chunk}", measures)
+            parts = _read(self.lake, self.regions, f"{aggregate_folder(period, level)}{chunk}", measures)
             compared += conservation.compare(parts, whole, measures, {"level": level, "resolution": period})
         return compared
 
@@ -476,14 +475,14 @@ def _map_holds_every_point(subject: Subject) -> Verdict:
     off = info.report.missing_coordinates + info.report.beyond_mercator
     compared = Compared()
     for resolution in RESOLUTIONS:
-        files = table.names(folder_of(resolution))
+        files = table.names(aggregate_folder(resolution))
         parts = subject.map(_Sums(lake, table, GRID_MEASURES), files, f"grid-{resolution}")
         if off:
             cells = subject.beside(temporal_cells, table)
             parts += subject.map(_OffMap(lake, cells), cells.names(f"{resolution}-"), f"off-map-{resolution}")
         totals = [
             lake.read(whole, name, [*conservation.KEYS, *GRID_MEASURES])
-            for name in whole.names(folder_of(resolution))
+            for name in whole.names(aggregate_folder(resolution))
         ]
         where = {"resolution": resolution}
         compared += conservation.compare(_joined(parts), _joined(totals), GRID_MEASURES, where)
@@ -581,7 +580,7 @@ def _columns_of(asset: AssetsDefinition, declared: Sequence[Column]) -> Callable
                     declared,
                     layout,
                     by_qualifier="/qualifiers/" in name,
-                    ranges=name.startswith(folder_of("all")),
+                    ranges=name.startswith(aggregate_folder("all")),
                 ),
             )
             for name in _first_of_folders(table.names())
@@ -693,7 +692,7 @@ def _extrema_are_of_the_table(subject: Subject) -> Verdict:
         (resolution, level, name)
         for resolution in RESOLUTIONS
         for level in layout.levels
-        for name in table.names(folder_of(resolution, level))
+        for name in table.names(aggregate_folder(resolution, level))
     ]
     chance = random.Random(subject.context.run.run_id)
     if len(chunks) > subject.limits.sampled_objects:
@@ -738,7 +737,9 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
     odd: list[str] = []
     samples: dict[str, conservation.Tile] = {}
     for resolution in RESOLUTIONS:
-        files = [file for file in table.files if file.name.startswith(folder_of(resolution)) and file.rows]
+        files = [
+            file for file in table.files if file.name.startswith(aggregate_folder(resolution)) and file.rows
+        ]
         seed = int(subject.chance(resolution).integers(2**32))
         found = subject.map(
             _Tiles(subject.lake, table, seed), [file.name for file in files], f"tiles-{resolution}"
