@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 notebook test lint types format bench lock clean
+.PHONY: help install demo cluster dev s3 notebook test lint types format bench docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,11 @@ types: $(STAMP) ## check types
 format: $(STAMP) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
+
+docs: $(STAMP) ## build the documentation's site in build/docs
+	@$(BIN)/python docs/reference.py
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs $(ARGS)
+	@echo "The site is in build/docs: open build/docs/index.html"
 
 bench: $(STAMP) ## run the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
