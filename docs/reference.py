@@ -93,13 +93,14 @@ def _assets() -> Iterator[str]:
 
 
 def _checks() -> Iterator[str]:
-    yield "A blocking check that fails keeps what is made of its asset from being made.\n"
+    yield "What each compares, and what to do when it fails, is in [Checks](../checks.md).\n"
     for definition in build_definitions(Settings().resolved()).asset_checks or ():
         for spec in definition.check_specs:
             yield f"## {spec.name}\n"
             yield f"{spec.description}\n"
-            blocking = "blocking" if spec.blocking else "warns"
-            yield f"* Of: [{spec.asset_key.path[-1]}](assets.md#{spec.asset_key.path[-1]})\n* Kind: {blocking}\n"
+            blocking = "nothing is made of the asset" if spec.blocking else "a warning"
+            asset = spec.asset_key.path[-1]
+            yield f"* Of: [{asset}](assets.md#{asset})\n* When it fails: {blocking}\n"
 
 
 # --- keys ------------------------------------------------------------------------------------------
