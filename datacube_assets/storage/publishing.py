@@ -45,7 +45,7 @@ class Published:
     """Objects written because they were new or changed."""
     deleted: int = 0
     left_out: int = 0
-    """Objects that would stop the reader, or whose key is too long for the store."""
+    """Objects that would stop the reader, whose key is too long for the store, or that share a key."""
 
     def __add__(self, other: Published) -> Published:
         return Published(
@@ -127,7 +127,8 @@ class Publication:
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
             fragment = _fragment(objects, self.run.prefix)
-            storable = self.bucket.storable(fragment["key"].combine_chunks())
+            made = fragment["key"].combine_chunks()
+            storable = self.bucket.storable(made) & _unambiguous(made)
             left_out = objects.left_out + len(objects) - int(storable.sum())
             name = f"{file_name(work)}-{number:05}.parquet"
             kept = fragment if storable.all() else fragment.filter(pa.array(storable))
@@ -320,6 +321,19 @@ def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np
     same = pc.fill_null(pc.equal(before, fragment["checksum"]), False)
     unchanged: np.ndarray[Any, np.dtype[np.bool_]] = same.to_numpy()
     return ~unchanged
+
+
+def _unambiguous(made: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which keys are made once. Names with `/` can make the same key twice: `a/b` in `c`, and `a` in `b/c`.
+
+    Whoever asks for such a key may mean either, so neither is published.
+    """
+    encoded = made.dictionary_encode()
+    if len(encoded.dictionary) == len(made):
+        return np.ones(len(made), np.bool_)
+    codes = encoded.indices.to_numpy()
+    once: np.ndarray[Any, np.dtype[np.bool_]] = (np.bincount(codes) == 1)[codes]
+    return once
 
 
 def _to_parquet(table: pa.Table) -> memoryview:

@@ -28,6 +28,7 @@ import pyarrow as pa
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
     LISTING,
+    LONGEST_KEY,
     Body,
     Keys,
     MissingObjectError,
@@ -86,8 +87,6 @@ CREDENTIALS_LAST = timedelta(minutes=10)
 
 _READ_WHOLE, _READ_AHEAD = 16_000_000, 4_000_000
 """Bytes up to which an object is read at once, and how many of a larger one."""
-_LONGEST_KEY = 1024
-"""Bytes."""
 _DELETED_AT_ONCE = 1000
 _SETTINGS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
@@ -212,7 +211,7 @@ class S3:
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         prefix = len(self.prefix.encode()) + 1
-        return key_sizes(keys) + prefix <= _LONGEST_KEY
+        return key_sizes(keys) + prefix <= LONGEST_KEY
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         import obstore

@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,10 +24,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datacube_assets.datacube.errors import shown
+
 Body = bytes | memoryview
 Keys: TypeAlias = Sequence[str] | pa.Array
 """Keys as texts or as an Arrow array of texts, which is quicker to look through."""
 
+LONGEST_KEY = 1024
+"""Bytes that S3 takes for a key; a folder that stands for a bucket takes no more."""
 _LONGEST_FILE_NAME = 255
 """Bytes."""
 _UNSAFE = r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f]"
@@ -141,7 +146,10 @@ def open_store(url: str, s3_endpoint: str = "") -> Store:
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder that stands for a bucket; keys are paths below it."""
+    """A folder that stands for a bucket; keys are paths below it.
+
+    The file system must tell apart names that differ by case or by Unicode form only, as those of Linux do.
+    """
 
     url: str
 
@@ -191,6 +199,10 @@ class LocalStore:
 
     def put(self, key: str, body: Body) -> None:
         path = self._path(key)
+        with self._no_file_is_a_folder():
+            self._write_whole(path, body)
+
+    def _write_whole(self, path: str, body: Body) -> None:
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
@@ -213,9 +225,10 @@ class LocalStore:
             os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        short = key_sizes(keys) <= _LONGEST_FILE_NAME
-        for i in np.flatnonzero(~short).tolist():
-            # A key may be long as long as no part of it is.
+        sizes = key_sizes(keys)
+        short = sizes <= _LONGEST_FILE_NAME
+        for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
+            # A key may be longer than a name as long as no part of it is.
             short[i] = max(len(part.encode()) for part in str(keys[i]).split("/")) <= _LONGEST_FILE_NAME
         return short
 
@@ -225,6 +238,21 @@ class LocalStore:
             self.put(keys[0], next(iter(bodies)))
             return
         check_keys(keys)
+        with self._no_file_is_a_folder():
+            self._write_many(keys, bodies)
+
+    @contextmanager
+    def _no_file_is_a_folder(self) -> Iterator[None]:
+        """Say what is wrong when one key goes on where another ends: `a.csv` and `a.csv/b`."""
+        try:
+            yield
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            raise StoreError(
+                f"{shown(str(error.filename))} would have to be a file and a folder: names in the data make "
+                "keys of which one goes on where another ends. Rename them, or write to S3, which takes both"
+            ) from error
+
+    def _write_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
         made: set[str] = set()
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         for key, body in zip(keys, bodies, strict=True):

@@ -324,7 +324,10 @@ def test_a_feature_that_would_leave_its_folder_is_refused(
     part = write(tmp_path / "part.parquet", rows(feature=[feature, "rain", "rain", "rain"]))
     answer = run("publish", part, *RUN)
     assert_refused(
-        answer, home, f"run model:run: the feature {feature!r} would leave its folder", "Give a feature"
+        answer,
+        home,
+        f"run model:run, file {part}, column feature: the feature {feature!r} would leave its folder",
+        "Give a feature",
     )
 
 
