@@ -233,10 +233,12 @@ def plan(columns: Profile, options: Options) -> Plan:
             remedy=f"Name one of these: {listed(extra) or '(the files have none)'}",
         )
     filled = [name for name, column in columns.items() if column.filled]
+    # A column without a name is a qualifier; no weight column has no name either.
+    roles = {*FIXED_COLUMNS, weight} if weight else {*FIXED_COLUMNS}
     layout = Layout(
         levels=region_levels(filled),
         coordinates=tuple(name for name in COORDINATES if name in filled),
-        qualifiers=tuple(name for name in filled if name not in FIXED_COLUMNS and name != weight),
+        qualifiers=tuple(name for name in filled if name not in roles),
         weight=weight if weight and weight in filled else None,
     )
     whole = frozenset(name for name, column in columns.items() if column.whole)

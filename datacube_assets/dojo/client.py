@@ -209,8 +209,10 @@ class DojoClient:
     def _indicator_or_problem(self, name: str) -> object:
         try:
             return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
-        except (DojoRefused, DojoNotFound, json.JSONDecodeError) as error:
+        except (DojoRefused, DojoNotFound) as error:
             return DocumentProblem(name, str(error))
+        except (ValueError, RecursionError):
+            return DocumentProblem(name, "Dojo's answer is no JSON")
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
@@ -263,11 +265,14 @@ class DojoClient:
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
         answer = self._get(collection, query)
         try:
-            return _Page.model_validate_json(answer)
+            # Python's reader takes half a surrogate pair, so that one such text does not spoil the page.
+            return _Page.model_validate(json.loads(answer))
         except ValidationError as error:
             raise DojoAnswerInvalid(
                 f"Dojo's answer to {collection} is no page: {reason_of(error)}."
             ) from None
+        except (ValueError, RecursionError):
+            raise DojoAnswerInvalid(f"Dojo's answer to {collection} is no JSON.") from None
 
     def _get(self, path: str, query: dict[str, str | int]) -> bytes:
         return self._retrying(self._get_once, path, query)

@@ -196,7 +196,7 @@ def scratch_folder() -> tempfile.TemporaryDirectory[str]:
 
 def file_name(name: str) -> str:
     """Name of a file for a name that may hold anything and be of any length."""
-    encoded = encode_name(name)
+    encoded = encode_name(name) or "%empty"
     if len(encoded) <= _LONGEST_NAME:
         return encoded
     return f"{encoded[:_LONGEST_NAME]}-{hashlib.blake2b(name.encode(), digest_size=8).hexdigest()}"
