@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 notebook test lint types format bench docs lock clean
+.PHONY: help install demo cluster dev s3 notebook test fuzz lint types format bench docs lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in Ju
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
+	@$(BIN)/python -m datacube_assets_tests.fuzz $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check
@@ -72,7 +75,7 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
-	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml infra/constraints.txt

@@ -49,9 +49,9 @@ MEMORY = 8 << 30
 # --- tables ----------------------------------------------------------------------------------------
 
 EPOCH = dt.datetime(1970, 1, 1)  # noqa: DTZ001
-texts = st.sampled_from(["", " ", "a", "B", "1", "2.5", "x//y", "None", "nan", "\u202e", "é", "e\u0301"]) | st.text(
-    st.characters(exclude_categories=["Cs"]), max_size=4
-)
+texts = st.sampled_from(
+    ["", " ", "a", "B", "1", "2.5", "x//y", "None", "nan", "\u202e", "é", "e\u0301"]
+) | st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 whole_numbers = st.integers(-3, 3) | st.integers(-(2**63), 2**63 - 1)
 floats = st.sampled_from([0.0, -0.0, 1.0, 2.5, math.nan, math.inf, -math.inf, 5e-324, 1e300]) | st.floats()
 moments = st.integers(-(10**9), 4 * 10**9).map(lambda seconds: EPOCH + dt.timedelta(seconds=seconds))
@@ -68,7 +68,9 @@ CELLS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "timestamps": (pa.timestamp("s"), moments),
     "nothing": (pa.null(), st.none()),
 }
-TIMES = st.sampled_from(["2020", "2020-02", "2020-01-05", "20200105", "1577836800000", "0", "-5.5", "", "nan"])
+TIMES = st.sampled_from(
+    ["2020", "2020-02", "2020-01-05", "20200105", "1577836800000", "0", "-5.5", "", "nan"]
+)
 NAMES = ("country", "admin2", "lat", "lng", "crop", "", "a.b")
 
 
@@ -120,17 +122,17 @@ def plainly(table: pa.Table) -> list[dict[str, Any]]:
             raise Unreadable
         point: dict[str, Any] = {"feature": feature, "timestamp": time}
         point["value"] = value if value is not None and math.isfinite(value) else None
-        for name in row:
+        for name, cell in row.items():
             if name in point or not filled[name]:
                 continue
             if name in ("lat", "lng"):
-                degrees = _number(row[name])
+                degrees = _number(cell)
                 point[name] = None if isinstance(degrees, str) else degrees
             elif name in ("country", "admin2"):
-                text = _text(row[name], cells[name], region=True)
+                text = _text(cell, cells[name], region=True)
                 point[name] = "None" if text is None else text.replace("//", "")
             else:
-                text = _text(row[name], cells[name])
+                text = _text(cell, cells[name])
                 point[name] = "None" if text in (None, "", "nan") else text
         made.append(point)
     if unreadable > 0.1 * table.num_rows or not made:
@@ -160,7 +162,8 @@ def _number(cell: object) -> float | str | None:
 def _time(cell: object) -> int:
     """Milliseconds UTC; a missing time is 0, one that is out of range somewhere out of range."""
     if isinstance(cell, dt.date):
-        moment = cell if isinstance(cell, dt.datetime) else dt.datetime(cell.year, cell.month, cell.day)  # noqa: DTZ001
+        midnight = dt.datetime.combine(cell, dt.time())
+        moment = cell if isinstance(cell, dt.datetime) else midnight
         return (moment - EPOCH) // dt.timedelta(milliseconds=1)
     if isinstance(cell, str) and cell.startswith("20"):
         year, month, day = int(cell[:4]), 1, 1
@@ -189,7 +192,7 @@ def _text(cell: object, column: Sequence[object], *, region: bool = False) -> st
         whole = all(one.is_integer() and abs(one) < 2**53 for one in numbers) and not region
         return str(int(cell)) if whole else repr(cell)
     if isinstance(cell, dt.datetime):
-        days = all(one == dt.datetime(one.year, one.month, one.day) for one in present if isinstance(one, dt.datetime))  # noqa: DTZ001
+        days = all(isinstance(one, dt.datetime) and one.time() == dt.time() for one in present)
         return f"{cell:%Y-%m-%d}" if days else f"{cell:%Y-%m-%d %H:%M:%S}"
     return str(cell)
 
@@ -201,12 +204,11 @@ def table_law(table: pa.Table) -> None:
     except Unreadable:
         expected = None
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            made = normalize_files(Path(folder), as_file(table, compression=None))
-        except InputError as error:
-            assert expected is None, error
-            check_message(error)
-            return
+        made = _refusal_or(lambda: normalize_files(Path(folder), as_file(table, compression=None)))
+    if isinstance(made, InputError):
+        assert expected is None, str(made)
+        check_message(made)
+        return
     assert expected is not None, "it had to be refused"
     names = made.points.column_names
     points = zip(*(made.points.column(i).to_pylist() for i in range(len(names))), strict=True)
@@ -214,6 +216,13 @@ def table_law(table: pa.Table) -> None:
     assert repr(found) == repr([{name: one[name] for name in names} for one in expected])
     assert set(names) == set(expected[0])
     conserved(made)
+
+
+def _refusal_or(make: Callable[[], Made]) -> Made | InputError:
+    try:
+        return make()
+    except InputError as error:
+        return error
 
 
 def conserved(made: Made) -> None:
@@ -287,12 +296,11 @@ def bytes_law(number: int, how: Sequence[Change]) -> None:
     if LAST.parent.is_dir():
         LAST.write_bytes(body)
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            made = normalize_files(Path(folder), body)
-        except InputError as error:
-            check_message(error)
-        else:
-            conserved(made)
+        made = _refusal_or(lambda: normalize_files(Path(folder), body))
+    if isinstance(made, InputError):
+        check_message(made)
+    else:
+        conserved(made)
 
 
 # --- documents and requests ------------------------------------------------------------------------
@@ -353,7 +361,9 @@ def like(draw: st.DrawFn, document: Any) -> Any:
         made = {name: draw(like(value)) for name, value in document.items() if draw(st.integers(0, 15))}
         return made | (draw(st.dictionaries(odd_texts, scalars, max_size=1)) if draw(st.booleans()) else {})
     if isinstance(document, list):
-        return [draw(like(value)) for value in document for _ in range(draw(st.sampled_from((1, 1, 1, 0, 2))))]
+        return [
+            draw(like(value)) for value in document for _ in range(draw(st.sampled_from((1, 1, 1, 0, 2))))
+        ]
     return draw(odd_texts) if isinstance(document, str) and draw(st.integers(0, 5)) == 0 else document
 
 
@@ -427,7 +437,10 @@ TARGETS: dict[str, Target] = {
     ),
     "requests": (
         requests_law,
-        {"document": like(REQUEST), "left": like(REQUEST).map(lambda one: json.dumps(one).encode()) | left_bytes},
+        {
+            "document": like(REQUEST),
+            "left": like(REQUEST).map(lambda one: json.dumps(one).encode()) | left_bytes,
+        },
     ),
 }
 ROUND = 200

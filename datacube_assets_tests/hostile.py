@@ -25,7 +25,7 @@ from datacube_assets.storage.lake import Lake, LakeTable, TableFile
 from datacube_assets.storage.points import POINTS, normalize_parts
 from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.storage.stores import LocalStore
-from datacube_assets_tests.integration.support import DAY, FEBRUARY, JANUARY, rows
+from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, rows
 
 RUN = ModelRun("model", "run")
 
@@ -134,7 +134,7 @@ def with_column(name: str, values: pa.Array) -> pa.Table:
     return rows().append_column(name, values)
 
 
-def not_utf8(type_: pa.DataType = pa.string()) -> pa.Array:
+def not_utf8(type_: pa.DataType) -> pa.Array:
     """Texts of which one is no UTF-8, and one an unpaired surrogate."""
     binary = pa.large_binary() if type_ == pa.large_string() else pa.binary()
     texts = pa.array([b"maize", b"\xff\xfe", b"\xed\xa0\x80", b"teff"], binary)
@@ -226,7 +226,8 @@ FILES: dict[str, Case] = {
         **{"a\nError: fine\x1b[2J": pa.array([[1]] * 4)},
     ),
     "a list of a billion items that are not": one(
-        repeated(with_column("q", pa.array([[0] * 1_000_000] * 4)), 250), refused("column q: cells of type list")
+        repeated(with_column("q", pa.array([[0] * 1_000_000] * 4)), 250),
+        refused("column q: cells of type list"),
     ),
     # Texts
     **{
@@ -357,11 +358,15 @@ def _floats(values: pa.Array) -> Column:
 
 def _decimals(type_: pa.DataType) -> Column:
     numbers = [Decimal("1.50"), Decimal("2.00"), None, Decimal("4.00")]
-    return Column(pa.array(numbers, type_), ["1.50", "2.00", None, "4.00"], [1.5, 2.0, None, 4.0], [1, 2, 0, 4])
+    return Column(
+        pa.array(numbers, type_), ["1.50", "2.00", None, "4.00"], [1.5, 2.0, None, 4.0], [1, 2, 0, 4]
+    )
 
 
 COLUMNS: dict[str, Column] = {
-    **{str(type_): _integers(type_) for type_ in (pa.int8(), pa.int16(), pa.uint8(), pa.uint32(), pa.int64())},
+    **{
+        str(type_): _integers(type_) for type_ in (pa.int8(), pa.int16(), pa.uint8(), pa.uint32(), pa.int64())
+    },
     "uint64": Column(
         pa.array([1, 2, 3, 2**64 - 1], pa.uint64()),
         ["1", "2", "3", "18446744073709551615"],
@@ -405,7 +410,10 @@ COLUMNS: dict[str, Column] = {
         [0.5, 2.0, 2.0, 4.0],
         [0, 2, 2, 4],
     ),
-    **{f"timestamp of {unit}": _dates(pa.array(MIDNIGHTS, pa.timestamp(unit))) for unit in ("s", "ms", "us", "ns")},
+    **{
+        f"timestamp of {unit}": _dates(pa.array(MIDNIGHTS, pa.timestamp(unit)))
+        for unit in ("s", "ms", "us", "ns")
+    },
     "timestamp of a zone": _dates(pa.array(MIDNIGHTS, pa.timestamp("us", "UTC"))),
     "timestamp of no known zone": Column(
         pa.array(MIDNIGHTS, pa.timestamp("us", "Mars/Olympus")), said="Mars/Olympus"

@@ -354,7 +354,7 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
         "timestamp": pa.array(timestamps),
     }
     for level in layout.levels:
-        columns[level] = _region(delivered, level)
+        columns[level] = _region(delivered, level, what)
     for name in layout.coordinates:
         columns[name] = pa.array(_numbers(name, delivered[name]), from_pandas=True)
     for name in layout.qualifiers:
@@ -436,10 +436,12 @@ def _text(columns: Columns, name: str, what: Plan, *, absent: frozenset[str]) ->
     )
 
 
-def _region(columns: Columns, level: RegionLevel) -> pa.Array:
-    # Whole or not, floats print as Python prints them (CONTRACTS J.6).
+def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     column = columns[level]
-    filled = pc.fill_null(_as_text(level, column, whole=kind_of(level, column.type) != "f"), MISSING)
+    # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
+    kind = kind_of(level, column.type)
+    whole = level in what.whole if kind == "M" else kind != "f"
+    filled = pc.fill_null(_as_text(level, column, whole=whole), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
     return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
 

@@ -78,7 +78,7 @@ class ModelRun:
             if len(encode_name(name)) > LONGEST_ID:
                 raise InputError(
                     f"the {kind} {shorten(name)} is too long",
-                    remedy=f"Give a {kind} of at most {LONGEST_ID} letters; all but A-Z a-z 0-9 . _ - count three and more",
+                    remedy=f"Give a {kind} of at most {LONGEST_ID} letters; those beyond ASCII count 6 and more",
                 )
 
     def __str__(self) -> str:

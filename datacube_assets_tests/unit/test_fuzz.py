@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given, settings
+import pyarrow as pa
+from hypothesis import example, given, settings
 
 from datacube_assets_tests import fuzz
 
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+few = settings(max_examples=30, deadline=None, derandomize=True, database=None)
+
+
+MOMENTS = pa.array([1, 2], pa.timestamp("s"))
+"""Two seconds of one day: as regions they lost their time, and became one."""
+NAMELESS = {"timestamp": [0], "feature": ["f"], "value": [1.0], "": ["a"]}
+"""A column without a name was taken for the weight column, which has none either, and vanished."""
 
 
 @few
+@example(table=pa.table({"timestamp": [0, 0], "feature": ["f"] * 2, "value": [1.0] * 2, "country": MOMENTS}))
+@example(table=pa.table(NAMELESS))
 @given(**fuzz.TARGETS["tables"][1])
 def test_a_random_table_becomes_what_a_plain_reading_makes_of_it(**arguments: Any) -> None:
     fuzz.table_law(**arguments)
@@ -33,6 +42,7 @@ def test_a_random_document_of_dojo_is_a_document_or_a_problem(**arguments: Any) 
 
 
 @few
+@example(document=None, left=b"null")
 @given(**fuzz.TARGETS["requests"][1])
 def test_a_random_request_is_refused_or_kept(**arguments: Any) -> None:
     fuzz.requests_law(**arguments)
