@@ -78,7 +78,7 @@ class ModelRun:
             if len(encode_name(name)) > LONGEST_ID:
                 raise InputError(
                     f"the {kind} {shorten(name)} is too long",
-                    remedy=f"Give a {kind} of at most {LONGEST_ID} letters; those beyond ASCII count 6 and more",
+                    remedy=f"Give a {kind} of at most {LONGEST_ID} letters; others than ASCII count 6 to 12",
                 )
 
     def __str__(self) -> str:
