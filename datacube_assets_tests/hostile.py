@@ -118,7 +118,7 @@ def one(body: bytes, outcome: Outcome, **request: Any) -> Case:
     return Case(lambda: [body], outcome, request)
 
 
-def of_rows(outcome: Outcome, request: Mapping[str, Any] | None = None, **columns: Any) -> Case:
+def of_rows(outcome: Outcome, request: Mapping[str, Any] | None = None, /, **columns: Any) -> Case:
     """The rows of `support.rows` with other columns."""
     return Case(lambda: [as_file(rows(**columns))], outcome, request or {})
 
