@@ -13,16 +13,19 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 notebook test fuzz lint types format bench docs lock clean
+.PHONY: help install demo view cluster dev s3 notebook test fuzz browser screenshots lint types format bench docs lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the locked versions
 	@:
 
 demo: $(STAMP) ## run the main job on a small sample and say what was published
 	@$(BIN)/datacube demo $(ARGS)
+
+view: $(STAMP) ## look at what is published, on a map
+	@$(BIN)/datacube view $(ARGS)
 
 cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
 	@$(BIN)/python -P -m datacube_assets.cluster $(ARGS)
@@ -41,6 +44,12 @@ test: $(STAMP) ## run the tests
 
 fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
 	@$(BIN)/python -m datacube_assets_tests.fuzz $(ARGS)
+
+browser: ## install Chromium for the tests that need one, where it is missing (Debian, as root)
+	@infra/browser.sh
+
+screenshots: $(STAMP) ## make the pictures of the docs anew, with Chromium
+	@$(BIN)/python -m datacube_assets_tests.browser.screenshots $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check

@@ -44,6 +44,7 @@ def main() -> None:
     Begin with
       datacube demo                     process a small sample, see what comes out
       datacube publish PART... --help   process files of your own
+      datacube view                     look at what is published, on a map
       datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
     """
     keep_memory()
@@ -346,6 +347,7 @@ def demo(settings: Settings) -> None:
     _tell_where(settings, outcomes)
     click.echo(
         "\nWhat next\n"
+        "  make view                    look at it on a map\n"
         "  make dev                     look at lineage and data quality in the Dagster UI,\n"
         "                               and materialize or backfill these partitions by hand\n"
         "  .venv/bin/datacube publish PART... --model-id ID --run-id ID\n"
@@ -374,6 +376,28 @@ def dev(
 
     with _told():
         sys.exit(run_development(settings, host, port, click.echo))
+
+
+@main.command(short_help="Look at what is published, on a map.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=3003, help="Port to listen on. [default: 3003]")
+@_store_options
+def view(host: str, port: int, settings: Settings) -> None:
+    """Serve a page that shows published datacubes on a map, as CauseMos will show them.
+
+    It reads the objects in the buckets and never writes. Whoever reaches the address can read everything
+    that is published: leave it on this machine, or put a proxy that asks for a password before it.
+
+    \b
+    Examples
+      datacube view
+      datacube view --models-bucket s3://models --indicators-bucket s3://indicators
+    """
+    from datacube_assets.view.server import serve
+
+    with _told():
+        click.echo(f"Datacubes at http://{host}:{port}; stop it with Ctrl-C.")
+        serve(settings, host, port)
 
 
 @main.command(short_help="Ask for runs: process again, with other parameters or as they were.")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +31,7 @@ from datacube_assets.home import write_sample_requests
 from datacube_assets.process import process
 from datacube_assets.s3_server import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, S3Server
 from datacube_assets.settings import Settings, SettingsError
+from datacube_assets.stand_in import in_background
 from datacube_assets.storage import copying, s3
 from datacube_assets.storage.copying import copy
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
@@ -43,7 +45,9 @@ from datacube_assets.storage.stores import (
     UnsafeKeyError,
     open_store,
 )
+from datacube_assets.view.server import application
 from datacube_assets_tests.integration.support import House, rows
+from datacube_assets_tests.unit import kernel_helpers
 
 RUN = ModelRun("model", "run")
 RESULTS = "model/run/results/results.json"
@@ -740,3 +744,44 @@ def counting(get_range: Callable[..., bytes], read: list[int]) -> Callable[..., 
         return found
 
     return counted
+
+
+def test_datacube_view_answers_from_s3_as_from_a_folder(account: Account, tmp_path: Path) -> None:
+    feature = 'rain/fall "é" 100%'
+    row = {"feature": feature, "country": "a b+c", "lat": 1.0, "lng": 37.0, "value": 2.0}
+    objects = kernel_helpers.datacube([row]).objects
+    tile = {"feature": feature, "resolution": "month", "timestamp": str(kernel_helpers.JAN_2020)}
+    region = {"feature": feature, "resolution": "month", "level": "country", "region": "a b+c"}
+    answers = []
+    for bucket, indicators in (
+        (account.url(), account.url("indicators")),
+        (tmp_path.as_uri(), (tmp_path / "none").as_uri()),
+    ):
+        keys = [f"m é/r #1/{key}" for key in objects]
+        open_store(bucket, account.server.endpoint).put_many(keys, list(objects.values()), CSV)
+        settings = Settings.model_validate(
+            {
+                "DATACUBE_HOME": tmp_path,
+                "DATACUBE_MODELS_BUCKET": bucket,
+                "DATACUBE_INDICATORS_BUCKET": indicators,
+                "DATACUBE_S3_ENDPOINT": account.server.endpoint,
+            }
+        ).resolved()
+        run = {"model_id": "m é", "run_id": "r #1"}
+        with in_background(application(settings)) as url, httpx.Client(base_url=f"{url}/api/") as client:
+            answers.append(
+                [
+                    client.get(path, params={**run, **more}).raise_for_status().json()
+                    for path, more in (
+                        ("run", {}),
+                        ("tiles/0/0/0", tile),
+                        ("tiles/8/0/0", tile),
+                        ("timeseries", region),
+                        ("ranges", tile),
+                        ("place", {**tile, "z": "0", "x": "0", "y": "0", "bin": "2022"}),
+                    )
+                ]
+            )
+            assert [one["run_id"] for one in client.get("runs").json()["runs"]] == ["r #1"]
+    assert answers[0] == answers[1]
+    assert answers[0][1]["s_sum_t_sum"] == [2.0]
