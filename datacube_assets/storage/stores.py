@@ -108,7 +108,7 @@ class Store(Protocol):
         """Write one object; it appears whole or not at all."""
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
-        """Write many objects; a crash may leave some of them unwritten, or written in part."""
+        """Write many objects; a crash may leave some unwritten, and of those that are new one in part."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Write one object from a local file, which may be moved away."""
@@ -254,7 +254,7 @@ class LocalStore:
 
     def _write_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
         made: set[str] = set()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for key, body in zip(keys, bodies, strict=True):
             path = f"{self.root}/{key}"
             folder = path[: path.rindex("/")]
@@ -262,7 +262,12 @@ class LocalStore:
                 os.makedirs(folder, exist_ok=True)
                 made.add(folder)
             # Plain descriptors cost a third less than file objects, of which there would be 300,000.
-            descriptor = os.open(path, flags, 0o644)
+            try:
+                descriptor = os.open(path, flags, 0o644)
+            except FileExistsError:
+                # A reader may be at it: what is published again from the same input stays complete.
+                self.put(key, body)
+                continue
             try:
                 written = os.write(descriptor, body)
                 while written < len(body):

@@ -1,0 +1,183 @@
+"""Killed anywhere: what is left never passes for a whole datacube, and the next try makes it one.
+
+The usual suite dies at every point that has a name, once in folders and once on S3. That every single
+moment between two changes is as safe is tried by
+
+    make test ARGS="-m slow -n 2 datacube_assets_tests/integration/test_crashes.py"
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from dagster import DagsterRunStatus
+
+from datacube_assets.s3_server import S3Server
+from datacube_assets.storage.reports import Outbox
+from datacube_assets_tests.integration.crashing import POINTS, Nth, Traps, command, names, watching
+from datacube_assets_tests.integration.support import House, open_house, rows
+from datacube_assets_tests.integration.system import MODEL, System, system, wait_for
+
+RESULTS = "model/run/results/results.json"
+OLD = rows(crop=list("abab"))
+NEW = rows(country=["Kenya", "Chad"] * 2, crop=list("abca"), value=[1.0, 2.0, 3.0, 5.0]).slice(0, 3)
+"""A country, a region of it and a crop vanish, others come; what stays has other numbers."""
+REQUEST: dict[str, Any] = {"qualifier_map": {"rain": ["crop"]}}
+
+REPORTS = ("outcome about to be written down", "outcome written down", "report sent", "report settled")
+"""Points of the sensor, which no run passes."""
+ON_S3 = (
+    "table written",
+    "some objects published",
+    "stale ones deleted",
+    "manifest written",
+    "results.json written",
+    "run finished",
+)
+"""Points that are tried there each time."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the command publishes to, and what is there."""
+
+    home: Path
+    environment: dict[str, str]
+    objects: Callable[[], dict[str, str]]
+    """MD5 by key."""
+    on_s3: bool = False
+
+    def publish(self, part: Path, fate: Nth | None = None) -> bool:
+        """Publish a part by the command; whether its process lived to the end."""
+        arguments = ("--model-id", "model", "--run-id", "run", "--qualifier-map", '{"rain": ["crop"]}')
+        return command(
+            ["publish", str(part), *arguments, "--home", str(self.home), "--quiet"], self.environment, fate
+        )
+
+
+@dataclass(frozen=True)
+class Versions:
+    """Two parts, and the objects that an undisturbed run makes of each."""
+
+    old: Path
+    new: Path
+    old_objects: dict[str, str]
+    new_objects: dict[str, str]
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """MD5 of every file, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    made = []
+    for name, table in (("old", OLD), ("new", NEW)):
+        pq.write_table(table, folder / f"{name}.parquet")
+        with open_house(folder / name) as house:
+            house.publish(str(folder / f"{name}.parquet"), **REQUEST)
+            made.append(checksums(house.bucket()))
+    assert made[0].keys() - made[1].keys()
+    assert made[1].keys() - made[0].keys()
+    return Versions(folder / "old.parquet", folder / "new.parquet", *made)
+
+
+@pytest.fixture(params=["folders", "s3"])
+def place(request: pytest.FixtureRequest, quick_folder: Path) -> Place:
+    home = quick_folder / "home"
+    # Several shards, so that there are more kinds of files, worked on one after the other.
+    environment = {"DATACUBE_DASK_WORKERS": "1", "DATACUBE_SHARD_ROWS": "2"}
+    if request.param == "folders":
+        return Place(home, environment, lambda: checksums(home / "buckets" / "models"))
+    server: S3Server = request.getfixturevalue("s3_server")
+    prefix, client = f"crashes {os.urandom(4).hex()}", server.client()
+    buckets = {
+        name: f"s3://{bucket}/{prefix}"
+        for name, bucket in (("DATACUBE_LAKE", "lake"), ("DATACUBE_MODELS_BUCKET", "models"))
+    }
+
+    def objects() -> dict[str, str]:
+        items = client.list_objects_v2(Bucket="models", Prefix=f"{prefix}/").get("Contents", [])
+        assert len(items) < 1000
+        return {item["Key"][len(prefix) + 1 :]: item["ETag"].strip('"') for item in items}
+
+    return Place(home, {**environment, **server.environment(), **buckets}, objects, on_s3=True)
+
+
+def check_not_mixed(objects: dict[str, str], versions: Versions) -> None:
+    """If the datacube says that it is complete, it is one of the two, whole and with nothing beside it."""
+    if RESULTS in objects:
+        assert objects in (versions.old_objects, versions.new_objects)
+
+
+def points_of(moments: list[str]) -> list[str]:
+    """Names of the points in the order in which they are passed for the first time."""
+    return list(dict.fromkeys(name for moment in moments for name in names(moment)))
+
+
+def moments_of(folder: Path, versions: Versions) -> list[str]:
+    """Every moment of publishing the new version over the old one."""
+    moments: list[str] = []
+    with open_house(folder / "watched") as opened:
+        house = opened.with_settings(shard_rows=2, dask_workers=1)
+        house.publish(str(versions.old), **REQUEST)
+        with watching(moments.append):
+            house.publish(str(versions.new), **REQUEST)
+    return moments
+
+
+# --- runs ------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_dies_at_every_point_in_turn_is_made_good_by_the_next_try(
+    place: Place, versions: Versions, tmp_path: Path
+) -> None:
+    points = points_of(moments_of(tmp_path, versions))
+    assert set(points) == POINTS.keys() - set(REPORTS)
+    if place.on_s3:
+        points = [name for name in points if name in ON_S3]
+    assert place.publish(versions.old)
+    assert place.objects() == versions.old_objects
+    for name in points:
+        assert not place.publish(versions.new, Nth(1, name)), f"it did not come to this: {name}"
+        check_not_mixed(place.objects(), versions)
+    assert place.publish(versions.new)
+    assert place.objects() == versions.new_objects
+
+
+def test_at_no_moment_there_are_results_over_a_mixture(
+    house: House, versions: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: Counter[bool] = Counter()
+
+    def look(moment: str) -> None:
+        if "/results/" in moment or " put_many " in moment or " delete_many model/" in moment:
+            objects = checksums(house.bucket())
+            seen[RESULTS in objects] += 1
+            check_not_mixed(objects, versions)
+
+    sharded = house.with_settings(shard_rows=2, dask_workers=1)
+    sharded.publish(str(versions.old), **REQUEST)
+    with watching(look):
+        sharded.publish(str(versions.new), **REQUEST)
+        sharded.publish(str(versions.new), from_scratch=True, **REQUEST)
+        sharded.publish(str(versions.old), **REQUEST)
+    assert checksums(house.bucket()) == versions.old_objects
+    assert seen[True] > 3
+    assert seen[False] > 300
