@@ -22,6 +22,7 @@ from dagster import (
     RunsFilter,
 )
 from dagster._core.errors import DagsterAssetCheckFailedError, DagsterResourceFunctionError
+from dagster._core.utils import make_new_run_id
 
 from datacube_assets.assets.partitions import AT_COMMAND_LINE, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.checks.verdict import ChecksFailedError
@@ -31,6 +32,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.jobs import ASSETS, process_model_run, run_tags
 from datacube_assets.launcher import process_of
+from datacube_assets.locks import Locked, locked
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import leave_request
@@ -70,10 +72,31 @@ def process(
     """Leave the request, register its partition and materialize all assets of it.
 
     `from_scratch` makes and publishes everything again, whether it is there or not.
-    Raises what the failing asset raised: InputError for input that cannot be processed; ChecksFailedError
-    when a check stops publication.
+    Raises what the failing asset raised: InputError for input that cannot be processed, or while another
+    process is at work on the same partition; ChecksFailedError when a check stops publication.
     """
-    refuse_beside_another(instance, ModelRun.of(request))
+    run, run_id = ModelRun.of(request), make_new_run_id()
+    refuse_beside_another(instance, run)
+    try:
+        with locked(instance, run.key, run_id):
+            return _process(settings, instance, request, progress, run_id, from_scratch=from_scratch)
+    except Locked:
+        raise InputError(
+            "another command is processing it right now",
+            run=str(run),
+            remedy="Wait until that command is through, or end it",
+        ) from None
+
+
+def _process(
+    settings: Settings,
+    instance: DagsterInstance,
+    request: DatacubeRequest,
+    progress: Progress,
+    run_id: str,
+    *,
+    from_scratch: bool,
+) -> Outcome:
     run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     outcome = Outcome(run)
@@ -95,6 +118,7 @@ def process(
         definitions.resolve_job_def(process_model_run.name).execute_in_process(
             partition_key=run.key,
             instance=instance,
+            run_id=run_id,
             tags={
                 **run_tags(run),
                 SOURCE_TAG: AT_COMMAND_LINE,

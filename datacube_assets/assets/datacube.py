@@ -16,6 +16,7 @@ from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, 
 
 from datacube_assets.assets.aggregates import breakdowns
 from datacube_assets.assets.partitions import CODE_VERSION, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
@@ -34,13 +35,14 @@ GROUP = "datacube"
 
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group."""
-    return asset(
+    published_asset = asset(
         group_name=GROUP,
         partitions_def=model_runs,
         code_version=CODE_VERSION,
         kinds={"s3"},
         description=description,
     )
+    return lambda compute: published_asset(repeated(compute))
 
 
 # --- rows and lists --------------------------------------------------------------------------------

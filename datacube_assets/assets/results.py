@@ -11,6 +11,7 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, Metad
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.partitions import CODE_VERSION, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
@@ -33,6 +34,7 @@ GROUP = "results"
         "Written last, and only when every other object is published from the same input."
     ),
 )
+@repeated
 def pipeline_results(
     context: AssetExecutionContext,
     normalized_points: LakeTable,

@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datacube_assets.datacube.schema import Period
 from datacube_assets.dojo.model_run import ModelRun, encode_name
-from datacube_assets.storage.stores import MissingObjectError, Store
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
+
+T = TypeVar("T")
 
 _DESCRIPTOR = "table.json"
 _LONGEST_NAME = 150
@@ -126,6 +128,11 @@ class Lake:
     def _naming_file(self, table: LakeTable, name: str) -> Iterator[None]:
         try:
             yield
+        except pa.ArrowInvalid as error:
+            raise DamagedError(
+                f"the file {table.folder}/{name}.parquet of the lake is damaged: "
+                f"{str(error).splitlines()[0]}. {_REMEDY}"
+            ) from None
         except (FileNotFoundError, MissingObjectError):
             raise MissingTableError(
                 f"the file {table.folder}/{name}.parquet of the lake is gone; materialize its asset again"
@@ -165,10 +172,20 @@ class Lake:
     def read_document(self, key: str) -> dict[str, Any] | None:
         """A JSON document, None when there is none."""
         try:
-            document: dict[str, Any] = json.loads(self.store.get(key))
+            document: dict[str, Any] = self.parsed(key, json.loads)
         except MissingObjectError:
             return None
         return document
+
+    def parsed(self, key: str, parse: Callable[[bytes], T]) -> T:
+        """What an object says. Raises MissingObjectError, DamagedError."""
+        for _ in range(_READS):
+            try:
+                return parse(self.store.get(key))
+            except ValueError as error:
+                # The answer of a server may have been cut short without its telling.
+                problem = str(error).splitlines()[0]
+        raise DamagedError(f"{key} of the lake is damaged: {problem}. {_REMEDY}")
 
     def write_document(self, key: str, document: Mapping[str, Any]) -> None:
         """Write a JSON document, whole or not at all."""
@@ -187,6 +204,14 @@ def aggregate_folder(period: Period, *parts: str, qualifier: str | None = None) 
     """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
     last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
     return "/".join((period, *parts, last, ""))
+
+
+class DamagedError(StoreError):
+    """Something in the lake that cannot be what was written there."""
+
+
+_READS = 3
+_REMEDY = "Restore or delete it, and materialize the partition again with the tag datacube/from_scratch"
 
 
 def scratch_folder() -> tempfile.TemporaryDirectory[str]:

@@ -69,6 +69,8 @@ PATIENCE = 600.0
 """Seconds that one object of a batch is tried for, at most."""
 FIRST_PAUSE, LAST_PAUSE = 0.5, 15.0
 """Seconds between its tries: doubled from the first to the last, less a random part."""
+ASKED_AGAIN = (0.2, 1.0, 3.0)
+"""Pauses in seconds after answers that break off or make no sense, which the client does not repeat."""
 PROBE_CLIENT: ClientConfig = {
     "connect_timeout": timedelta(seconds=5),
     "read_timeout": timedelta(seconds=10),
@@ -116,6 +118,8 @@ _PASSING = frozenset(
     }
 )
 """Codes of errors that go away, which a deletion of many objects tells without a status of its own."""
+_BROKEN = ("response body error", "Got invalid ")
+"""What the client says of answers that break off, or that nobody can have sent so."""
 _ELSEWHERE = frozenset(
     {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
@@ -125,6 +129,10 @@ _PERMISSIONS = {
     "write": "s3:PutObject",
     "delete": "s3:DeleteObject",
 }
+
+
+class BrokenAnswer(StoreUnavailable):
+    """The server did what it was asked, or not: its answer broke off or cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -170,30 +178,48 @@ class S3:
     def get(self, key: str) -> bytes:
         import obstore
 
-        with self._explained("read", key):
-            return bytes(obstore.get(self._open(), key).bytes())
+        def get() -> bytes:
+            with self._explained("read", key):
+                return bytes(obstore.get(self._open(), key).bytes())
+
+        return _again(get)
 
     def open(self, key: str) -> str | BinaryIO:
         import obstore
 
-        with self._explained("read", key):
-            size = obstore.head(self._open(), key)["size"]
-        if size <= _READ_WHOLE:
-            return io.BytesIO(self.get(key))
-        return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, size), _READ_AHEAD))
+        def opened() -> BinaryIO:
+            with self._explained("read", key):
+                size = obstore.head(self._open(), key)["size"]
+            if size <= _READ_WHOLE:
+                return io.BytesIO(self._whole(key, self.get(key), size))
+            return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, size), _READ_AHEAD))
+
+        return _again(opened)
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
-        """Some bytes of an object. Raises MissingObjectError."""
+        """Some bytes of an object, which has so many. Raises MissingObjectError."""
         import obstore
 
-        with self._explained("read", key):
-            return bytes(obstore.get_range(self._open(), key, start=start, end=end))
+        def get_range() -> bytes:
+            with self._explained("read", key):
+                found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
+            return self._whole(key, found, end - start)
+
+        return _again(get_range)
+
+    def _whole(self, key: str, found: bytes, size: int) -> bytes:
+        if len(found) != size:
+            raise BrokenAnswer(f"{self.url}, {key}: {len(found):,} bytes came of {size:,}. Try later")
+        return found
 
     def tail(self, key: str, size: int) -> bytes:
         import obstore
 
-        with self._explained("read", key):
-            return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
+        def tail() -> bytes:
+            with self._explained("read", key):
+                return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
+
+        return _again(tail)
 
     def put(self, key: str, body: Body) -> None:
         import obstore
@@ -243,29 +269,36 @@ class S3:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         import obstore
 
-        with self._explained("list"):
-            for batch in obstore.list(self._open(), prefix=prefix or None):
-                for item in batch:
-                    yield item["path"], item["size"]
+        def listed() -> list[tuple[str, int]]:
+            with self._explained("list"):
+                pages = obstore.list(self._open(), prefix=prefix or None)
+                return [(item["path"], item["size"]) for page in pages for item in page]
+
+        yield from _again(listed)
 
     def folders(self, prefix: str) -> Sequence[str]:
         import obstore
 
-        with self._explained("list"):
-            found = obstore.list_with_delimiter(self._open(), prefix or None)
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        def found() -> Sequence[str]:
+            with self._explained("list"):
+                return obstore.list_with_delimiter(self._open(), prefix or None)["common_prefixes"]
+
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in _again(found))
 
     def listing(self, prefix: str) -> pa.Table:
         import obstore
 
-        keys, sizes, checksums = [], [], []
-        with self._explained("list"):
-            for batch in obstore.list(self._open(), prefix=prefix, chunk_size=1000):
-                for item in batch:
-                    keys.append(item["path"])
-                    sizes.append(item["size"])
-                    checksums.append(_md5(item["e_tag"]))
-        return pa.table([keys, sizes, checksums], schema=LISTING)
+        def listed() -> pa.Table:
+            keys, sizes, checksums = [], [], []
+            with self._explained("list"):
+                for batch in obstore.list(self._open(), prefix=prefix, chunk_size=1000):
+                    for item in batch:
+                        keys.append(item["path"])
+                        sizes.append(item["size"])
+                        checksums.append(_md5(item["e_tag"]))
+            return pa.table([keys, sizes, checksums], schema=LISTING)
+
+        return _again(listed)
 
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""
@@ -304,7 +337,7 @@ class S3:
         code = next((one or other for one, other in _CODE.findall(said)), "")
         status = next((int(number) for number in _STATUS.findall(said)), 0)
         where = self.endpoint or "AWS"
-        setting = setting or "the store's address"
+        checking, setting = bool(setting), setting or "the store's address"
         what = self.url + (f", {key}" if key else "")
         if code == "NoSuchBucket":
             return StoreError(
@@ -326,6 +359,9 @@ class S3:
         if status >= 500 or status in (408, 429) or code in _PASSING:
             answer = f"{status or ''} {code}".strip()
             return StoreUnavailable(f"{what}: {where} answers {answer} again and again. Try later")
+        if code == "InvalidRange":
+            # The client goes on behind the last byte of an object that was announced as longer.
+            return BrokenAnswer(f"{what}: {where} announces more bytes than there are. Try later")
         if status:
             answer = f"{status} {code}".strip()
             # Without a code of S3 it may be any web server.
@@ -337,6 +373,9 @@ class S3:
             return StoreError(
                 f"{what}: no credentials can be had: {said.splitlines()[0]}. Correct {_SETTINGS}"
             )
+        if not checking and any(words in said for words in _BROKEN):
+            # Where the settings are checked, it is rather no server of S3.
+            return BrokenAnswer(f"{what}: the answers of {where} break off or make no sense. Try later")
         if "HTTP error" not in said:
             return StoreError(f"{what}: {where} cannot be understood: {said.splitlines()[0][:500]}")
         correct = "DATACUBE_S3_ENDPOINT" if self.endpoint else "AWS_REGION"
@@ -504,6 +543,16 @@ def _md5(tag: str | None) -> bytes | None:
     """The MD5 that S3 gives an object for a tag, None for other tags: those of several parts have a dash."""
     text = (tag or "").strip('"')
     return bytes.fromhex(text) if _MD5.fullmatch(text) else None
+
+
+def _again(do: Callable[[], T]) -> T:
+    """What a single request gives, repeated a few times while its answer is broken. Raises StoreError."""
+    for pause in ASKED_AGAIN:
+        try:
+            return do()
+        except BrokenAnswer:
+            time.sleep(pause * random.uniform(0.5, 1))
+    return do()
 
 
 def _plain(body: Body) -> Body:

@@ -7,12 +7,12 @@ in `s3.py`. What is stored, and in which order, is the business of `lake.py` and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,7 @@ _LONGEST_FILE_NAME = 255
 """Bytes."""
 _UNSAFE = r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f]"
 _UNSAFE_KEY = re.compile(_UNSAFE.replace("$", r"\Z"))
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MANY = 100
 """Keys from which on looking through all of them at once is quicker."""
 
@@ -197,7 +198,23 @@ class LocalStore:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key) from None
 
+    @contextlib.contextmanager
+    def _with_room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise StoreUnavailable(
+                f"{self.url}: {error.strerror}{where}. Make room, or place the store elsewhere"
+            ) from error
+
     def put(self, key: str, body: Body) -> None:
+        with self._with_room():
+            self._put(key, body)
+
+    def _put(self, key: str, body: Body) -> None:
         path = self._path(key)
         with self._no_file_is_a_folder():
             self._write_whole(path, body)
@@ -219,10 +236,11 @@ class LocalStore:
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
         folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        # From another file system it is copied, and must not be seen before it is whole.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-            os.replace(shutil.move(path, temporary), target)
+        with self._with_room():
+            os.makedirs(folder, exist_ok=True)
+            # From another file system it is copied, and must not be seen before it is whole.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
+                os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         sizes = key_sizes(keys)
@@ -238,10 +256,10 @@ class LocalStore:
             self.put(keys[0], next(iter(bodies)))
             return
         check_keys(keys)
-        with self._no_file_is_a_folder():
-            self._write_many(keys, bodies)
+        with self._with_room(), self._no_file_is_a_folder():
+            self._put_many(keys, bodies)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _no_file_is_a_folder(self) -> Iterator[None]:
         """Say what is wrong when one key goes on where another ends: `a.csv` and `a.csv/b`."""
         try:
@@ -252,7 +270,7 @@ class LocalStore:
                 "keys of which one goes on where another ends. Rename them, or write to S3, which takes both"
             ) from error
 
-    def _write_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
+    def _put_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
         made: set[str] = set()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for key, body in zip(keys, bodies, strict=True):
@@ -266,7 +284,7 @@ class LocalStore:
                 descriptor = os.open(path, flags, 0o644)
             except FileExistsError:
                 # A reader may be at it: what is published again from the same input stays complete.
-                self.put(key, body)
+                self._put(key, body)
                 continue
             try:
                 written = os.write(descriptor, body)

@@ -15,9 +15,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest import mock
 
 # The whole of it: a process that is forked from here has it all at hand.
@@ -160,9 +160,20 @@ class Nth:
         return self.n == 0
 
 
-_FORKS = cast(ForkServerContext, multiprocessing.get_context("forkserver"))
+_FORKS = multiprocessing.get_context("forkserver")
 """A process that has imported everything once: its children start in no time, and with no threads."""
+_LONGEST = 240.0
+"""Seconds after which a command is given up."""
 _FORKS.set_forkserver_preload(["datacube_assets_tests.integration.crashing"])
+
+
+def start(
+    arguments: Sequence[str], environment: Mapping[str, str], fate: Nth | None = None
+) -> ForkServerProcess:
+    """Start the `datacube` command in a process of its own."""
+    process = _FORKS.Process(target=_command, args=(list(arguments), dict(environment), fate))
+    process.start()
+    return process
 
 
 def command(arguments: Sequence[str], environment: Mapping[str, str], fate: Nth | None = None) -> bool:
@@ -170,11 +181,11 @@ def command(arguments: Sequence[str], environment: Mapping[str, str], fate: Nth 
 
     Raises AssertionError when it ended by itself with an error.
     """
-    process = _FORKS.Process(target=_command, args=(list(arguments), dict(environment), fate))
-    process.start()
-    process.join(120)
+    process = start(arguments, environment, fate)
+    process.join(_LONGEST)
     if process.exitcode is None:
         process.kill()
+        raise AssertionError(f"after {_LONGEST:.0f} seconds still at it: {arguments}")
     assert process.exitcode in (0, -signal.SIGKILL), f"ended with {process.exitcode}: {arguments}"
     return process.exitcode == 0
 
@@ -224,4 +235,7 @@ class Traps:
 
 def arm() -> None:
     """Watch the stores of this process for as long as it lives."""
-    watching(dying_at(Traps(Path(os.environ[_VARIABLE])))).__enter__()
+    _for_life.enter_context(watching(dying_at(Traps(Path(os.environ[_VARIABLE])))))
+
+
+_for_life = contextlib.ExitStack()

@@ -186,6 +186,15 @@ class Datacube:
                 raise AssertionError(f"{key}: {error}\n{body[:500]!r}") from error
 
 
+def checksums(folder: Path) -> dict[str, str]:
+    """MD5 of every file, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
 def check_object(key: str, body: bytes) -> None:
     """Hold one object to what the reader accepts."""
     if key.endswith(".tile"):

@@ -8,7 +8,6 @@ moment between two changes is as safe is tried by
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 from collections import Counter
@@ -17,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterRunStatus
@@ -25,7 +23,7 @@ from dagster import DagsterRunStatus
 from datacube_assets.s3_server import S3Server
 from datacube_assets.storage.reports import Outbox
 from datacube_assets_tests.integration.crashing import POINTS, Nth, Traps, command, names, watching
-from datacube_assets_tests.integration.support import House, open_house, rows
+from datacube_assets_tests.integration.support import House, checksums, open_house, rows
 from datacube_assets_tests.integration.system import MODEL, System, system, wait_for
 
 RESULTS = "model/run/results/results.json"
@@ -73,15 +71,6 @@ class Versions:
     new: Path
     old_objects: dict[str, str]
     new_objects: dict[str, str]
-
-
-def checksums(folder: Path) -> dict[str, str]:
-    """MD5 of every file, by path."""
-    return {
-        path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +170,103 @@ def test_at_no_moment_there_are_results_over_a_mixture(
     assert checksums(house.bucket()) == versions.old_objects
     assert seen[True] > 3
     assert seen[False] > 300
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_a_run_that_dies_at_any_moment_is_made_good_by_the_next_try(
+    place: Place, versions: Versions, tmp_path: Path
+) -> None:
+    # Each moment in turn; on S3, where all is the same but slower, every seventh.
+    count, step = len(moments_of(tmp_path, versions)), 7 if place.on_s3 else 1
+    assert place.publish(versions.old)
+    parts = [(versions.new, versions.new_objects), (versions.old, versions.old_objects)]
+    deaths = 0
+    for number, n in enumerate(range(1, count + 1, step)):
+        part, expected = parts[number % 2]
+        deaths += not place.publish(part, Nth(n))
+        check_not_mixed(place.objects(), versions)
+        assert place.publish(part)
+        assert place.objects() == expected, f"after dying at moment {n}"
+    print(f"{count} moments, {deaths} deaths, none lost")
+    assert deaths >= count // step * 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_runs_that_die_again_and_again_are_made_good_in_the_end(place: Place, versions: Versions) -> None:
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")  # shown when the test fails
+    chance = random.Random(seed)
+    assert place.publish(versions.old)
+    for _ in range(10):
+        for _ in range(chance.randint(2, 6)):
+            # Whoever asked may change its mind meanwhile.
+            place.publish(chance.choice((versions.new, versions.old)), Nth(chance.randint(1, 400)))
+            check_not_mixed(place.objects(), versions)
+        part, expected = chance.choice(
+            ((versions.new, versions.new_objects), (versions.old, versions.old_objects))
+        )
+        assert place.publish(part)
+        assert place.objects() == expected
+
+
+# --- the whole system ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def whole(quick_folder: Path) -> Iterator[System]:
+    with system(quick_folder) as opened:
+        yield opened
+
+
+QUICK = ("some objects published", "results.json written", "run finished", "report sent")
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "points", [QUICK, pytest.param(tuple(POINTS), marks=pytest.mark.slow)], ids=["some", "every"]
+)
+def test_under_the_daemon_every_run_that_dies_is_published_and_told_once(
+    whole: System, points: tuple[str, ...]
+) -> None:
+    traps = Traps(whole.folder / "traps")
+    whole.daemon.environment = {**whole.environment, **traps.environment()}
+    runs = {name: f"run-{number}" for number, name in enumerate(points) if name not in REPORTS}
+    for name in points:
+        # Reports bear the number of Dagster's run, which nobody knows yet.
+        traps.set(name, "" if name in REPORTS else f"{MODEL}/{runs[name]}/")
+    for run in runs.values():
+        # Published before, so that there is something to withdraw and to delete.
+        whole.dojo.finish(run)
+    whole.start_daemon()
+
+    def all_told() -> bool:
+        if whole.daemon.process is not None and whole.daemon.process.poll() is not None:
+            whole.daemon.stop()
+            whole.start_daemon()
+        return set(ready(whole)) == {*runs.values()} and whole.settled()
+
+    wait_for(all_told, "every run to be told", 120 + 60 * len(points))
+    wait_for(lambda: not Outbox(whole.lake).waiting(), "the last report to be settled")
+    assert traps.waiting() == []
+    twice = [run for run, bodies in ready(whole).items() if len(bodies) > 1]
+    # CauseMos answered, and whoever heard it died: nobody can know, so it is told again, the same.
+    assert len(twice) == ("report sent" in points)
+    assert all(body == ready(whole)[run][0] for run in twice for body in ready(whole)[run])
+    folder = whole.settings.home / "buckets" / "models" / MODEL
+    made = [checksums(folder / run) for run in runs.values()]
+    assert all(objects == made[0] for objects in made), "the runs have the same rows"
+    assert "results/results.json" in made[0]
+    died = [run for run in whole.runs() if run.status == DagsterRunStatus.FAILURE]
+    assert len(died) == len(runs)
+
+
+def ready(whole: System) -> dict[str, list[Any]]:
+    """What CauseMos was told of runs that are ready, by run."""
+    told: dict[str, list[Any]] = {}
+    for report in whole.causemos.reports():
+        assert report["call"] != "processing-failed", report
+        if report["call"] == "processing-succeeded":
+            told.setdefault(report["body"]["run_id"], []).append(report["body"])
+    return told
