@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from datacube_assets.dojo.documents import (
     DocumentProblem,
@@ -284,7 +285,20 @@ class DojoClient:
             raise DojoUnavailable(f"Dojo did not answer {path}: {type(error).__name__} {error}.") from error
         if not response.is_success:
             raise _refusal(path, response)
+        if _breaks_off(response.content):
+            raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content
+
+
+def _breaks_off(answer: bytes) -> bool:
+    """Whether an answer begins as JSON and does not end: its length was announced wrongly on the way."""
+    if not answer.startswith((b"{", b"[")):
+        return False
+    try:
+        from_json(answer)
+    except ValueError as error:
+        return "EOF while parsing" in str(error)
+    return False
 
 
 def _ids(page: _Page) -> set[str | None]:
