@@ -182,7 +182,9 @@ def _answer(
     handler: BaseHTTPRequestHandler, fault: str | None, status: int, body: bytes, headers: dict[str, str]
 ) -> None:
     """Hand an answer back, as the fault would have it."""
-    told = int(headers.pop("Content-Length", len(body)))
+    # Servers write the name in either way; twice, with different lengths, no client would take it.
+    lengths = [headers.pop(name) for name in list(headers) if name.lower() == "content-length"]
+    told = int(lengths[0]) if lengths else len(body)
     if fault == "lost answer" or (fault == "half answer" and not body):
         _reset(handler)
     elif fault == "half answer":
