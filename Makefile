@@ -14,16 +14,19 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 test lint types format bench soak audit lock clean
+.PHONY: help install demo view cluster dev s3 notebook test fuzz browser screenshots lint types format bench docs soak audit lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the locked versions
 	@:
 
 demo: $(STAMP) ## run the main job on a small sample and say what was published
 	@$(BIN)/datacube demo $(ARGS)
+
+view: $(STAMP) ## look at what is published, on a map
+	@$(BIN)/datacube view $(ARGS)
 
 cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
 	@$(BIN)/python -P -m datacube_assets.cluster $(ARGS)
@@ -34,8 +37,20 @@ dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 s3: $(STAMP) ## run a real S3 server on this machine, with buckets to develop against
 	@$(BIN)/datacube s3 $(ARGS)
 
+notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in JupyterLab
+	@$(BIN)/jupyter lab $(ARGS) docs/notebooks/explore_datacube.ipynb
+
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
+	@$(BIN)/python -m datacube_assets_tests.fuzz $(ARGS)
+
+browser: ## install Chromium for the tests that need one, where it is missing (Debian, as root)
+	@infra/browser.sh
+
+screenshots: $(STAMP) ## make the pictures of the docs anew, with Chromium
+	@$(BIN)/python -m datacube_assets_tests.browser.screenshots $(ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check
@@ -47,6 +62,11 @@ types: $(STAMP) ## check types
 format: $(STAMP) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
+
+docs: $(STAMP) ## build the documentation's site in build/docs
+	@$(BIN)/python docs/reference.py
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs $(ARGS)
+	@echo "The site is in build/docs: open build/docs/index.html"
 
 bench: $(STAMP) ## run the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -64,7 +84,7 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@rm -rf $(VENV)-lock
 	$(call make_venv,$(VENV)-lock)
 	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --upgrade pip setuptools
-	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev]'
+	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev,notebook]'
 	@{ echo "# Exact versions of everything that is installed, for Python 3.11. Written by \`make lock\`."; \
 	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable > $(VENV)-lock/frozen && \
 	   grep -v -i -E '^(pip|datacube-assets)[ =]' $(VENV)-lock/frozen; } > $(VENV)-lock/constraints.txt
@@ -73,13 +93,18 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
-	@rm -rf $(VENV) $(VENV)-lock $(VENV)-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml infra/constraints.txt
 	@echo "Setting up $(VENV), which takes a minute or two ..."
 	$(call make_venv,$(VENV))
 	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.notebook: $(STAMP)
+	@echo "Adding JupyterLab to $(VENV) ..."
+	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[notebook]'
 	@touch $@
 
 # $(call make_venv,FOLDER): an environment of the right Python, or a hint why there is none.

@@ -28,7 +28,7 @@ from datacube_assets.dojo.request import (
     QualifierThresholds,
 )
 from datacube_assets.settings import Settings, SettingsError
-from datacube_assets.startup import importing
+from datacube_assets.startup import importing, keep_memory
 
 if TYPE_CHECKING:
     from datacube_assets.process import Outcome
@@ -45,8 +45,10 @@ def main() -> None:
     Begin with
       datacube demo                     process a small sample, see what comes out
       datacube publish PART... --help   process files of your own
+      datacube view                     look at what is published, on a map
       datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
     """
+    keep_memory()
 
 
 def _store_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,14 +90,16 @@ def _store_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
+    from datacube_assets.checks.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
     from datacube_assets.storage.stores import StoreError
 
+    known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError) as error:
+    except (*known, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -344,6 +348,7 @@ def demo(settings: Settings) -> None:
     _tell_where(settings, outcomes)
     click.echo(
         "\nWhat next\n"
+        "  make view                    look at it on a map\n"
         "  make dev                     look at lineage and data quality in the Dagster UI,\n"
         "                               and materialize or backfill these partitions by hand\n"
         "  .venv/bin/datacube publish PART... --model-id ID --run-id ID\n"
@@ -372,6 +377,28 @@ def dev(
 
     with _told():
         sys.exit(run_development(settings, host, port, click.echo))
+
+
+@main.command(short_help="Look at what is published, on a map.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=3003, help="Port to listen on. [default: 3003]")
+@_store_options
+def view(host: str, port: int, settings: Settings) -> None:
+    """Serve a page that shows published datacubes on a map, as CauseMos will show them.
+
+    It reads the objects in the buckets and never writes. Whoever reaches the address can read everything
+    that is published: leave it on this machine, or put a proxy that asks for a password before it.
+
+    \b
+    Examples
+      datacube view
+      datacube view --models-bucket s3://models --indicators-bucket s3://indicators
+    """
+    from datacube_assets.view.server import serve
+
+    with _told():
+        click.echo(f"Datacubes at http://{host}:{port}; stop it with Ctrl-C.")
+        serve(settings, host, port)
 
 
 @main.command(short_help="Ask for runs: process again, with other parameters or as they were.")

@@ -32,6 +32,10 @@ def start_cluster(workers: int, *, port: int = 0, dashboard_port: int = 0) -> Lo
     # Results are small and go at once, so there is nothing worth spilling; and a disk that fills up
     # unseen is worse than a worker that is ended because it needs too much memory.
     memory = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
+    # Fifteen seconds after a worker was lost, Dask looks whether one of its name is there, and else gives
+    # up its place for good: one that is slow to start, or is lost again just then, is never replaced. Looked
+    # up at every loss, hence set for good.
+    dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
     # Ctrl-C reaches every process of a terminal, but is for this one to act on. Workers inherit the mask
     # of the thread that starts them, those that replace a lost one too. Starting Python's resource tracker
     # clears the mask, so that comes first.

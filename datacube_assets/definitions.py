@@ -17,9 +17,9 @@ from dagster import (
     in_process_executor,
 )
 
-from datacube_assets.checks.points import timestamps_are_milliseconds
-from datacube_assets.checks.reports import reports_delivered
-from datacube_assets.jobs import ASSETS, process_model_run
+from datacube_assets.checks.limits import LimitsFile
+from datacube_assets.checks.rooms import CHECKS, LimitsResource
+from datacube_assets.jobs import ASSETS, check_model_run, process_model_run
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
@@ -47,6 +47,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
+        "limits": LimitsResource(document=LimitsFile.read(settings.check_limits).model_dump_json()),
         "publisher": Publisher(lake=lake, buckets=buckets, dask=dask),
         "io_manager": LakeIOManager(lake=lake),
         "dojo": DojoResource(
@@ -98,8 +99,8 @@ def build_definitions(
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
         assets=ASSETS,
-        asset_checks=[timestamps_are_milliseconds, reports_delivered],
-        jobs=[process_model_run],
+        asset_checks=CHECKS,
+        jobs=[process_model_run, check_model_run],
         sensors=build_sensors(settings),
         resources=build_resources(settings),
         loggers=loggers,

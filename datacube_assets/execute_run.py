@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import sys
 
-from datacube_assets.startup import importing
+from datacube_assets.startup import importing, keep_memory
 
 
 def main() -> None:
+    keep_memory()
     with importing():
         from dagster._cli.api import execute_run_command
 

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from datacube_assets.checks.limits import LimitsError, LimitsFile
+
 if TYPE_CHECKING:
     from datacube_assets.dojo.request import DatacubeRequest
 
@@ -79,6 +81,8 @@ class Settings(BaseModel):
     """Seals what is secret in addresses of parts; empty: a key of the home folder (`dojo/seal.py`)."""
     max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
     """Size beyond which a part is refused; 0 for any."""
+    check_limits: str = Field("", alias="DATACUBE_CHECK_LIMITS")
+    """TOML file with the limits that asset checks judge by; empty for the defaults."""
     sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
     """Seconds between looks at Dojo, at requests and at reports."""
     runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
@@ -140,6 +144,10 @@ class Settings(BaseModel):
                 "DATACUBE_SOURCE_SCHEMES allows `file`, which is for development only: leave it out, or set "
                 "DATACUBE_ENVIRONMENT to `development`"
             )
+        try:
+            LimitsFile.read(self.check_limits)
+        except LimitsError as error:
+            raise SettingsError(f"DATACUBE_CHECK_LIMITS cannot be used: {error}") from None
         home = self.home.expanduser().absolute()
         return self.model_copy(
             update={

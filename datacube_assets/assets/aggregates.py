@@ -33,17 +33,11 @@ from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.storage.lake import Lake, LakeTable, TableFile, file_name
+from datacube_assets.storage.lake import Lake, LakeTable, TableFile, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES
 from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "aggregates"
-
-
-def folder_of(period: Period, *parts: str, qualifier: str | None = None) -> str:
-    """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
-    last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
-    return "/".join((period, *parts, last, ""))
 
 
 @table_asset(
@@ -121,7 +115,7 @@ class _Step:
         return self.breakdown.qualifier if self.breakdown else None
 
     def folder(self, *parts: str) -> str:
-        return folder_of(self.period, *parts, qualifier=self.qualifier)
+        return aggregate_folder(self.period, *parts, qualifier=self.qualifier)
 
 
 def _steps(lake: Lake, points: LakeTable) -> list[_Step]:
@@ -239,14 +233,16 @@ def _make(
     report = info.report
     folder = store.table_folder(info.run, name, cells.version)
     pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
+    rows_of = {file.name: file.rows for file in cells.files}
+    sizes = [rows_of[shard] for _, shard in pieces]
     if len(cells.names("month-")) == 1:
-        done = dask.map(_OneShard(store, cells, folder, made), pieces, name=name, run_id=run_id)
+        done = dask.map(_OneShard(store, cells, folder, made), pieces, name=name, run_id=run_id, sizes=sizes)
     else:
         rows = {feature: report.num_rows_per_feature[feature] for feature in info.features}
         times = (report.min_timestamp or 0, report.max_timestamp or 0) if made.by_time else None
         chunks = Chunks.of(rows, lake.shard_rows, times)
         shard_work = _ShardOfMany(store, cells, f"{folder}/partial", made, chunks)
-        partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id)
+        partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id, sizes=sizes)
         merging = _Merge(store, LakeTable(f"{folder}/partial", cells.version, ()), folder, made)
         of_chunks = list(_by_chunk([one for one in partials if one], len(chunks)))
         done = dask.map(merging, of_chunks, name=f"{name}-merged", run_id=run_id)

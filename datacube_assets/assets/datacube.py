@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue, asset
 
-from datacube_assets.assets.aggregates import breakdowns, folder_of
+from datacube_assets.assets.aggregates import breakdowns
 from datacube_assets.assets.partitions import CODE_VERSION, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.encode import Objects
@@ -25,7 +26,7 @@ from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.resources.publishing import Publisher, View
-from datacube_assets.storage.lake import Lake, LakeTable, scratch_folder
+from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder, scratch_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
@@ -34,13 +35,14 @@ GROUP = "datacube"
 
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group."""
-    return asset(
+    published_asset = asset(
         group_name=GROUP,
         partitions_def=model_runs,
         code_version=CODE_VERSION,
         kinds={"s3"},
         description=description,
     )
+    return lambda compute: published_asset(repeated(compute))
 
 
 # --- rows and lists --------------------------------------------------------------------------------
@@ -133,10 +135,12 @@ def global_timeseries(
     works: dict[str, View] = {}
     for resolution in RESOLUTIONS:
         view: View = partial(_global_timeseries, resolution=resolution)
-        works |= dict.fromkeys(global_aggregates.names(folder_of(resolution)), view)
+        works |= dict.fromkeys(global_aggregates.names(aggregate_folder(resolution)), view)
         for qualifier in global_aggregates.info["qualifiers"]:
             view = partial(_qualifier_timeseries, resolution=resolution, qualifier=qualifier)
-            works |= dict.fromkeys(global_aggregates.names(folder_of(resolution, qualifier=qualifier)), view)
+            works |= dict.fromkeys(
+                global_aggregates.names(aggregate_folder(resolution, qualifier=qualifier)), view
+            )
     return publisher.publish(context, global_aggregates, works)
 
 
@@ -164,7 +168,7 @@ def regional_timeseries(
         for level in RunInfo.of(regional_aggregates).layout.levels:
             for breakdown in (None, *used.in_timeseries(level)):
                 qualifier = breakdown.qualifier if breakdown else None
-                folder = folder_of(resolution, level, qualifier=qualifier)
+                folder = aggregate_folder(resolution, level, qualifier=qualifier)
                 view = partial(_regional_timeseries, resolution=resolution, level=level, breakdown=breakdown)
                 works |= dict.fromkeys(regional_aggregates.names(folder), view)
     return publisher.publish(context, regional_aggregates, works)
@@ -198,7 +202,7 @@ def regional_maps(
     for resolution in RESOLUTIONS:
         for level in RunInfo.of(regional_aggregates).layout.levels:
             for qualifier in (None, *regional_aggregates.info["qualifiers"]):
-                folder = folder_of(resolution, level, qualifier=qualifier)
+                folder = aggregate_folder(resolution, level, qualifier=qualifier)
                 view = partial(_regional_maps, resolution=resolution, level=level, qualifier=qualifier)
                 works |= dict.fromkeys(regional_aggregates.names(folder), view)
     return publisher.publish(context, regional_aggregates, works)
@@ -223,7 +227,7 @@ def regional_extrema(
     for resolution in RESOLUTIONS:
         for level in RunInfo.of(regional_aggregates).layout.levels:
             view = partial(_regional_extrema, resolution=resolution, level=level)
-            works |= dict.fromkeys(regional_aggregates.names(folder_of(resolution, level)), view)
+            works |= dict.fromkeys(regional_aggregates.names(aggregate_folder(resolution, level)), view)
     return publisher.publish(context, regional_aggregates, works)
 
 
@@ -243,7 +247,7 @@ def spatial_tiles(
     works: dict[str, View] = {}
     for resolution in RESOLUTIONS:
         view = partial(_spatial_tiles, resolution=resolution)
-        works |= dict.fromkeys(grid_cells.names(folder_of(resolution)), view)
+        works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     return publisher.publish(context, grid_cells, works)
 
 
@@ -258,7 +262,7 @@ def grid_stats(
     works: dict[str, View] = {}
     for resolution in RESOLUTIONS:
         view = partial(_grid_stats, resolution=resolution)
-        works |= dict.fromkeys(grid_cells.names(folder_of(resolution)), view)
+        works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     return publisher.publish(context, grid_cells, works)
 
 

@@ -9,14 +9,14 @@ import uuid
 
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
 
-from datacube_assets.assets.aggregates import folder_of
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.partitions import CODE_VERSION, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.assets.tables import same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
-from datacube_assets.storage.lake import LakeTable
+from datacube_assets.storage.lake import LakeTable, aggregate_folder
 from datacube_assets.storage.publishing import complete
 from datacube_assets.storage.run_info import RunInfo
 
@@ -34,6 +34,7 @@ GROUP = "results"
         "Written last, and only when every other object is published from the same input."
     ),
 )
+@repeated
 def pipeline_results(
     context: AssetExecutionContext,
     normalized_points: LakeTable,
@@ -45,7 +46,7 @@ def pipeline_results(
     info, lake = RunInfo.of(normalized_points), publisher.lake.open()
     sizes = {
         resolution: views.timeseries_sizes(
-            lake.read_all(global_aggregates, folder_of(resolution), ["feature", "timestamp"])
+            lake.read_all(global_aggregates, aggregate_folder(resolution), ["feature", "timestamp"])
         )
         for resolution in RESOLUTIONS
     }
@@ -55,7 +56,7 @@ def pipeline_results(
         features=info.features,
         raw_count_threshold=info.request.raw_count_threshold,
         timeseries_sizes=sizes,
-        summary=lake.read_all(global_aggregates, folder_of("all")) if "all" in info.periods else None,
+        summary=lake.read_all(global_aggregates, aggregate_folder("all")) if "all" in info.periods else None,
     )
     bucket = publisher.bucket(normalized_points)
     published = complete(

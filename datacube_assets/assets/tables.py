@@ -22,6 +22,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
 from datacube_assets.dojo.model_run import ModelRun
@@ -35,7 +36,7 @@ def table_asset(
     schema = [
         TableColumn(name=column.name, type=column.type, description=column.description) for column in columns
     ]
-    return asset(
+    made_asset = asset(
         group_name=group,
         partitions_def=model_runs,
         code_version=CODE_VERSION,
@@ -43,6 +44,7 @@ def table_asset(
         metadata={"dagster/column_schema": TableSchema(columns=schema)},
         description=description,
     )
+    return lambda compute: made_asset(repeated(compute))
 
 
 def made_before(context: AssetExecutionContext, lake: Lake, version: str) -> LakeTable | None:

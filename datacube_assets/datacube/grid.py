@@ -130,7 +130,7 @@ class _LatitudeRows:
     @cache
     def table(cls) -> _LatitudeRows:
         rows = 2**MAX_PRECISION
-        edges = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * np.arange(1, rows + 1) / rows))))
+        edges = north_edges(np.arange(1, rows + 1), MAX_PRECISION)
         # A little further north than the strip ends, so that a latitude rounded into it is of its rows.
         ends = cls.SOUTH + np.arange(1, cls.STRIPS + 1) * (cls.DEGREES / cls.STRIPS) + cls.NEAR_EDGE
         northern = np.searchsorted(-edges, -ends, side="left")
@@ -150,6 +150,21 @@ class _LatitudeRows:
             near = np.flatnonzero(numbers < self.NEAR_EDGE)
             index[near] = mercator_rows(lat[near])
         return index
+
+
+# --- subtiles to places ----------------------------------------------------------------------------
+
+
+def west_edges(x: npt.NDArray[np.integer], precision: int) -> Floats:
+    """Longitude in degrees of the western edges of columns of subtiles; column x + 1 has the eastern one."""
+    edges: Floats = x * (360.0 / 2**precision) - 180.0
+    return edges
+
+
+def north_edges(y: npt.NDArray[np.integer], precision: int) -> Floats:
+    """Latitude in degrees of the northern edges of rows of subtiles; row y + 1 has the southern one."""
+    edges: Floats = np.degrees(np.arctan(np.sinh(np.pi * (1 - 2 * y.astype(np.float64) / 2**precision))))
+    return edges
 
 
 # --- Morton codes ----------------------------------------------------------------------------------
@@ -467,13 +482,15 @@ class Level:
 
     def parents(self) -> Level:
         """The level above: four subtiles become one."""
+        quadkey = self.quadkey >> np.uint32(2)
+        if self.begins.max(initial=0) < self.precision:
+            # Each subtile is the only one of its parent.
+            return replace(self, precision=self.precision - 1, quadkey=quadkey)
         first = np.empty(len(self) + 1, np.bool_)
         np.less(self.begins, self.precision, out=first[:-1])
         first[-1] = True
         runs = _Runs.of(first)
-        quadkey = self.quadkey >> np.uint32(2)
-        if runs is None:
-            return replace(self, precision=self.precision - 1, quadkey=quadkey)
+        assert runs is not None, "some subtiles share a parent"
         with np.errstate(over="ignore", invalid="ignore"):
             return Level(
                 self.precision - 1,

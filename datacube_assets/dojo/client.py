@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from datacube_assets.dojo.documents import (
     DocumentProblem,
@@ -218,8 +219,10 @@ class DojoClient:
     def _indicator_or_problem(self, name: str) -> object:
         try:
             return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
-        except (DojoRefused, DojoNotFound, json.JSONDecodeError) as error:
+        except (DojoRefused, DojoNotFound) as error:
             return DocumentProblem(name, str(error))
+        except (ValueError, RecursionError):
+            return DocumentProblem(name, "Dojo's answer is no JSON")
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
@@ -272,11 +275,14 @@ class DojoClient:
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
         answer = self._get(collection, query)
         try:
-            return _Page.model_validate_json(answer)
+            # Python's reader takes half a surrogate pair, so that one such text does not spoil the page.
+            return _Page.model_validate(json.loads(answer))
         except ValidationError as error:
             raise DojoAnswerInvalid(
                 f"Dojo's answer to {collection} is no page: {reason_of(error)}."
             ) from None
+        except (ValueError, RecursionError):
+            raise DojoAnswerInvalid(f"Dojo's answer to {collection} is no JSON.") from None
 
     def _get(self, path: str, query: dict[str, str | int]) -> bytes:
         return self._retrying(self._get_once, path, query)
@@ -288,7 +294,20 @@ class DojoClient:
             raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
         if not response.is_success:
             raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
+        if _breaks_off(response.content):
+            raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content
+
+
+def _breaks_off(answer: bytes) -> bool:
+    """Whether an answer begins as JSON and does not end: its length was announced wrongly on the way."""
+    if not answer.startswith((b"{", b"[")):
+        return False
+    try:
+        from_json(answer)
+    except ValueError as error:
+        return "EOF while parsing" in str(error)
+    return False
 
 
 def _ids(page: _Page) -> set[str | None]:

@@ -51,6 +51,14 @@ def _milliseconds_or_none(value: object) -> int | None:
 Milliseconds = Annotated[int | None, BeforeValidator(_milliseconds_or_none)]
 
 
+def _text_or_empty(value: object) -> str:
+    """What is only shown to people; one that is no text is as good as none."""
+    return value if isinstance(value, str) else ""
+
+
+ShownText = Annotated[str, BeforeValidator(_text_or_empty)]
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
@@ -102,6 +110,9 @@ class OutputDocument(_Document):
 
     name: NonEmpty
     type: str = ""
+    display_name: ShownText = ""
+    description: ShownText = ""
+    unit: ShownText = ""
 
 
 class QualifierDocument(_Document):

@@ -133,17 +133,26 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         *,
         name: str,
         run_id: str,
+        sizes: Sequence[int] | None = None,
         done: Callable[[int], None] = lambda _: None,
     ) -> list[Result]:
         """Results of the function for each piece, in order; raises the first error of any piece.
 
-        `name` and `run_id` name the tasks, so that concurrent runs never share one. `done` is called
-        with the number of finished pieces. Being interrupted cancels what has not run, stops what runs,
-        and waits until it has stopped. A piece whose worker dies is computed again by another one, so
+        `name` and `run_id` name the tasks, so that concurrent runs never share one. `sizes`, in any unit,
+        tells how much work each piece is: the largest begin first, so that none is left to the end. `done`
+        is called with the number of finished pieces. Being interrupted cancels what has not run, stops what
+        runs, and waits until it has stopped. A piece whose worker dies is computed again by another one, so
         what it writes must be the same every time. Raises WorkersLostError when that does not help.
         """
         if not pieces:
             return []
+        if sizes is not None:
+            order = sorted(range(len(pieces)), key=lambda number: -sizes[number])
+            ordered = [pieces[number] for number in order]
+            results = dict(
+                zip(order, self.map(function, ordered, name=name, run_id=run_id, done=done), strict=True)
+            )
+            return [results[number] for number in range(len(pieces))]
         if self.mode == "threads":
             return self._map_threads(function, pieces, done)
         with _seceded():

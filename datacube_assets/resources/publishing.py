@@ -62,7 +62,14 @@ class Publisher(ConfigurableResource["Publisher"]):
             attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
             publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
             work = _Publish(publication, table, dict(works))
-            done = self.dask.map(work, list(works), name=f"publish-{asset}", run_id=context.run.run_id)
+            rows = {file.name: file.rows for file in table.files}
+            done = self.dask.map(
+                work,
+                list(works),
+                name=f"publish-{asset}",
+                run_id=context.run.run_id,
+                sizes=[rows.get(name, 0) for name in works],
+            )
             fragments = {name: names for name, (_, names) in zip(works, done, strict=True)}
             published = publication.finish(sum((one for one, _ in done), Published()), fragments)
         seconds = time.monotonic() - started
@@ -102,7 +109,7 @@ def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
         "objects written": published.put,
         "objects deleted": published.deleted,
         "objects unchanged": published.objects - published.put,
-        "objects left out: unreadable for CauseMos, or key too long": published.left_out,
+        "objects left out: unreadable for CauseMos, or key too long or not theirs alone": published.left_out,
         "objects per second": round(published.objects / seconds, 1) if seconds else 0.0,
         "seconds": round(seconds, 3),
     }

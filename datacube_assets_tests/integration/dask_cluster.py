@@ -140,6 +140,8 @@ def cluster(folder: Path, **environment: str) -> Iterator[Cluster]:
         "DAGSTER_DISABLE_TELEMETRY": "1",
         # What kills workers need not kill four of them.
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        # Were it heeded, no worker that dies would be replaced: none starts that quickly.
+        "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "100ms",
         **environment,
     }
     with (folder / "cluster.log").open("w") as log, start_cluster_command(port, given, log) as process:

@@ -89,6 +89,19 @@ def test_results_come_in_order_and_progress_is_told(resource: DaskResource, numb
     assert told[-1:] == ([number] if number else [])
 
 
+def test_the_largest_pieces_begin_first_and_results_come_in_order() -> None:
+    begun: list[int] = []
+
+    def work(piece: int) -> int:
+        begun.append(piece)
+        return -piece
+
+    resource = DaskResource(mode="threads", workers=1)
+    results = resource.map(work, [1, 2, 3, 4], name="sized", run_id=RUN, sizes=[5, 50, 5, 500])
+    assert results == [-1, -2, -3, -4]
+    assert begun == [4, 2, 1, 3]
+
+
 def test_an_error_comes_out_as_what_it_is(resource: DaskResource) -> None:
     with pytest.raises(InputError) as raised:
         resource.map(refuse, range(20), name="refused", run_id=RUN)

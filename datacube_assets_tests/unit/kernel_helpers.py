@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from datacube_assets.datacube import grid, spatial, views
 from datacube_assets.datacube.encode import Objects
@@ -244,6 +245,20 @@ def _regional(resolution: Resolution, cells: pa.Table, layout: Layout, by: Break
         for breakdown in by.in_timeseries(level):
             table = spatial.regional_aggregates(cells, layout, breakdown)[level]
             yield from views.regional_timeseries(resolution, level, table, layout, breakdown.qualifier)
+
+
+# --- texts -----------------------------------------------------------------------------------------
+
+
+def texts() -> st.SearchStrategy[str]:
+    """Texts of all kinds, most of them hard to write as CSV."""
+    odd = st.text(st.sampled_from("\",\n\rab é;\t'日"), max_size=6)
+    return st.one_of(odd, st.text(st.characters(exclude_categories=["Cs"]), max_size=6))
+
+
+def no_returns() -> st.SearchStrategy[str]:
+    """Texts without the character that Python versions disagree about in CSV: a lone carriage return."""
+    return texts().map(lambda text: text.replace("\r", ""))
 
 
 # --- tiles -----------------------------------------------------------------------------------------

@@ -1,0 +1,125 @@
+"""Numbers for analysts: a datacube's figures as Arrow tables, from its published objects or its lake tables.
+
+    from datacube_assets.read import list_datacubes, open_datacube, open_tables
+
+    cube = open_datacube("datacube-home/buckets/models", "toy-crop-model", "rainfall-low")
+    cube.timeseries("yield", region="Kenya__Nakuru").to_pandas()
+
+What people import belongs here; what a datacube answers is in `datacube.py`, published objects are in
+`objects.py`, lake tables in `tables.py`. For people: docs/analysts.md. Importing it loads neither Dagster
+nor pandas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import unquote
+
+from datacube_assets.datacube.decode import UnreadableObjectError
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import INDICATOR_RUN_ID
+from datacube_assets.read.datacube import Datacube, NoDataError
+from datacube_assets.read.objects import PublishedDatacube
+from datacube_assets.read.tables import LakeDatacube
+from datacube_assets.settings import Settings, as_url
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.published import READERS, Published
+from datacube_assets.storage.stores import LocalStore, Store, StoreError, open_store
+
+__all__ = [
+    "Datacube",
+    "LakeDatacube",
+    "NoDataError",
+    "PublishedDatacube",
+    "StoreError",
+    "UnreadableObjectError",
+    "list_datacubes",
+    "list_tables",
+    "open_datacube",
+    "open_tables",
+]
+
+AnyDatacube = TypeVar("AnyDatacube", bound=Datacube)
+
+
+def open_datacube(
+    url: str | Path, model_id: str, run_id: str = INDICATOR_RUN_ID, *, s3_endpoint: str = ""
+) -> PublishedDatacube:
+    """The published objects of a model run, or, without a run id, of a dataset. Nothing is read yet.
+
+    `url` is the bucket: a folder such as `datacube-home/buckets/models`, `file://` or `s3://bucket/prefix`.
+    `s3_endpoint` is the address of an S3 server other than AWS; without it, DATACUBE_S3_ENDPOINT or AWS'
+    own variables say so. Credentials come from the usual places (docs/s3.md).
+    """
+    run = _run(model_id, run_id)
+    return PublishedDatacube(Published(_store(url, s3_endpoint), run))
+
+
+def open_tables(
+    url: str | Path, model_id: str, run_id: str = INDICATOR_RUN_ID, *, s3_endpoint: str = ""
+) -> LakeDatacube:
+    """The tables of a model run, or, without a run id, of a dataset, in the lake. Nothing is read yet.
+
+    `url` is the lake: a folder such as `datacube-home/lake`, `file://` or `s3://bucket/prefix`; `s3_endpoint`
+    as in `open_datacube`.
+    """
+    run = _run(model_id, run_id)
+    return LakeDatacube(Lake(_store(url, s3_endpoint)), run)
+
+
+def list_datacubes(url: str | Path, *, s3_endpoint: str = "") -> list[PublishedDatacube]:
+    """The complete datacubes in a bucket, by model id and run id.
+
+    Reads the names of their folders, and of each its results.json. Arguments as in `open_datacube`. Raises
+    NoDataError when there is no such folder.
+    """
+    store = _store(url, s3_endpoint)
+    found = _runs(store, "", lambda name: name)
+    cubes = [PublishedDatacube(Published(store, run)) for run in found]
+    return _chosen(cubes, lambda cube: cube.is_complete)
+
+
+def list_tables(url: str | Path, *, s3_endpoint: str = "") -> list[LakeDatacube]:
+    """The model runs and datasets that have tables in a lake, by model id and run id.
+
+    Reads the names of their folders, and of each the descriptor of one table. Arguments as in `open_tables`.
+    Raises NoDataError when there is no such folder.
+    """
+    store = _store(url, s3_endpoint)
+    cubes = [LakeDatacube(Lake(store), run) for run in _runs(store, "runs/", unquote)]
+    return _chosen(cubes, lambda cube: cube.is_complete)
+
+
+def _store(url: str | Path, s3_endpoint: str) -> Store:
+    settings = Settings.from_environment(DATACUBE_S3_ENDPOINT=s3_endpoint)
+    return open_store(as_url(str(url)), settings.s3_endpoint)
+
+
+def _run(model_id: str, run_id: str) -> ModelRun:
+    run = ModelRun(model_id, run_id)
+    run.check()
+    return run
+
+
+def _runs(store: Store, prefix: str, name_of: Callable[[str], str]) -> list[ModelRun]:
+    """A run for each folder in a folder."""
+    if isinstance(store, LocalStore) and not Path(store.root).is_dir():
+        raise NoDataError(
+            f"there is no folder {store.root}: correct the address, or publish something into it"
+        )
+    with ThreadPoolExecutor(READERS, "read") as readers:
+        models = store.folders(prefix)
+        runs = readers.map(lambda model: store.folders(f"{prefix}{model}/"), models)
+        return sorted(
+            ModelRun(name_of(model), name_of(run))
+            for model, names in zip(models, runs, strict=True)
+            for run in names
+        )
+
+
+def _chosen(cubes: list[AnyDatacube], which: Callable[[AnyDatacube], bool]) -> list[AnyDatacube]:
+    with ThreadPoolExecutor(READERS, "read") as readers:
+        return [cube for cube, chosen in zip(cubes, readers.map(which, cubes), strict=True) if chosen]

@@ -1,0 +1,338 @@
+"""A datacube as tables of the lake: the same answers, and the cells and points behind them.
+
+Which table answers a question belongs here. Where a table lies is the business of `storage/lake.py`, what
+its columns mean is in `datacube/schema.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datacube_assets.datacube.decode import TIME
+from datacube_assets.datacube.grid import BIN_BITS, Level, deinterleave, pyramid
+from datacube_assets.datacube.groups import build_table
+from datacube_assets.datacube.schema import (
+    REGION_LEVELS,
+    RESOLUTIONS,
+    RegionLevel,
+    Resolution,
+    published_columns,
+    summary_columns,
+)
+from datacube_assets.datacube.spatial import finish, table_measures
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.read.datacube import (
+    Bounds,
+    Datacube,
+    NoDataError,
+    Time,
+    bin_table,
+    bucket,
+    no_such,
+    no_time,
+    one_of,
+)
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
+from datacube_assets.storage.run_info import RunInfo
+
+_POINTS, _CELLS = "normalized_points", "temporal_cells"
+_GLOBAL, _REGIONAL, _GRID = "global_aggregates", "regional_aggregates", "grid_cells"
+_BIN_COLUMNS = ("quadkey", "s_count", "s_sum_t_sum", "s_sum_t_mean")
+
+
+class LakeDatacube(Datacube):
+    """The tables of a model run or dataset. Of a Parquet file only the columns that are needed are read."""
+
+    def __init__(self, lake: Lake, run: ModelRun) -> None:
+        super().__init__(run, lake.store.url)
+        self._lake = lake
+
+    # --- what there is -----------------------------------------------------------------------------
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every table is there, all of one version."""
+        try:
+            tables = [self._table(name) for name in (_POINTS, _CELLS, _GLOBAL, _REGIONAL, _GRID)]
+        except NoDataError:
+            return False
+        return len({table.version for table in tables}) == 1
+
+    @property
+    def features(self) -> list[str]:
+        return sorted(self._info.features)
+
+    @property
+    def levels(self) -> list[RegionLevel]:
+        return list(self._info.layout.levels)
+
+    @property
+    def has_tiles(self) -> bool:
+        return self._info.layout.mappable
+
+    @property
+    def has_weights(self) -> bool:
+        return self._info.layout.weighted
+
+    def region_ids(self, feature: str, level: RegionLevel) -> list[str]:
+        one_of("level", level, REGION_LEVELS)
+        table = self._table(_REGIONAL)
+        folder = aggregate_folder("year", level)
+        found = self._rows(table, table.names(folder), feature, ["region_id"])
+        return _distinct(found["region_id"])
+
+    def qualifiers(self, feature: str) -> dict[str, int]:
+        values = self._inventory(feature)
+        # The inventory has each value once.
+        counted = pc.value_counts(_text(values["qualifier"]))
+        return {item["values"]: item["counts"] for item in counted.to_pylist()}
+
+    def qualifier_values(self, feature: str, qualifier: str) -> list[str]:
+        values = self._inventory(feature)
+        if qualifier not in (known := _distinct(values["qualifier"])):
+            raise no_such("qualifier", qualifier, known, feature)
+        return _distinct(values.filter(pc.equal(values["qualifier"], qualifier))["value"])
+
+    def _inventory(self, feature: str) -> pa.Table:
+        return self._rows(self._table(_POINTS), ["qualifier_values"], feature, ["qualifier", "value"])
+
+    def summary(self) -> pa.Table:
+        table = self._table(_GLOBAL)
+        folder = aggregate_folder("all")
+        if not table.names(folder):
+            raise NoDataError(f"{self._run} is a dataset: a summary is made of model runs only")
+        found = self._lake.read_all(table, folder)
+        figures = finish(table_measures(found), summary_columns(RunInfo.of(table).layout.weighted))
+        return build_table(dict(figures)).add_column(0, "feature", _text(found["feature"])).sort_by("feature")
+
+    # --- timeseries and regions --------------------------------------------------------------------
+
+    def _timeseries(
+        self,
+        feature: str,
+        resolution: Resolution,
+        level: RegionLevel | None,
+        region: str | None,
+        figures: list[str] | None,
+    ) -> pa.Table:
+        return self._lines(feature, resolution, level, region, None, None, figures)
+
+    def _breakdown(
+        self,
+        feature: str,
+        resolution: Resolution,
+        level: RegionLevel | None,
+        region: str | None,
+        qualifier: str,
+        value: str | None,
+        figures: list[str] | None,
+    ) -> pa.Table:
+        return self._lines(feature, resolution, level, region, qualifier, value, figures)
+
+    def _lines(
+        self,
+        feature: str,
+        resolution: Resolution,
+        level: RegionLevel | None,
+        region: str | None,
+        qualifier: str | None,
+        value: str | None,
+        figures: list[str] | None,
+    ) -> pa.Table:
+        names = ["timestamp"] if qualifier is None else ["value", "timestamp"]
+        found = self._aggregates(feature, resolution, level, qualifier)
+        if level is not None and region is not None:
+            rows = found.filter(pc.equal(found["region_id"], region))
+            if not rows.num_rows:
+                raise no_such(level, region, _distinct(found["region_id"]), f"{feature!r}")
+            found = rows
+        if value is not None:
+            rows = found.filter(pc.equal(found["value"], value))
+            if not rows.num_rows:
+                raise no_such("value", value, _distinct(found["value"]), qualifier)
+            found = rows
+        table = self._figured(found, sorted(names), figures)
+        return table.sort_by([(name, "ascending") for name in names])
+
+    def _regions(
+        self,
+        feature: str,
+        level: RegionLevel,
+        resolution: Resolution,
+        timestamp: int | None,
+        qualifier: str | None,
+        figures: list[str] | None,
+    ) -> pa.Table:
+        found = self._aggregates(feature, resolution, level, qualifier)
+        if timestamp is not None:
+            found = self._at(found, feature, resolution, timestamp)
+        names = ["timestamp", "region_id"] if qualifier is None else ["timestamp", "region_id", "value"]
+        return self._figured(found, names, figures).sort_by([(name, "ascending") for name in names])
+
+    def _aggregates(
+        self, feature: str, resolution: Resolution, level: RegionLevel | None, qualifier: str | None
+    ) -> pa.Table:
+        """Rows of a feature in one of the aggregate tables."""
+        table = self._table(_GLOBAL if level is None else _REGIONAL)
+        info = RunInfo.of(table)
+        if level is not None and level not in info.layout.levels:
+            raise no_such("level", level, info.layout.levels, self._run)
+        parts = () if level is None else (level,)
+        names = table.names(aggregate_folder(resolution, *parts, qualifier=qualifier))
+        found = self._rows(table, names, feature)
+        if not found.num_rows:
+            self.qualifier_values(feature, qualifier or "")
+            raise NoDataError(
+                f"{feature!r} is not broken down by {qualifier!r}: it is not in the qualifier map, or over a "
+                'threshold (docs/concepts.md, "Qualifiers and thresholds")'
+            )
+        return found
+
+    def _figured(self, found: pa.Table, names: Sequence[str], figures: list[str] | None) -> pa.Table:
+        """Keys and published figures of rows of an aggregate table."""
+        made = finish(table_measures(found), published_columns("weight_t_sum" in found.column_names))
+        missing = [figure for figure in figures or () if figure not in made]
+        if missing:
+            raise NoDataError(f"{self._run} has no {missing[0]}: its rows have no weights")
+        table = build_table({name: made[name] for name in figures or made})
+        for number, name in enumerate(names):
+            column = found[name].cast(TIME) if name == "timestamp" else _text(found[name])
+            table = table.add_column(number, name, column)
+        return table
+
+    # --- the map -----------------------------------------------------------------------------------
+
+    def _bins(
+        self, feature: str, resolution: Resolution, timestamp: int, zoom: int, bounds: Bounds | None
+    ) -> pa.Table:
+        table = self._table(_GRID)
+        if not RunInfo.of(table).layout.mappable:
+            raise NoDataError(f"{self._run} has no map: its rows have no coordinates")
+        names = table.names(aggregate_folder(resolution))
+        here = self._rows(table, names, feature, ["feature", "timestamp", *_BIN_COLUMNS], timestamp)
+        if not here.num_rows:
+            # There may be rows in that month, none of which has a place on the map.
+            self._at(self._aggregates(feature, resolution, None, None), feature, resolution, timestamp)
+        levels = [level for level in pyramid(here) if level.zoom == zoom]
+        level = Level.concat(levels) if levels else _NO_BINS
+        x, y = deinterleave(level.quadkey)
+        return bin_table(x, y, zoom + BIN_BITS, level.s_count, level.s_sum_t_sum, level.s_sum_t_mean, bounds)
+
+    # --- what is behind it -------------------------------------------------------------------------
+
+    def cells(
+        self,
+        feature: str,
+        time: Time | None = None,
+        *,
+        resolution: Resolution | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> pa.Table:
+        """Temporal cells of a feature: one row per place and combination of qualifiers in a month or year.
+
+        Without a time, those of all months or years. Columns (or those asked for): `timestamp`, the levels,
+        `lat`, `lng` (degrees), one per qualifier, `rows`, `t_sum`, `t_mean` and, with weights, `t_wavg` and
+        `weight` (docs/lake.md, "temporal_cells").
+        """
+        timestamp = None
+        if time is None:
+            resolution = resolution or "month"
+        else:
+            resolution, timestamp = bucket(time, resolution)
+        table = self._table(_CELLS)
+        one_of("resolution", resolution, RESOLUTIONS)
+        found = self._rows(table, table.names(f"{resolution}-"), feature, columns, timestamp)
+        if timestamp is not None and not found.num_rows:
+            self._at(self._aggregates(feature, resolution, None, None), feature, resolution, timestamp)
+        return _readable(found)
+
+    def points(self, feature: str, *, columns: Sequence[str] | None = None) -> pa.Table:
+        """Points of a feature: one row per row of the input that could be used.
+
+        Columns (or those asked for): `timestamp`, the levels, `lat`, `lng` (degrees), one per qualifier, the
+        weight column, `value` (docs/lake.md, "normalized_points").
+        """
+        table = self._table(_POINTS)
+        return _readable(self._rows(table, table.names("points-"), feature, columns))
+
+    # --- how tables are read -----------------------------------------------------------------------
+
+    @property
+    def _info(self) -> RunInfo:
+        return RunInfo.of(self._table(_POINTS))
+
+    def _table(self, name: str) -> LakeTable:
+        """A table's descriptor; read each time, as a table may be made again meanwhile."""
+        try:
+            return self._lake.table(self._run, name)
+        except MissingTableError as error:
+            raise NoDataError(f"{self.url}: {error}. list_tables() tells what is there") from None
+
+    def _rows(
+        self,
+        table: LakeTable,
+        names: Iterable[str],
+        feature: str,
+        columns: Sequence[str] | None = None,
+        timestamp: int | None = None,
+    ) -> pa.Table:
+        """Rows of a feature, at a time if one is given, in files of a table, one file after the other."""
+        features = RunInfo.of(table).features
+        if feature not in features:
+            raise no_such("feature", feature, features, self._run)
+        keys = ["feature"] if timestamp is None else ["feature", "timestamp"]
+        read = None if columns is None else list(dict.fromkeys([*keys, *columns]))
+        found: list[pa.Table] = []
+        for name in names:
+            rows = self._read(table, name, read)
+            rows = rows.filter(pc.equal(rows["feature"], feature))
+            found.append(rows if timestamp is None else rows.filter(pc.equal(rows["timestamp"], timestamp)))
+        if not found:
+            return pa.table({})
+        joined = pa.concat_tables(found).unify_dictionaries()
+        return joined.select(list(columns)) if columns is not None else joined.drop_columns("feature")
+
+    def _read(self, table: LakeTable, name: str, columns: list[str] | None) -> pa.Table:
+        try:
+            return self._lake.read(table, name, columns)
+        except pa.ArrowInvalid:
+            known = pq.read_schema(self._lake.open_file(table, name)).names
+            for column in columns or ():
+                if column not in known:
+                    raise no_such("column", column, known, f"{self._run}, {name}") from None
+            raise
+
+    def _at(self, found: pa.Table, feature: str, resolution: Resolution, timestamp: int) -> pa.Table:
+        """Rows of a month or year. Raises NoDataError when there are none."""
+        rows = found.filter(pc.equal(found["timestamp"], timestamp))
+        if not rows.num_rows:
+            times = np.unique(found["timestamp"].to_numpy()).astype("datetime64[ms]")
+            raise no_time(feature, resolution, timestamp, times, self._run)
+        return rows
+
+
+_NO_BINS = Level(
+    BIN_BITS, np.zeros(0, np.uint32), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+)
+
+
+def _text(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.string())
+
+
+def _distinct(column: pa.ChunkedArray) -> list[str]:
+    return sorted(cast("list[str]", _text(column).unique().to_pylist()))
+
+
+def _readable(table: pa.Table) -> pa.Table:
+    """The same with times as times."""
+    if "timestamp" not in table.column_names:
+        return table
+    at = table.column_names.index("timestamp")
+    return table.set_column(at, "timestamp", table["timestamp"].cast(TIME))
