@@ -7,22 +7,26 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check -qq
+PIP_AUDIT := 2.10.1
 STAMP := $(VENV)/.installed
 
 # Dagster's telemetry stays off in everything that is started from here.
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo cluster dev s3 notebook test lint types format bench lock clean
+.PHONY: help install demo view cluster dev s3 notebook test fuzz browser screenshots lint types format bench docs soak audit lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## set up .venv with the locked versions
 	@:
 
 demo: $(STAMP) ## run the main job on a small sample and say what was published
 	@$(BIN)/datacube demo $(ARGS)
+
+view: $(STAMP) ## look at what is published, on a map
+	@$(BIN)/datacube view $(ARGS)
 
 cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
 	@$(BIN)/python -P -m datacube_assets.cluster $(ARGS)
@@ -39,6 +43,15 @@ notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in Ju
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
+fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
+	@$(BIN)/python -m datacube_assets_tests.fuzz $(ARGS)
+
+browser: ## install Chromium for the tests that need one, where it is missing (Debian, as root)
+	@infra/browser.sh
+
+screenshots: $(STAMP) ## make the pictures of the docs anew, with Chromium
+	@$(BIN)/python -m datacube_assets_tests.browser.screenshots $(ARGS)
+
 lint: $(STAMP) ## check style and formatting
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
@@ -50,8 +63,21 @@ format: $(STAMP) ## format, and repair what can be repaired
 	@$(BIN)/ruff check --fix-only
 	@$(BIN)/ruff format
 
+docs: $(STAMP) ## build the documentation's site in build/docs
+	@$(BIN)/python docs/reference.py
+	@$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs $(ARGS)
+	@echo "The site is in build/docs: open build/docs/index.html"
+
 bench: $(STAMP) ## run the benchmark
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## run the whole system for some minutes while things break
+	@$(BIN)/python -m benchmarks soak $(ARGS)
+
+audit: $(STAMP) ## look for known vulnerabilities of the locked versions
+	@[ -x $(VENV)-audit/bin/pip-audit ] || { \
+	  $(BIN)/python -m venv --clear $(VENV)-audit && $(VENV)-audit/bin/python $(PIP) install pip-audit==$(PIP_AUDIT); }
+	@$(BIN)/python infra/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
 
 # The lock is resolved in a fresh environment without constraints, so it may move every version.
 lock: ## resolve the newest versions into infra/constraints.txt
@@ -67,7 +93,7 @@ lock: ## resolve the newest versions into infra/constraints.txt
 	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
-	@rm -rf $(VENV) $(VENV)-lock build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) $(VENV)-lock $(VENV)-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml infra/constraints.txt

@@ -9,6 +9,7 @@
     python -m benchmarks s3                 publishing to a real S3 server
     python -m benchmarks tick               a sensor's look at 20,000 runs
     python -m benchmarks backfill           a backfill over 100 runs
+    python -m benchmarks soak               everything for some minutes, while things break
 
 Only choosing one of them belongs here.
 """
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "s3": "s3:main",
     "tick": "tick:main",
     "backfill": "backfill:main",
+    "soak": "soak:main",
 }
 
 

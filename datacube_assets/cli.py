@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,7 @@ def main() -> None:
     Begin with
       datacube demo                     process a small sample, see what comes out
       datacube publish PART... --help   process files of your own
+      datacube view                     look at what is published, on a map
       datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
     """
     keep_memory()
@@ -90,14 +92,16 @@ def _store_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
+    from datacube_assets.checks.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
     from datacube_assets.storage.stores import StoreError
 
+    known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError) as error:
+    except (*known, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -362,6 +366,7 @@ def demo(settings: Settings) -> None:
     _tell_where(settings, outcomes)
     click.echo(
         "\nWhat next\n"
+        "  make view                    look at it on a map\n"
         "  make dev                     look at lineage and data quality in the Dagster UI,\n"
         "                               and materialize or backfill these partitions by hand\n"
         "  .venv/bin/datacube publish PART... --model-id ID --run-id ID\n"
@@ -390,6 +395,28 @@ def dev(
 
     with _told():
         sys.exit(run_development(settings, host, port, click.echo))
+
+
+@main.command(short_help="Look at what is published, on a map.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=3003, help="Port to listen on. [default: 3003]")
+@_store_options
+def view(host: str, port: int, settings: Settings) -> None:
+    """Serve a page that shows published datacubes on a map, as CauseMos will show them.
+
+    It reads the objects in the buckets and never writes. Whoever reaches the address can read everything
+    that is published: leave it on this machine, or put a proxy that asks for a password before it.
+
+    \b
+    Examples
+      datacube view
+      datacube view --models-bucket s3://models --indicators-bucket s3://indicators
+    """
+    from datacube_assets.view.server import serve
+
+    with _told():
+        click.echo(f"Datacubes at http://{host}:{port}; stop it with Ctrl-C.")
+        serve(settings, host, port)
 
 
 @main.command(short_help="Ask for runs: process again, with other parameters or as they were.")
@@ -525,6 +552,54 @@ def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Setti
                 )
 
 
+def _age(_: click.Context, option: click.Parameter, text: str) -> float:
+    """Seconds of `7d`, `12h`, `30m` or `0`."""
+    match = re.fullmatch(r"(\d+)(?:([dhm]))?", text.strip())
+    if match is None or (match[2] is None and int(match[1])):
+        raise click.BadParameter("give days, hours or minutes, such as 7d, 12h or 30m", param=option)
+    return int(match[1]) * {"d": 86_400.0, "h": 3_600.0, "m": 60.0, None: 0.0}[match[2]]
+
+
+@main.command("gc", short_help="Find, and delete, what nothing refers to any more.")
+@click.option("--delete", is_flag=True, help="Delete it. Without this, nothing is changed.")
+@click.option(
+    "--older-than",
+    default="7d",
+    show_default=True,
+    callback=_age,
+    metavar="AGE",
+    help="Leave alone what is younger: 7d, 12h, 30m. Longer than any run takes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is found, as JSON.")
+@_store_options
+def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> None:
+    """Find what runs that died have left in the lake and in the buckets, and that no later run cleared.
+
+    These are files of tables that were never committed, traces of publications, objects that no manifest
+    names, unfinished writes, and settled reports about runs that Dagster has forgotten. Nothing that waits
+    or is in use is touched, nor anything of a partition that a run is at work on, nor anything that is not
+    ours. docs/lake.md tells more.
+
+    \b
+    Examples
+      datacube gc                           say what would be deleted
+      datacube gc --delete --older-than 2d
+    """
+    from datacube_assets.collecting import collect
+
+    with _told():
+        report = collect(settings, older_than, delete=delete)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+        return
+    for kind, (number, size) in report.by_kind().items():
+        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
+    done = "deleted" if delete else "would be deleted; add --delete"
+    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    for run in report.unfinished:
+        click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")
+
+
 @main.command("s3", short_help="Run a real S3 server for development.")
 @click.option("--port", default=8333, help="Port to listen on, on loopback. [default: 8333]")
 @_store_options
@@ -577,14 +652,15 @@ def causemos_simulator(
 ) -> None:
     """Receive reports as CauseMos would, and show them at its address.
 
-    It reads results.json from the bucket folders before it believes a success.
+    It reads results.json from the bucket before it believes a success.
     """
     from datacube_assets.causemos.simulator import serve
+    from datacube_assets.storage.stores import open_store
 
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
     serve(
-        settings.folder(settings.models_bucket),
-        settings.folder(settings.indicators_bucket),
+        open_store(settings.models_bucket, settings.s3_endpoint),
+        open_store(settings.indicators_bucket, settings.s3_endpoint),
         host,
         port,
         upsert=True,

@@ -21,8 +21,8 @@ from dagster import (
 )
 
 from datacube_assets.assets.tables import DOCUMENTATION, PAGES
-from datacube_assets.checks.points import timestamps_are_milliseconds
-from datacube_assets.checks.reports import reports_delivered
+from datacube_assets.checks.limits import LimitsFile
+from datacube_assets.checks.rooms import CHECKS, LimitsResource
 from datacube_assets.jobs import ASSETS, JOBS
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
@@ -58,6 +58,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
+        "limits": LimitsResource(document=LimitsFile.read(settings.check_limits).model_dump_json()),
         "ui": ui,
         "publisher": Publisher(lake=lake, buckets=buckets, dask=dask, ui=ui),
         "io_manager": LakeIOManager(lake=lake, ui=ui),
@@ -70,6 +71,9 @@ def build_resources(settings: Settings) -> dict[str, object]:
             source_hosts=names(settings.source_hosts),
             s3_endpoint=settings.s3_endpoint,
             max_part_bytes=settings.max_part_bytes,
+            guarded=settings.environment == "production",
+            home=str(settings.home),
+            address_key=EnvVar("DATACUBE_ADDRESS_KEY") if settings.address_key.get_secret_value() else "",
         ),
         "causemos": CauseMosResource(
             url=settings.causemos_url,
@@ -120,7 +124,7 @@ def build_definitions(
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
         assets=documented(settings.docs_url),
-        asset_checks=[timestamps_are_milliseconds, reports_delivered],
+        asset_checks=CHECKS,
         jobs=JOBS,
         sensors=build_sensors(settings),
         resources=build_resources(settings),

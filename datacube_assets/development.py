@@ -46,7 +46,8 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
             )
             environment["DOJO_URL"] = dojo
             say(f"Stand-in for Dojo       {dojo}")
-            say(f"  finish a run of it:   curl -X POST {dojo}/simulator/runs/{UNFINISHED}/finish")
+            user = f"-u {settings.dojo_username} " if settings.dojo_username else ""
+            say(f"  finish a run of it:   curl {user}-X POST {dojo}/simulator/runs/{UNFINISHED}/finish")
         if not settings.causemos_url:
             causemos = f"http://{host}:{port + 2}"
             _start(processes, [*command, "causemos-simulator", "--port", str(port + 2)], host, environment)

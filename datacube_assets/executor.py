@@ -44,7 +44,7 @@ POLL_SECONDS = 0.5
 """How often cancelling, and steps that are to be repeated, are looked for while steps run."""
 SAME_ON_WORKERS = (
     "lake", "models_bucket", "indicators_bucket", "s3_endpoint", "shard_rows", "dask_mode", "dask_scheduler",
-    "dojo_url", "source_schemes", "source_hosts", "max_part_bytes",
+    "environment", "dojo_url", "source_schemes", "source_hosts", "max_part_bytes", "check_limits",
 )  # fmt: skip
 """Settings, by field, that say what steps do: workers read them from their own environment."""
 

@@ -5,7 +5,14 @@ What a job does is in `assets/`; when it starts is in `sensors/`.
 
 from __future__ import annotations
 
-from dagster import AssetKey, AssetsDefinition, AssetSelection, DagsterRun, define_asset_job
+from dagster import (
+    AssetKey,
+    AssetsDefinition,
+    AssetSelection,
+    DagsterRun,
+    PartitionedConfig,
+    define_asset_job,
+)
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import (
@@ -24,6 +31,7 @@ from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
 from datacube_assets.assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
+from datacube_assets.checks.rooms import CHECKS, EVERY_OBJECT
 
 ASSETS: list[AssetsDefinition] = [
     dojo_request,
@@ -66,7 +74,16 @@ recompute_tiles = define_asset_job(
     "statistics, then results.json: for what is wrong on the map only.",
 )
 
-JOBS = [process_model_run, republish_datacube, recompute_tiles]
+check_model_run = define_asset_job(
+    "check_model_run",
+    selection=AssetSelection.checks(*CHECKS),
+    # Of a job without assets Dagster would not see by itself that it has partitions.
+    config=PartitionedConfig(model_runs, run_config_for_partition_key_fn=lambda _: {}),
+    tags={EVERY_OBJECT: "yes"},
+    description="All checks of a model run or dataset as it stands, every object in the bucket included.",
+)
+
+JOBS = [process_model_run, republish_datacube, recompute_tiles, check_model_run]
 
 PRIORITY_TAG = "dagster/priority"
 SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}

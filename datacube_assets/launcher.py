@@ -22,6 +22,9 @@ from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLa
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
+from datacube_assets.locks import holds_lock
+
 
 class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
     """Starts a process for every run (`execute_run.py`); configured in `dagster.yaml`."""
@@ -72,6 +75,11 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
+        # One at the command line is executed by the command, which is not started here.
+        by_command = run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE
+        partition = run.tags.get("dagster/partition", "")
+        if by_command and holds_lock(self._instance, partition, run.run_id):
+            return CheckRunHealthResult(WorkerStatus.RUNNING)
         if process_of(run.run_id) is None:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "the run's process is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import (
+    AssetCheckEvaluation,
+    AssetCheckSeverity,
     DagsterEventType,
     DagsterInstance,
     DagsterRunStatus,
@@ -19,7 +21,8 @@ from dagster import (
     LoggerDefinition,
     RunsFilter,
 )
-from dagster._core.errors import DagsterResourceFunctionError
+from dagster._core.errors import DagsterAssetCheckFailedError, DagsterResourceFunctionError
+from dagster._core.utils import make_new_run_id
 
 from datacube_assets.assets.partitions import (
     AT_COMMAND_LINE,
@@ -28,12 +31,15 @@ from datacube_assets.assets.partitions import (
     model_runs,
     run_tags,
 )
+from datacube_assets.checks.verdict import ChecksFailedError
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.dojo.seal import Seal
 from datacube_assets.jobs import ASSETS, process_model_run
 from datacube_assets.launcher import process_of
+from datacube_assets.locks import Locked, locked
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -76,10 +82,34 @@ def process(
 
     `begun` is called before each asset, with its name. `from_scratch` makes and publishes everything
     again, whether it is there or not.
-    Raises what the failing asset raised: InputError for input that cannot be processed.
+    Raises what the failing asset raised: InputError for input that cannot be processed, or while another
+    process is at work on the same partition; ChecksFailedError when a check stops publication.
     """
-    refuse_beside_another(instance, ModelRun.of(request))
-    run = leave_request(Lake(open_store(settings.lake, settings.s3_endpoint)), request)
+    run, run_id = ModelRun.of(request), make_new_run_id()
+    refuse_beside_another(instance, run)
+    try:
+        with locked(instance, run.key, run_id):
+            return _process(settings, instance, request, progress, begun, run_id, from_scratch=from_scratch)
+    except Locked:
+        raise InputError(
+            "another command is processing it right now",
+            run=str(run),
+            remedy="Wait until that command is through, or end it",
+        ) from None
+
+
+def _process(
+    settings: Settings,
+    instance: DagsterInstance,
+    request: DatacubeRequest,
+    progress: Progress,
+    begun: Callable[[str], None],
+    run_id: str,
+    *,
+    from_scratch: bool,
+) -> Outcome:
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    run = leave_request(lake, Seal.of(settings).close_all(request))
     instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     outcome = Outcome(run)
     started = time.monotonic()
@@ -88,14 +118,20 @@ def process(
         outcome.assets[asset] = metadata
         progress(asset, metadata, len(outcome.assets))
 
-    definitions = build_definitions(
-        settings, loggers={"progress": _events_to(begun, materialized, outcome.warnings.append)}
-    )
+    stopping: list[str] = []
+
+    def failed(check: AssetCheckEvaluation) -> None:
+        stops = check.blocking and check.severity == AssetCheckSeverity.ERROR
+        told = f"{check.asset_key.path[-1]}, {check.check_name}: {check.description}"
+        (stopping if stops else outcome.warnings).append(told)
+
+    definitions = build_definitions(settings, loggers={"progress": _events_to(begun, materialized, failed)})
     try:
         with untold():
             definitions.resolve_job_def(process_model_run.name).execute_in_process(
                 partition_key=run.key,
                 instance=instance,
+                run_id=run_id,
                 tags={
                     **run_tags(run),
                     SOURCE_TAG: AT_COMMAND_LINE,
@@ -103,6 +139,8 @@ def process(
                 },
                 run_config={"loggers": {"progress": {}}},
             )
+    except DagsterAssetCheckFailedError:
+        raise ChecksFailedError(str(run), stopping) from None
     except DagsterResourceFunctionError as error:
         # Such as a cluster that cannot be reached: people are told that, not how Dagster came to know.
         if error.__cause__ is None:
@@ -132,7 +170,7 @@ def refuse_beside_another(instance: DagsterInstance, run: ModelRun) -> None:
 def _events_to(
     begun: Callable[[str], None],
     materialized: Callable[[str, dict[str, Any]], None],
-    warn: Callable[[str], None],
+    failed: Callable[[AssetCheckEvaluation], None],
 ) -> LoggerDefinition:
     """A Dagster logger that hands on what assets begin, make and fail in checks, and is silent otherwise."""
 
@@ -148,7 +186,7 @@ def _events_to(
             elif event is not None and event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
                 check = event.asset_check_evaluation_data
                 if not check.passed:
-                    warn(f"{check.asset_key.path[-1]}: {check.description}")
+                    failed(check)
 
     def build(_: InitLoggerContext) -> logging.Logger:
         # A logger of its own, outside the tree: nothing else may listen or change its level.

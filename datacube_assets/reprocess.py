@@ -52,6 +52,8 @@ def current_request(settings: Settings, lake: Lake, run: ModelRun) -> DatacubeRe
             url=settings.dojo_url,
             username=settings.dojo_username,
             password=settings.dojo_password.get_secret_value(),
+            home=str(settings.home),
+            address_key=settings.address_key.get_secret_value(),
         )
         try:
             return dojo.derive_request(run)

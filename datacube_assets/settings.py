@@ -7,14 +7,26 @@ the package reads the environment.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from datacube_assets.checks.limits import LimitsError, LimitsFile
+
 if TYPE_CHECKING:
     from datacube_assets.dojo.request import DatacubeRequest
+
+
+SCHEMES: Mapping[str, tuple[str, ...]] = {
+    "development": ("https", "http", "s3", "file"),
+    "production": ("https", "s3"),
+}
+"""Kinds of addresses that parts may be read from, unless DATACUBE_SOURCE_SCHEMES names them."""
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Hosts that are this machine."""
 
 
 class SettingsError(ValueError):
@@ -26,6 +38,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    environment: Literal["", "development", "production"] = Field("", alias="DATACUBE_ENVIRONMENT")
+    """What Dojo's documents may make this read (`docs/security.md`): in `production` neither local files
+    nor internal addresses. Empty: `development` while Dojo is on this machine, or not asked."""
     home: Path = Field(Path("datacube-home"), alias="DATACUBE_HOME")
     """Folder of the embedded default: lake, buckets and Dagster's storage."""
     lake: str = Field("", alias="DATACUBE_LAKE")
@@ -60,12 +75,16 @@ class Settings(BaseModel):
     causemos_username: str = Field("", alias="CAUSEMOS_USERNAME")
     causemos_password: SecretStr = Field(SecretStr(""), alias="CAUSEMOS_PASSWORD")
 
-    source_schemes: str = Field("https,http,s3,file", alias="DATACUBE_SOURCE_SCHEMES")
-    """Kinds of addresses that parts may be read from, comma-separated; leave `file` out in production."""
+    source_schemes: str = Field("", alias="DATACUBE_SOURCE_SCHEMES")
+    """Kinds of addresses that parts may be read from, comma-separated; default those of `SCHEMES`."""
     source_hosts: str = Field("", alias="DATACUBE_SOURCE_HOSTS")
     """Hosts (for `s3://` buckets) that parts may be read from, comma-separated; empty for any."""
+    address_key: SecretStr = Field(SecretStr(""), alias="DATACUBE_ADDRESS_KEY")
+    """Seals what is secret in addresses of parts; empty: a key of the home folder (`dojo/seal.py`)."""
     max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
     """Size beyond which a part is refused; 0 for any."""
+    check_limits: str = Field("", alias="DATACUBE_CHECK_LIMITS")
+    """TOML file with the limits that asset checks judge by; empty for the defaults."""
     sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
     """Seconds between looks at Dojo, at requests and at reports."""
     runs_per_tick: int = Field(50, alias="DATACUBE_RUNS_PER_TICK", ge=1)
@@ -107,11 +126,39 @@ class Settings(BaseModel):
         endpoint = urlsplit(self.s3_endpoint)
         if self.s3_endpoint and (endpoint.scheme not in ("http", "https") or not endpoint.hostname):
             raise SettingsError("DATACUBE_S3_ENDPOINT cannot be used: give http://host:port or https://host")
-        if endpoint.username or endpoint.password:
-            raise SettingsError("DATACUBE_S3_ENDPOINT holds credentials: these belong into AWS_*")
+        # These addresses are shown, and kept in manifests and in Dagster's storage.
+        for name, address, instead in (
+            ("DATACUBE_LAKE", self.lake, "AWS_*"),
+            ("DATACUBE_MODELS_BUCKET", self.models_bucket, "AWS_*"),
+            ("DATACUBE_INDICATORS_BUCKET", self.indicators_bucket, "AWS_*"),
+            ("DATACUBE_S3_ENDPOINT", self.s3_endpoint, "AWS_*"),
+            ("DATACUBE_DASK_SCHEDULER", self.dask_scheduler, "Dask's own settings"),
+            ("DOJO_URL", self.dojo_url, "DOJO_USERNAME and DOJO_PASSWORD"),
+            ("CAUSEMOS_URL", self.causemos_url, "CAUSEMOS_USERNAME and CAUSEMOS_PASSWORD"),
+        ):
+            if holds_secrets(address):
+                raise SettingsError(
+                    f"{name} holds credentials or a query: give the plain address; "
+                    f"credentials belong into {instead}"
+                )
+        environment = self.environment or ("development" if self._dojo_is_here() else "production")
+        schemes = names(self.source_schemes.lower()) or list(SCHEMES[environment])
+        if unknown := sorted(set(schemes) - set(SCHEMES["development"])):
+            raise SettingsError(f"DATACUBE_SOURCE_SCHEMES: parts cannot be read from {unknown[0]}://")
+        if environment == "production" and "file" in schemes:
+            raise SettingsError(
+                "DATACUBE_SOURCE_SCHEMES allows `file`, which is for development only: leave it out, or set "
+                "DATACUBE_ENVIRONMENT to `development`"
+            )
+        try:
+            LimitsFile.read(self.check_limits)
+        except LimitsError as error:
+            raise SettingsError(f"DATACUBE_CHECK_LIMITS cannot be used: {error}") from None
         home = self.home.expanduser().absolute()
         return self.model_copy(
             update={
+                "environment": environment,
+                "source_schemes": ",".join(schemes),
                 "home": home,
                 "lake": as_url(self.lake or str(home / "lake")),
                 "models_bucket": as_url(self.models_bucket or str(home / "buckets" / "models")),
@@ -119,12 +166,8 @@ class Settings(BaseModel):
             }
         )
 
-    def folder(self, url: str) -> Path:
-        """The local folder of a store. Raises SettingsError when it is none."""
-        parts = urlsplit(url)
-        if parts.scheme != "file":
-            raise SettingsError(f"{url} is no local folder, which is needed here")
-        return Path(unquote(parts.path))
+    def _dojo_is_here(self) -> bool:
+        return not self.dojo_url or urlsplit(self.dojo_url).hostname in LOOPBACK
 
 
 def aws_environment() -> tuple[tuple[str, str], ...]:
@@ -144,6 +187,15 @@ def names(listed: str) -> list[str]:
     return [name.strip() for name in listed.split(",") if name.strip()]
 
 
+def holds_secrets(address: str) -> bool:
+    """Whether an address may carry a user name, a password, a query or a fragment; a path does not."""
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        return False
+    # A password may have any sign in it; only a path of files may have an `@`.
+    return any(sign in rest for sign in ("?#" if scheme == "file" else "@?#"))
+
+
 def as_url(address: str) -> str:
     """A store's address as a URL without a final `/`; plain paths become `file://` URLs.
 
@@ -153,7 +205,14 @@ def as_url(address: str) -> str:
     if len(parts.scheme) <= 1:  # a path, or a drive letter
         return Path(address).expanduser().absolute().as_uri()
     if parts.scheme not in ("file", "s3"):
-        raise SettingsError(f"the store {address!r} cannot be used: give a path, file:// or s3://")
+        raise SettingsError(
+            f"a store of the kind {parts.scheme}:// cannot be used: give a path, file:// or s3://"
+        )
+    if holds_secrets(address):
+        raise SettingsError(
+            "the address of a store holds credentials or a query: give s3://bucket or s3://bucket/prefix; "
+            "credentials belong into AWS_*"
+        )
     if parts.scheme == "s3" and not parts.netloc:
         raise SettingsError(f"the store {address!r} names no bucket: give s3://bucket or s3://bucket/prefix")
     return address.rstrip("/")

@@ -1,13 +1,16 @@
 """What the stand-ins for Dojo and CauseMos share: switches to misbehave, counters, being served.
 
 What each of them stands in for is `dojo/simulator.py` and `causemos/simulator.py`. They are for
-development and tests; the pipeline never imports any of this.
+development and tests; the pipeline never imports any of this. They listen on loopback unless told
+otherwise, and with a user name ask everybody for it, except for what is public at the original.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import json
 import random
 import secrets
 import socket
@@ -15,21 +18,27 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from datacube_assets.dojo.documents import reason_of
+
+T = TypeVar("T")
 
 Document = dict[str, Any]
 """A JSON object."""
+LARGEST_BODY = 10_000_000
+"""Bytes of a request."""
 
 
 class Switches(BaseModel):
@@ -41,9 +50,9 @@ class Switches(BaseModel):
     error_next: int = Field(0, ge=0)
     """So many of the coming requests are refused, whatever the rate."""
     error_status: int = Field(503, ge=400, le=599)
-    retry_after: str = ""
+    retry_after: str = Field("", pattern="^[ -~]*$")
     """Sent as Retry-After with a refusal, unless empty."""
-    latency_seconds: float = Field(0.0, ge=0)
+    latency_seconds: float = Field(0.0, ge=0, le=3600)
     truncate_rate: float = Field(0.0, ge=0, le=1)
     truncate_next: int = Field(0, ge=0)
     """So many of the coming answers break off in the middle, whatever the rate."""
@@ -65,6 +74,9 @@ class Switches(BaseModel):
             self.truncate_next -= 1
             return True
         return random.random() < self.truncate_rate
+
+
+_SWITCHES = TypeAdapter(Switches)
 
 
 class StandIn:
@@ -90,25 +102,24 @@ class StandIn:
 
     def application(self, routes: Sequence[BaseRoute]) -> Starlette:
         """An ASGI application of the handles and these routes; refusals are JSON."""
-        return Starlette(routes=[*self.handles(), *routes], exception_handlers={HTTPException: _refuse})
+        handles = Mount("/simulator", routes=self.handles(), middleware=[self.guarded()])
+        return Starlette(routes=[handles, *routes], exception_handlers={HTTPException: _refuse})
 
     def handles(self) -> list[BaseRoute]:
-        """The routes of `/simulator` that every stand-in has."""
+        """The routes below `/simulator` that every stand-in has."""
         return [
-            Route("/simulator/switches", self._get_switches, methods=["GET"]),
-            Route("/simulator/switches", self._put_switches, methods=["PUT"]),
-            Route("/simulator/requests", self._get_requests, methods=["GET"]),
-            Route("/simulator/requests", self._delete_requests, methods=["DELETE"]),
+            Route("/switches", self._get_switches, methods=["GET"]),
+            Route("/switches", self._put_switches, methods=["PUT"]),
+            Route("/requests", self._get_requests, methods=["GET"]),
+            Route("/requests", self._delete_requests, methods=["DELETE"]),
         ]
 
     async def _get_switches(self, request: Request) -> Response:
         return JSONResponse(self.switches.model_dump())
 
     async def _put_switches(self, request: Request) -> Response:
-        try:
-            self.switches = Switches(**{**self.switches.model_dump(), **await json_object(request)})
-        except ValidationError as error:
-            raise HTTPException(422, str(error)) from None
+        wanted = {**self.switches.model_dump(), **await json_object(request)}
+        self.switches = validated(_SWITCHES, wanted)
         return await self._get_switches(request)
 
     async def _get_requests(self, request: Request) -> Response:
@@ -125,6 +136,9 @@ class _Misbehaving:
         self._standin = standin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
         switches = self._standin.switches
         self._standin.requests[f"{scope['method']} {scope['path']}"] += 1
         await asyncio.sleep(switches.latency_seconds)
@@ -142,7 +156,7 @@ class _Guarded:
         self._standin = standin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._standin.admits(Request(scope).headers.get("Authorization", "")):
+        if scope["type"] != "http" or self._standin.admits(Request(scope).headers.get("Authorization", "")):
             await self._app(scope, receive, send)
         else:
             challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}
@@ -175,11 +189,36 @@ async def json_object(request: Request) -> Document:
 
 
 async def json_body(request: Request) -> Any:
-    """The request's body. Raises a 400 when it is no JSON."""
+    """The request's body. Raises a 413 when it is too large, a 400 when it is no JSON."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > LARGEST_BODY:
+            raise HTTPException(413, f"the body must have at most {LARGEST_BODY} bytes")
     try:
-        return await request.json()
-    except ValueError:
+        content = json.loads(body.decode() or "null")
+        # What cannot be written again, such as infinity or half a character, could never be shown.
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
         raise HTTPException(400, "the body must be JSON") from None
+    return content
+
+
+def validated(kind: TypeAdapter[T], content: object) -> T:
+    """What a body says, as what it should be. Raises a 422."""
+    try:
+        return kind.validate_python(content)
+    except ValidationError as error:
+        raise HTTPException(422, reason_of(error)) from None
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """A file of a folder or below it, by a name from outside; None when there is no such file."""
+    with contextlib.suppress(OSError, ValueError):
+        path = (folder / name).resolve()
+        if folder.resolve() in path.parents and path.is_file():
+            return path
+    return None
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -201,7 +240,7 @@ class Site:
         await self.app(scope, receive, send)
 
 
-@contextmanager
+@contextlib.contextmanager
 def in_background(app: ASGIApp) -> Iterator[str]:
     """Serve from a thread on a free loopback port, for tests and notebooks; gives the base URL."""
     config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)

@@ -6,6 +6,7 @@ What is asked for, and what follows from an answer, is the clients' own business
 
 from __future__ import annotations
 
+import base64
 import logging
 import re
 import time
@@ -25,7 +26,10 @@ from tenacity import (
 
 _log = logging.getLogger(__name__)
 
+UNTRUSTED = "its certificate is not trusted. Name its authority in SSL_CERT_FILE"
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
 _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 
 
@@ -85,6 +89,15 @@ def retry_after(response: httpx.Response) -> float | None:
         return None
 
 
+def failure(error: Exception) -> str:
+    """What went wrong with a connection, in one line."""
+    said = str(error)
+    # As OpenSSL says it, and as rustls does, somewhere in pages of text.
+    if "CERTIFICATE_VERIFY_FAILED" in said or "InvalidCertificate(" in said:
+        return UNTRUSTED
+    return f"{type(error).__name__} {said}"
+
+
 def plain_url(url: str) -> str:
     """A base URL without slash at the end, safe to be shown.
 
@@ -112,6 +125,14 @@ def public(address: str) -> str:
     host = authority.rpartition("@")[2]
     # A password with an unescaped `/` or `?` ends the authority early: what then stands there is no host.
     return f"{scheme}://{host}{path}" if _HOST.fullmatch(host) else f"{scheme}://..."
+
+
+def scrubbed(text: str, username: str, password: str) -> str:
+    """What a service said, as it may be shown: without our credentials, and its addresses as `public`."""
+    for secret in (password, base64.b64encode(f"{username}:{password}".encode()).decode()):
+        if password:
+            text = text.replace(secret, "...")
+    return _ADDRESS.sub(lambda match: public(match[0]), text)
 
 
 def _without_secrets(record: logging.LogRecord) -> bool:

@@ -5,31 +5,21 @@ bytes from outside is in `dojo/fetch.py`.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from dagster import (
     AssetExecutionContext,
-    DagsterRun,
     DataVersion,
     MaterializeResult,
     MetadataValue,
-    RetryRequested,
 )
 
-from datacube_assets.assets.partitions import (
-    AT_COMMAND_LINE,
-    CODE_VERSION,
-    FROM_DOJO,
-    FROM_SCRATCH,
-    SOURCE_TAG,
-)
+from datacube_assets.assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.assets.tables import datacube_asset
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.documents import is_string_part
-from datacube_assets.dojo.fetch import FetchError, Source, fetch
+from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
 from datacube_assets.resources.dojo import DojoResource
@@ -37,14 +27,9 @@ from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.settings import bucket_setting
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
-from datacube_assets.storage.stores import StoreUnavailable
 from datacube_assets.web import public
 
 GROUP = "dojo"
-RETRIES = 60
-FIRST_RETRY, LAST_RETRY = 10.0, 300.0
-"""How often a step is repeated while Dojo, a file server or a store is away, and after how many seconds:
-doubled from the first to the last. That is more than four hours; only then is the run given up."""
 
 
 @datacube_asset(
@@ -58,16 +43,14 @@ def dojo_request(
 ) -> MaterializeResult[DatacubeRequest]:
     run = ModelRun.from_key(context.partition_key)
     run.check()
-    with retried_later(context.run, context.retry_number):
-        lake.open().store.check("DATACUBE_LAKE")
+    lake.open().store.check("DATACUBE_LAKE")
     left = requested(lake.open(), run)
     if left and not left.source_version and context.run.tags.get(SOURCE_TAG) == FROM_DOJO:
         # Dojo has news since then; what was left from elsewhere knows nothing of them.
         left = None
-    with retried_later(context.run, context.retry_number):
-        request = dojo.renew_request(left) if left else dojo.derive_request(run)
-        # Now, not when everything is computed and about to be published.
-        buckets.open(request).check(bucket_setting(request))
+    request = dojo.renew_request(left) if left else dojo.derive_request(run)
+    # Now, not when everything is computed and about to be published.
+    buckets.open(request).check(bucket_setting(request))
     context.log.info(
         f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
     )
@@ -113,8 +96,7 @@ def raw_dojo_output(
     reused = table is not None
     if table is None:
         try:
-            with retried_later(context.run, context.retry_number):
-                table = fetch_parts(lake.open(), run, dojo_request, numeric, dojo.source(), context.log.info)
+            table = fetch_parts(lake.open(), run, dojo_request, numeric, dojo.source(), context.log.info)
         except InputError as error:
             raise error.in_run(str(run)) from error
     return MaterializeResult(
@@ -181,18 +163,3 @@ def fetch_parts(
             files.append(TableFile(name, 0, part.size))
     info = {"request": request.model_dump(mode="json"), "parts": [part.__dict__ for part in parts]}
     return LakeTable(folder, version, tuple(files), info)
-
-
-@contextmanager
-def retried_later(run: DagsterRun, tried: int) -> Iterator[None]:
-    """Ask Dagster to repeat a step that failed because something outside was not there.
-
-    Not in a run that a person waits for at the command line, who had rather know at once.
-    """
-    try:
-        yield
-    except (DojoUnavailable, FetchError, StoreUnavailable) as error:
-        if run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
-            raise
-        wait = min(FIRST_RETRY * 2 ** min(tried, 10), LAST_RETRY)
-        raise RetryRequested(max_retries=RETRIES, seconds_to_wait=wait) from error

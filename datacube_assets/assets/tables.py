@@ -22,6 +22,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
+from datacube_assets.assets.retries import repeated
 from datacube_assets.datacube.normalize import Report
 from datacube_assets.datacube.schema import Column
 from datacube_assets.dojo.model_run import ModelRun
@@ -48,7 +49,7 @@ def datacube_asset(
     metadata: Mapping[str, Any] | None = None,
     deps: Sequence[AssetsDefinition] = (),
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """An asset as all are: partitioned by model run, in a group, its errors told to people."""
+    """An asset as all are: partitioned by model run, in a group, patient, its errors told to people."""
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
         defined: AssetsDefinition = asset(
@@ -60,7 +61,7 @@ def datacube_asset(
             metadata={DOCUMENTATION: MetadataValue.text(PAGES[group]), **(metadata or {})},
             deps=deps,
             description=description,
-        )(told(compute))
+        )(told(repeated(compute)))
         return defined
 
     return define

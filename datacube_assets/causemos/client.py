@@ -12,7 +12,7 @@ from types import TracebackType
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.web import plain_url
+from datacube_assets.web import failure, plain_url, scrubbed
 
 
 class _Report(BaseModel):
@@ -97,6 +97,7 @@ class CauseMosClient:
         Raises ValueError when the base URL is none, or carries credentials.
         """
         self._reporting_url = f"{plain_url(base_url)}/api/maas/pipeline-reporting"
+        self._credentials = username, password
         self._http = httpx.Client(auth=(username, password) if username else None, timeout=timeout)
 
     def __repr__(self) -> str:
@@ -132,16 +133,16 @@ class CauseMosClient:
         try:
             response = self._http.put(f"{self._reporting_url}/{call}", json=body)
         except httpx.RequestError as error:
-            return Unreachable(f"{type(error).__name__}: {error}")
-        message = _message(response)
+            return Unreachable(failure(error))
+        message = scrubbed(_message(response), *self._credentials)[:300]
         return Delivered(message) if response.is_success else Refused(response.status_code, message)
 
 
 def _message(response: httpx.Response) -> str:
-    """The `message` of the answer, or the beginning of whatever a proxy said."""
+    """The `message` of the answer, or whatever a proxy said."""
     try:
         content = response.json()
     except ValueError:
         content = None
     message = content.get("message") if isinstance(content, dict) else None
-    return message if isinstance(message, str) else response.text[:300]
+    return message if isinstance(message, str) else response.text

@@ -17,10 +17,10 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import uvicorn
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,11 +28,23 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.dojo.request import INDICATOR_RUN_ID
-from datacube_assets.stand_in import Document, StandIn, json_object
+from datacube_assets.stand_in import Document, StandIn, json_object, validated
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 Index = Literal["data-model-run", "data-datacube"]
 INDICES: tuple[Index, ...] = get_args(Index)
 CALLS = ("queue-runtime", "processing-succeeded", "processing-failed")
+
+
+class _Waiting(BaseModel):
+    """A document of CauseMos; what else it holds is nobody's business here."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+
+
+_DOCUMENTS = TypeAdapter(dict[Index, list[_Waiting]])
 
 
 @dataclass(frozen=True)
@@ -52,14 +64,14 @@ class CauseMosSimulator(StandIn):
 
     def __init__(
         self,
-        models_bucket: Path,
-        indicators_bucket: Path,
+        models_bucket: Store,
+        indicators_bucket: Store,
         *,
         upsert: bool = False,
         username: str = "",
         password: str = "",
     ) -> None:
-        """The buckets are folders. `upsert`: an unknown document is created by the first report.
+        """`upsert`: an unknown document is created by the first report.
 
         The real one answers 200 and changes nothing then (CONTRACTS F.4), which leaves little to see.
         """
@@ -81,7 +93,8 @@ class CauseMosSimulator(StandIn):
         return status, message
 
     def _handle(self, call: str, body: Document) -> tuple[int, str]:
-        if not body.get("doc_ids"):
+        names = body.get("doc_ids")
+        if not names or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             return 400, "No document IDs"
         times = {"start_time": body.get("start_time"), "end_time": body.get("end_time")}
         if call == "queue-runtime":
@@ -122,12 +135,11 @@ class CauseMosSimulator(StandIn):
     def _results(self, data_id: str, run_id: str) -> Document | None:
         """What the reader gives of `results.json`: two keys, the second unless empty (CONTRACTS E.1)."""
         bucket = self._indicators_bucket if run_id == INDICATOR_RUN_ID else self._models_bucket
-        path = (bucket / data_id / run_id / "results" / "results.json").resolve()
-        if bucket.resolve() not in path.parents:
-            return None
         try:
-            content = json.loads(path.read_text())
-        except (OSError, ValueError):
+            content = json.loads(bucket.get(f"{data_id}/{run_id}/results/results.json"))
+        except (MissingObjectError, StoreError, OSError, ValueError):
+            return None
+        if not isinstance(content, dict):
             return None
         values = content.get("output_agg_values")
         return {"data_info": content.get("data_info"), **({"output_agg_values": values} if values else {})}
@@ -136,16 +148,18 @@ class CauseMosSimulator(StandIn):
         """The stand-in as an ASGI application."""
         reporting = Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])
         return self.application(
-            [Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()])]
+            [
+                Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()]),
+                Mount("/", routes=[Route("/", self._get_page)], middleware=[self.guarded()]),
+            ]
         )
 
     def handles(self) -> list[BaseRoute]:
-        """The page for people and the routes of `/simulator`."""
+        """The routes below `/simulator`."""
         return [
-            Route("/", self._get_page),
-            Route("/simulator/reports", self._get_reports),
-            Route("/simulator/documents", self._get_documents, methods=["GET"]),
-            Route("/simulator/documents", self._post_documents, methods=["POST"]),
+            Route("/reports", self._get_reports),
+            Route("/documents", self._get_documents, methods=["GET"]),
+            Route("/documents", self._post_documents, methods=["POST"]),
             *super().handles(),
         ]
 
@@ -165,9 +179,10 @@ class CauseMosSimulator(StandIn):
     async def _post_documents(self, request: Request) -> Response:
         """Takes `{index: [document, ...]}`."""
         content = await json_object(request)
-        for index in INDICES:
-            for document in content.get(index, []):
-                self.put(index, document)
+        documents = validated(_DOCUMENTS, {index: content.get(index, []) for index in INDICES})
+        for index, some in documents.items():
+            for document in some:
+                self.put(index, document.model_dump())
         return await self._get_documents(request)
 
     async def _get_page(self, request: Request) -> Response:
@@ -233,8 +248,8 @@ def _row(tag: str, cells: Iterable[object]) -> str:
 
 
 def serve(
-    models_bucket: Path,
-    indicators_bucket: Path,
+    models_bucket: Store,
+    indicators_bucket: Store,
     host: str,
     port: int,
     *,
@@ -242,7 +257,7 @@ def serve(
     username: str = "",
     password: str = "",
 ) -> None:
-    """Stand in for CauseMos over two bucket folders, until interrupted."""
+    """Stand in for CauseMos over two buckets, until interrupted."""
     simulator = CauseMosSimulator(
         models_bucket, indicators_bucket, upsert=upsert, username=username, password=password
     )

@@ -1,5 +1,7 @@
-"""Asset checks: what a person should look at although the materialization went through.
+"""Asset checks: what every datacube is held to, before and after it is published (docs/checks.md).
 
-A check reads what its asset stored and judges it. Input that must not be published is refused where
-it is read, in the kernels, not here.
+A check reads what assets stored and judges it. How it judges is in plain functions on Arrow tables and
+NumPy arrays, in `plausibility.py`, `conservation.py`, `columns.py` and `objects.py`, which import no
+Dagster; what they are given, and when, is in `rooms.py`. Input that must not be processed at all is
+refused where it is read, in the kernels, not here.
 """

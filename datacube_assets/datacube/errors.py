@@ -5,6 +5,12 @@ Only the exception belongs here; each check lives beside the code that needs it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_LONGEST_NAME = 200
+"""Characters of a name that are shown, and so of a line that a terminal or a log has to bear."""
+_MOST_NAMES = 20
+
 
 class InputError(ValueError):
     """An input that cannot be processed, said so that a modeller can act on it.
@@ -33,13 +39,13 @@ class InputError(ValueError):
 
     def __str__(self) -> str:
         places = [
-            f"{name} {value}"
+            f"{name} {shown(value)}"
             for name, value in (("run", self.run), ("file", self.file), ("column", self.column))
             if value is not None
         ]
         where = f"{', '.join(places)}: " if places else ""
-        shown = "" if self.example is None else f" (for example {shorten(self.example)})"
-        return f"{where}{self.problem}{shown}. {self.remedy}"
+        example = "" if self.example is None else f" (for example {shorten(self.example)})"
+        return f"{where}{self.problem}{example}. {self.remedy}"
 
     def __reduce__(self) -> tuple[object, ...]:
         # A worker process sends the error back pickled; keyword arguments need help for that.
@@ -66,3 +72,15 @@ def shorten(value: object, length: int = 80) -> str:
     """A value as one short line of text, for messages."""
     text = repr(value)
     return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def shown(name: str) -> str:
+    """A name as it is, unless it is long or could pass for something else: control or hidden characters."""
+    return name if name.isprintable() and len(name) <= _LONGEST_NAME else shorten(name, _LONGEST_NAME)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, not more than can be read."""
+    first = ", ".join(map(shown, names[:_MOST_NAMES]))
+    more = len(names) - _MOST_NAMES
+    return f"{first} and {more:,} more" if more > 0 else first

@@ -482,13 +482,15 @@ class Level:
 
     def parents(self) -> Level:
         """The level above: four subtiles become one."""
+        quadkey = self.quadkey >> np.uint32(2)
+        if self.begins.max(initial=0) < self.precision:
+            # Each subtile is the only one of its parent.
+            return replace(self, precision=self.precision - 1, quadkey=quadkey)
         first = np.empty(len(self) + 1, np.bool_)
         np.less(self.begins, self.precision, out=first[:-1])
         first[-1] = True
         runs = _Runs.of(first)
-        quadkey = self.quadkey >> np.uint32(2)
-        if runs is None:
-            return replace(self, precision=self.precision - 1, quadkey=quadkey)
+        assert runs is not None, "some subtiles share a parent"
         with np.errstate(over="ignore", invalid="ignore"):
             return Level(
                 self.precision - 1,

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.datacube.errors import InputError, shorten
 from datacube_assets.datacube.schema import RegionLevel, Resolution
 
 Texts: TypeAlias = pa.Array
@@ -49,24 +49,32 @@ def segments(names: Texts) -> Texts:
     return pa.array([segment(name) for name in names.to_pylist()], pa.string())
 
 
-def check_identity(kind: str, name: str, *, nested: bool = False) -> None:
-    """Refuse a model id, run id or feature that would leave or lose its folder.
+def check_identity(kind: str, name: str) -> None:
+    """Refuse a model id or run id that would leave or lose its folder.
 
-    Raises InputError for an empty name, for `.` and `..` as a part, for control characters in ids, and,
-    unless `nested`, for any `/`.
+    Raises InputError for an empty name, for `.` and `..`, and for `/`, `\\` and control characters.
     """
-    parts = name.split("/")
-    if not name or (not nested and (len(parts) > 1 or "\\" in name or _CONTROL.search(name))):
+    if not name or "/" in name or "\\" in name or _CONTROL.search(name):
         problem = "must be a plain name"
-    elif any(part in (".", "..") for part in parts):
+    elif name in (".", ".."):
         problem = "would leave its folder"
     else:
         return
-    allowed = "a part that is" if nested else "`/`, control characters or a part that is"
     raise InputError(
-        f"the {kind} {name!r} {problem}",
-        remedy=f"Give a {kind} that is not empty, without {allowed} `.` or `..`",
+        f"the {kind} {shorten(name)} {problem}",
+        remedy=f"Give a {kind} that is not empty, without `/`, `\\`, control characters or a part that is "
+        "`.` or `..`",
     )
+
+
+def check_feature(name: str) -> None:
+    """Refuse a feature that would leave its folder. Raises InputError for `.` and `..` as a part."""
+    if any(part in (".", "..") for part in name.split("/")):
+        raise InputError(
+            f"the feature {shorten(name)} would leave its folder",
+            column="feature",
+            remedy="Give a feature of which no part between `/` is `.` or `..`",
+        )
 
 
 def run_prefix(model_id: str, run_id: str) -> str:

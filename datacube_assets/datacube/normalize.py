@@ -10,7 +10,9 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.datacube.errors import InputError, listed
 from datacube_assets.datacube.grid import on_map
 from datacube_assets.datacube.groups import Floats, Mask
 from datacube_assets.datacube.schema import (
@@ -35,6 +37,9 @@ from datacube_assets.datacube.schema import (
 
 MAX_TIMESTAMP = 9_223_372_036_854
 """Last and (negated) first millisecond kept: what 64-bit nanoseconds hold (CONTRACTS D.1, 10)."""
+
+MAX_TEXT_BYTES = 1 << 16
+"""The longest text. It is a name of something, and stands in every row of an object that it is about."""
 
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier (DESIGN 5, 4)."""
@@ -57,6 +62,9 @@ class Options:
     max_unreadable_share: float = 0.1
     """Largest share of rows whose value is text that is no number, before the run is refused."""
 
+
+Columns = Mapping[str, pa.ChunkedArray]
+"""The columns of a batch by name."""
 
 # --- profile ---------------------------------------------------------------------------------------
 
@@ -82,8 +90,34 @@ Profile = dict[str, ColumnProfile]
 
 
 def profile(batch: pa.Table) -> Profile:
-    """Profile each column of a batch. Raises InputError for nested columns."""
-    return {name: _profile_column(name, batch[name]) for name in batch.column_names}
+    """Profile each column of a batch. Raises InputError for columns that cannot be read."""
+    profiles = {}
+    for name, column in _columns(batch).items():
+        with _naming_column(name, column):
+            profiles[name] = _profile_column(name, column)
+    return profiles
+
+
+def _columns(batch: pa.Table) -> Columns:
+    """The columns by name. Asking a table for a column by name takes as long as the table is wide."""
+    return dict(zip(batch.column_names, batch.columns, strict=True))
+
+
+@contextmanager
+def _naming_column(name: str, column: pa.ChunkedArray) -> Iterator[None]:
+    """Turn what Arrow and Python say of cells that break their type's rules into an InputError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "a text is not UTF-8", column=name, example=error.object, remedy="Write all text as UTF-8"
+        ) from error
+    except pa.ArrowException as error:
+        raise InputError(
+            f"cells of type {column.type} cannot be read: {str(error).splitlines()[0]}",
+            column=name,
+            remedy=READABLE,
+        ) from error
 
 
 def merge_profiles(profiles: Iterable[Profile]) -> Profile:
@@ -96,9 +130,9 @@ def merge_profiles(profiles: Iterable[Profile]) -> Profile:
 
 
 def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
-    kind = _kind(name, column.type)
+    kind = kind_of(name, column.type)
     if kind == "O":
-        texts = [text for text in _distinct_texts(column) if text is not None]
+        texts = [text for text in _distinct_texts(name, column) if text is not None]
         return ColumnProfile(frozenset(kind), any(not _is_blank(text) for text in texts), whole=True)
     values = _plain(column).drop_null()
     if kind == "f":
@@ -113,9 +147,14 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
     return ColumnProfile(frozenset(kind), len(values) > 0, whole=True)
 
 
-def _kind(name: str, type_: pa.DataType) -> str:
+READABLE = "Write text, numbers, booleans, dates or timestamps"
+"""What a column may hold, as a remedy."""
+
+
+def kind_of(name: str, type_: pa.DataType) -> str:
+    """What a column of a type is read as (`ColumnProfile.kinds`). Raises InputError, naming the column."""
     if pa.types.is_dictionary(type_):
-        return _kind(name, type_.value_type)
+        return kind_of(name, type_.value_type)
     if is_text(type_) or pa.types.is_null(type_):
         return "O"
     if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
@@ -129,7 +168,7 @@ def _kind(name: str, type_: pa.DataType) -> str:
     raise InputError(
         f"cells of type {type_} cannot be read",
         column=name,
-        remedy="Write text, numbers, booleans, dates or timestamps",
+        remedy=READABLE,
     )
 
 
@@ -138,17 +177,32 @@ def _is_blank(text: str) -> bool:
     return text.isspace()
 
 
-def _distinct_texts(column: pa.ChunkedArray) -> list[str | None]:
+def _distinct_texts(name: str, column: pa.ChunkedArray) -> list[str | None]:
     if pa.types.is_dictionary(column.type):
-        chunks = [_used_dictionary(chunk) for chunk in column.chunks]
-        return list(dict.fromkeys(text for chunk in chunks for text in chunk))
-    distinct: list[str | None] = column.unique().to_pylist()
+        encoded = _one_chunk(column)
+        column = encoded.dictionary.take(encoded.indices.unique().drop_null())
+    found = column.unique().cast(pa.string())
+    sizes = pc.binary_length(found)
+    if (pc.max(sizes).as_py() or 0) > MAX_TEXT_BYTES:
+        longest = pc.index(sizes, pc.max(sizes)).as_py()
+        raise InputError(
+            f"a text has {sizes[longest].as_py():,} bytes, and more than {MAX_TEXT_BYTES:,} cannot be read",
+            column=name,
+            example=found[longest].as_py(),
+            remedy="Shorten the texts, or leave the column out",
+        )
+    distinct: list[str | None] = found.to_pylist()
     return distinct
 
 
-def _used_dictionary(chunk: pa.DictionaryArray) -> list[str | None]:
-    used: list[str | None] = chunk.dictionary.take(chunk.indices.unique().drop_null()).to_pylist()
-    return used
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, with one dictionary if it has dictionaries; a file may have thousands."""
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+    return whole
 
 
 # --- plan ------------------------------------------------------------------------------------------
@@ -176,13 +230,15 @@ def plan(columns: Profile, options: Options) -> Plan:
         extra = sorted(set(columns) - set(FIXED_COLUMNS))
         raise InputError(
             f"the weight column {weight!r} is not among the qualifier columns",
-            remedy=f"Name one of these: {', '.join(extra) or '(the files have none)'}",
+            remedy=f"Name one of these: {listed(extra) or '(the files have none)'}",
         )
     filled = [name for name, column in columns.items() if column.filled]
+    # A column without a name is a qualifier; no weight column has no name either.
+    roles = {*FIXED_COLUMNS, weight} if weight else {*FIXED_COLUMNS}
     layout = Layout(
         levels=region_levels(filled),
         coordinates=tuple(name for name in COORDINATES if name in filled),
-        qualifiers=tuple(name for name in filled if name not in FIXED_COLUMNS and name != weight),
+        qualifiers=tuple(name for name in filled if name not in roles),
         weight=weight if weight and weight in filled else None,
     )
     whole = frozenset(name for name, column in columns.items() if column.whole)
@@ -218,6 +274,7 @@ class Report:
     beyond_mercator: int = 0
     """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
     missing_weights: int = 0
+    """Points whose weight is missing or infinite, and counts as 0."""
     points: int = 0
     """Rows kept."""
     min_timestamp: int | None = None
@@ -280,13 +337,16 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     """
     layout, options = what.layout, what.options
     rows = batch.num_rows
+    # What another part has, and this one has not, is missing in all its rows.
+    nothing = pa.chunked_array([pa.nulls(rows)])
+    delivered = defaultdict(lambda: nothing, _columns(batch))
 
-    feature = _text(batch, "feature", what, absent=frozenset(("",)))
+    feature = _text(delivered, "feature", what, absent=frozenset(("",)))
     has_feature = pc.is_valid(feature).to_numpy(zero_copy_only=False)
-    values, missing_val, unreadable, example = _values(batch["value"])
+    values, missing_val, unreadable, example = _values(delivered["value"])
     infinite = np.isinf(values)
     values[infinite] = np.nan
-    timestamps, missing_ts, invalid_ts = _timestamps(batch["timestamp"], options)
+    timestamps, missing_ts, invalid_ts = _timestamps(delivered["timestamp"], options)
 
     kept = has_feature & ~invalid_ts & ~unreadable
     columns: dict[str, pa.Array] = {
@@ -294,15 +354,16 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
         "timestamp": pa.array(timestamps),
     }
     for level in layout.levels:
-        columns[level] = _region(batch, level, what)
+        columns[level] = _region(delivered, level, what)
     for name in layout.coordinates:
-        columns[name] = pa.array(_numbers(batch, name), from_pandas=True)
+        columns[name] = pa.array(_numbers(name, delivered[name]), from_pandas=True)
     for name in layout.qualifiers:
-        columns[name] = pc.fill_null(_text(batch, name, what, absent=_ABSENT_QUALIFIER), MISSING)
+        columns[name] = pc.fill_null(_text(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     missing_weights = 0
     if layout.weight:
-        weights = _numbers(batch, layout.weight)
-        no_weight = np.isnan(weights)
+        weights = _numbers(layout.weight, delivered[layout.weight])
+        # One infinite weight would leave no weighted figure of any region above it.
+        no_weight = ~np.isfinite(weights)
         missing_weights = int(no_weight[kept].sum())
         weights[no_weight] = 0.0
         columns[layout.weight] = pa.array(weights)
@@ -368,17 +429,19 @@ def _count_texts(column: pa.Array) -> dict[str, int]:
     return dict(sorted(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
 
 
-def _text(batch: pa.Table, name: str, what: Plan, *, absent: frozenset[str]) -> pa.Array:
+def _text(columns: Columns, name: str, what: Plan, *, absent: frozenset[str]) -> pa.Array:
     """A column as text: null where the cell is null or one of the `absent` spellings."""
     return _map_texts(
-        _as_text(batch, name, whole=name in what.whole), lambda text: None if text in absent else text
+        _as_text(name, columns[name], whole=name in what.whole), lambda text: None if text in absent else text
     )
 
 
-def _region(batch: pa.Table, level: RegionLevel, what: Plan) -> pa.Array:
-    # Whole or not, floats print as Python prints them (CONTRACTS J.6).
-    is_float = level in batch.column_names and _kind(level, batch[level].type) == "f"
-    filled = pc.fill_null(_as_text(batch, level, whole=not is_float), MISSING)
+def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
+    column = columns[level]
+    # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
+    kind = kind_of(level, column.type)
+    whole = level in what.whole if kind == "M" else kind != "f"
+    filled = pc.fill_null(_as_text(level, column, whole=whole), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
     return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
 
@@ -391,27 +454,28 @@ def _map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | 
     return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
 
 
-def _as_text(batch: pa.Table, name: str, *, whole: bool) -> pa.DictionaryArray:
+def _as_text(name: str, column: pa.ChunkedArray, *, whole: bool) -> pa.DictionaryArray:
     """A column as a dictionary of texts, nulls kept; numbers and dates print as Python prints them."""
-    if name not in batch.column_names:
-        return pa.nulls(batch.num_rows, pa.string()).dictionary_encode()
-    column = batch[name]
-    if pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
-    else:
+    column = _encodable(column)
+    if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    encoded = column.combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.chunk(0) if encoded.num_chunks else pa.array([], column.type)
+    encoded = _one_chunk(column)
     return pa.DictionaryArray.from_arrays(
         encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
     )
 
 
+def _encodable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column, or the same in a type that Arrow can make a dictionary of."""
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_decimal32(column.type) or pa.types.is_decimal64(column.type):
+        return column.cast(pa.decimal128(column.type.precision, column.type.scale))
+    return column
+
+
 def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
-    kind = _kind(name, values.type)
+    kind = kind_of(name, values.type)
     if kind == "O":
         return values.cast(pa.string())
     if kind == "i" and not whole:
@@ -446,7 +510,7 @@ def shortest(values: pa.Array | pa.ChunkedArray) -> Floats:
 
 def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
     """Values as float64, which are missing, which are unreadable, and an example of those."""
-    kind = _kind("value", column.type)
+    kind = kind_of("value", column.type)
     if kind == "M":
         raise InputError(
             "dates are no values", column="value", example=_first(column), remedy="Give numbers in `value`"
@@ -468,7 +532,7 @@ def _values(column: pa.ChunkedArray) -> tuple[Floats, Mask, Mask, str | None]:
 def _used_texts(column: pa.ChunkedArray) -> pa.DictionaryArray:
     """A text column as a dictionary; what no row holds is not in it, and cannot be found fault with."""
     texts = _plain(column).cast(pa.string())
-    return _as_text(pa.table({"texts": texts}), "texts", whole=True)
+    return _as_text("", texts, whole=True)
 
 
 def _parse_number(text: str | None) -> float | None:
@@ -507,24 +571,21 @@ def _to_float(column: pa.ChunkedArray) -> Floats:
     return np.array(values)
 
 
-def _numbers(batch: pa.Table, name: str) -> Floats:
+def _numbers(name: str, column: pa.ChunkedArray) -> Floats:
     """A column as numbers, NaN for whatever is none (CONTRACTS D.1, 3 and 7)."""
-    if name not in batch.column_names:
-        return np.full(batch.num_rows, np.nan)
-    column = batch[name]
-    kind = _kind(name, column.type)
+    kind = kind_of(name, column.type)
     if kind in "fib":
         return _to_float(column)
     if kind == "M":
-        return np.full(batch.num_rows, np.nan)
-    encoded = _as_text(batch, name, whole=True)
+        return np.full(len(column), np.nan)
+    encoded = _as_text(name, column, whole=True)
     parsed = [_parse_number(text) for text in encoded.dictionary.to_pylist()]
     return _take(np.array([np.nan if one is None else one for one in parsed], np.float64), encoded.indices)
 
 
 def _timestamps(column: pa.ChunkedArray, options: Options) -> tuple[npt.NDArray[np.int64], Mask, Mask]:
     """Timestamps in ms UTC, which were missing (and filled), and which are out of range."""
-    kind = _kind("timestamp", column.type)
+    kind = kind_of("timestamp", column.type)
     scale = 1000 if options.timestamp_unit == "s" else 1
     if kind == "b":
         raise InputError(
@@ -598,7 +659,11 @@ def _parse_time(text: str | None, scale: int) -> float:
 
 def _first(column: pa.ChunkedArray) -> object:
     values = column.drop_null()
-    return values[0].as_py() if len(values) else None
+    try:
+        return values[0].as_py() if len(values) else None
+    except (OverflowError, ValueError):
+        # A time that Python has no name for.
+        return None
 
 
 # --- raw rows --------------------------------------------------------------------------------------
@@ -613,24 +678,25 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
     the original made them so before it took the raw copy (CONTRACTS B.4).
     """
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
-    for name in batch.column_names:
-        column = _plain(batch[name])
+    delivered = _columns(batch)
+    for name, column in delivered.items():
+        column = _plain(column)
         if name == "feature":
-            columns[name] = _text(batch, name, what, absent=frozenset(("",)))
+            columns[name] = _text(delivered, name, what, absent=frozenset(("",)))
         elif name == "timestamp":
             times, missing, invalid = _timestamps(column, what.options)
             columns[name] = pa.array(times, mask=missing | invalid)
         elif name == "value":
             values = _values(column)[0]
             columns[name] = pa.array(np.where(np.isfinite(values), values, np.nan), from_pandas=True)
-        elif name in COORDINATES and (name in what.mixed or _kind(name, column.type) != "f"):
-            degrees = _numbers(batch, name)
+        elif name in COORDINATES and (name in what.mixed or kind_of(name, column.type) != "f"):
+            degrees = _numbers(name, column)
             columns[name] = pa.array(np.where(np.isfinite(degrees), degrees, np.nan), from_pandas=True)
         elif name in what.mixed:
-            text = _as_text(batch, name, whole=_kind(name, column.type) == "i")
+            text = _as_text(name, delivered[name], whole=kind_of(name, column.type) == "i")
             columns[name] = pc.fill_null(text.cast(pa.string()), MISSING) if name in REGION_LEVELS else text
-        elif _kind(name, column.type) == "M":
-            columns[name] = _as_text(batch, name, whole=name in what.whole)
+        elif kind_of(name, column.type) == "M":
+            columns[name] = _as_text(name, delivered[name], whole=name in what.whole)
         elif pa.types.is_floating(column.type):
             columns[name] = pc.if_else(pc.is_finite(column), column, pa.scalar(None, column.type))
         else:
@@ -656,7 +722,7 @@ def _common_type(types: set[pa.DataType]) -> pa.DataType:
     filled = {type_ for type_ in types if not pa.types.is_null(type_)}
     if len(filled) == 1:
         return filled.pop()
-    if all(_kind("", type_) in "if" for type_ in filled):
+    if all(kind_of("", type_) in "if" for type_ in filled):
         return pa.float64()
     return pa.string()
 

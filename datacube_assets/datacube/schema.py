@@ -98,10 +98,10 @@ _WEIGHTED_COLUMNS = (
     Column("wavg_cells", "int64", "Cells that have a weighted mean"),
     Column("s_sum_t_wavg", "double", "Sum of t_wavg over the cells that have one"),
     Column("weight_t_sum", "double", "Sum of weights"),
-    Column("weight_t_mean", "double", "Sum of weights of the cells that have a mean"),
-    Column("weight_t_wavg", "double", "Sum of weights of the cells that have a weighted mean"),
     Column("weighted_t_sum", "double", "Sum of weight times t_sum"),
+    Column("weight_t_mean", "double", "Sum of weights of the cells that have a mean"),
     Column("weighted_t_mean", "double", "Sum of weight times t_mean"),
+    Column("weight_t_wavg", "double", "Sum of weights of the cells that have a weighted mean"),
     Column("weighted_t_wavg", "double", "Sum of weight times t_wavg"),
 )
 _RANGE_COLUMNS = tuple(

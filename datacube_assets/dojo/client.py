@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from datacube_assets.dojo.documents import (
     DocumentProblem,
@@ -25,7 +26,15 @@ from datacube_assets.dojo.documents import (
     document_id,
     reason_of,
 )
-from datacube_assets.web import RetryPolicy, Unavailable, is_passing, plain_url, retry_after
+from datacube_assets.web import (
+    RetryPolicy,
+    Unavailable,
+    failure,
+    is_passing,
+    plain_url,
+    retry_after,
+    scrubbed,
+)
 
 RUNS_PER_PAGE = 1_000
 """Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
@@ -140,6 +149,7 @@ class DojoClient:
         Raises ValueError when the base URL is none, or carries credentials.
         """
         self._base_url = plain_url(base_url)
+        self._credentials = username, password
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
         self._http = httpx.Client(
@@ -209,8 +219,10 @@ class DojoClient:
     def _indicator_or_problem(self, name: str) -> object:
         try:
             return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
-        except (DojoRefused, DojoNotFound, json.JSONDecodeError) as error:
+        except (DojoRefused, DojoNotFound) as error:
             return DocumentProblem(name, str(error))
+        except (ValueError, RecursionError):
+            return DocumentProblem(name, "Dojo's answer is no JSON")
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
@@ -263,11 +275,14 @@ class DojoClient:
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
         answer = self._get(collection, query)
         try:
-            return _Page.model_validate_json(answer)
+            # Python's reader takes half a surrogate pair, so that one such text does not spoil the page.
+            return _Page.model_validate(json.loads(answer))
         except ValidationError as error:
             raise DojoAnswerInvalid(
                 f"Dojo's answer to {collection} is no page: {reason_of(error)}."
             ) from None
+        except (ValueError, RecursionError):
+            raise DojoAnswerInvalid(f"Dojo's answer to {collection} is no JSON.") from None
 
     def _get(self, path: str, query: dict[str, str | int]) -> bytes:
         return self._retrying(self._get_once, path, query)
@@ -276,10 +291,23 @@ class DojoClient:
         try:
             response = self._http.get(f"{self._base_url}/{path}", params=query)
         except httpx.RequestError as error:
-            raise DojoUnavailable(f"Dojo did not answer {path}: {type(error).__name__} {error}.") from error
+            raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
         if not response.is_success:
-            raise _refusal(path, response)
+            raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
+        if _breaks_off(response.content):
+            raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content
+
+
+def _breaks_off(answer: bytes) -> bool:
+    """Whether an answer begins as JSON and does not end: its length was announced wrongly on the way."""
+    if not answer.startswith((b"{", b"[")):
+        return False
+    try:
+        from_json(answer)
+    except ValueError as error:
+        return "EOF while parsing" in str(error)
+    return False
 
 
 def _ids(page: _Page) -> set[str | None]:
@@ -294,7 +322,7 @@ def _distinct(documents: Iterable[Any]) -> list[Any]:
     return list(named.values())
 
 
-def _refusal(path: str, response: httpx.Response) -> DojoError:
+def _refusal(path: str, response: httpx.Response, said: str) -> DojoError:
     status = response.status_code
     problem = f"Dojo answered {status} to {path}."
     if is_passing(status):
@@ -303,4 +331,4 @@ def _refusal(path: str, response: httpx.Response) -> DojoError:
         return DojoUnauthorized(problem)
     if status == 404:
         return DojoNotFound(problem)
-    return DojoRefused(f"{problem} It said: {response.text[:300]!r}.", status)
+    return DojoRefused(f"{problem} It said: {said!r}.", status)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from datacube_assets.dojo.request import NonEmpty, digest
+from datacube_assets.web import public
 
 _STRING_PART = re.compile(r".*_str(.[0-9]+)?.parquet.gzip$")
 
@@ -25,9 +26,10 @@ _STRING_PART = re.compile(r".*_str(.[0-9]+)?.parquet.gzip$")
 def is_string_part(path: str) -> bool:
     """Whether the pipeline ignores this part, because it holds the text values (CONTRACTS B.1).
 
-    The dots of the pattern match any character, as in the original: `_str_2.parquet.gzip` counts.
+    The dots of the pattern match any character, as in the original: `_str_2.parquet.gzip` counts. A
+    signature behind the name does not change what the part is.
     """
-    return _STRING_PART.fullmatch(path) is not None
+    return _STRING_PART.fullmatch(public(path)) is not None
 
 
 def has_numeric_part(data_paths: Iterable[str]) -> bool:
@@ -47,6 +49,14 @@ def _milliseconds_or_none(value: object) -> int | None:
 
 
 Milliseconds = Annotated[int | None, BeforeValidator(_milliseconds_or_none)]
+
+
+def _text_or_empty(value: object) -> str:
+    """What is only shown to people; one that is no text is as good as none."""
+    return value if isinstance(value, str) else ""
+
+
+ShownText = Annotated[str, BeforeValidator(_text_or_empty)]
 
 
 class _Document(BaseModel):
@@ -100,6 +110,9 @@ class OutputDocument(_Document):
 
     name: NonEmpty
     type: str = ""
+    display_name: ShownText = ""
+    description: ShownText = ""
+    unit: ShownText = ""
 
 
 class QualifierDocument(_Document):

@@ -8,6 +8,7 @@ them is checked by `datacube/parts.py`.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import re
 import ssl
@@ -18,14 +19,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.request import getproxies
 
 import httpx
 
 from datacube_assets.datacube.errors import InputError, shorten
+from datacube_assets.dojo.seal import Seal
 from datacube_assets.storage.stores import UnsafeKeyError, check_keys
-from datacube_assets.web import RetryPolicy, Unavailable, is_passing, public, retry_after
+from datacube_assets.web import UNTRUSTED, RetryPolicy, Unavailable, failure, is_passing, public, retry_after
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -39,6 +42,7 @@ _FOREVER = timedelta(days=30)
 _FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _S3_STATUS = re.compile(r"status code: (\d{3})")
 
 Pieces = Generator[bytes, None, None]
@@ -58,11 +62,20 @@ class Source:
     """Kinds of addresses that may be read, some of `SCHEMES`; redirects included."""
     allowed_hosts: tuple[str, ...] = ()
     """Hosts (of `s3://` addresses: buckets) that may be read; `*.suffix` is all below. Empty: any."""
+    guarded: bool = False
+    """Whether addresses come from people whom this machine need not trust: then internal addresses, and
+    buckets, are read only where `allowed_hosts` names them."""
+    seal: Seal = field(default_factory=Seal)
+    """Opens what is sealed in addresses."""
     timeout: float = 60.0
     """Seconds without any progress."""
     max_bytes: int | None = None
     """Size beyond which a part is refused."""
     retries: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def names(self, host: str) -> bool:
+        """Whether the list of hosts has this one itself, and not only a domain it is in."""
+        return any(_is_at(host, entry) for entry in self.allowed_hosts if not entry.startswith("*"))
 
 
 ANYWHERE = Source()
@@ -84,6 +97,7 @@ def fetch(address: str, target: Path, source: Source = ANYWHERE) -> FetchedPart:
     Raises InputError when there is no such part or it may not be read, FetchError when retries did not help.
     """
     retrying = source.retries.retrying()
+    address = source.seal.open(address)
     try:
         return retrying(_fetch_once, address, target, source)
     except Unavailable as error:
@@ -130,9 +144,12 @@ def _from_web(address: str, source: Source) -> Pieces:
     try:
         timeout = httpx.Timeout(source.timeout, connect=_patience(source))
         with httpx.Client(verify=_tls(), timeout=timeout) as http:
-            hop = http.build_request("GET", url, headers=headers)
+            guard = _Guard(source)
+            hop = http.build_request("GET", url, headers=headers, extensions={"trace": guard})
             for _ in range(_HOPS):
-                _admit(shown, hop.url.scheme, hop.url.raw_host.decode(), source)
+                host = hop.url.raw_host.decode()
+                _admit(shown, hop.url.scheme, host, source)
+                guard.expect(shown, host)
                 with closing(http.send(hop, stream=True)) as answer:
                     if answer.next_request is None:
                         _check_status(shown, answer)
@@ -144,8 +161,51 @@ def _from_web(address: str, source: Source) -> Pieces:
     except httpx.UnsupportedProtocol as error:
         raise InputError("it does not lead to http:// or https://", file=shown, remedy=_FINAL) from error
     except httpx.RequestError as error:
-        raise Unavailable(f"file {shown}: {type(error).__name__} {error}") from error
+        raise Unavailable(f"file {shown}: {failure(error)}") from error
     raise InputError(f"it redirects more than {_HOPS} times", file=public(address), remedy=_FINAL)
+
+
+class _Guard:
+    """Refuses internal addresses when they are connected to, before anything is sent.
+
+    However the number of a host is written and wherever its name leads by now: what counts is where the
+    connection goes. A proxy that the environment names is not ours to judge, nor where it goes from there.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._shown = self._host = ""
+        self._direct = True
+
+    def expect(self, shown: str, host: str) -> None:
+        """Say which host is asked next, and how its address is shown."""
+        self._shown, self._host = shown, host
+
+    def __call__(self, event: str, info: dict[str, Any]) -> None:
+        """What httpcore calls as it goes along. Raises InputError."""
+        if event == "connection.connect_tcp.started":
+            self._direct = info["host"] == self._host or not getproxies()
+        elif event == "connection.connect_tcp.complete" and self._source.guarded and self._direct:
+            peer = info["return_value"].get_extra_info("server_addr")[0]
+            if not is_public(peer) and not self._source.names(self._host):
+                info["return_value"].close()
+                raise InputError(
+                    f"the host {self._host} leads to the internal address {peer}",
+                    file=self._shown,
+                    remedy="Move the file, or name the host in DATACUBE_SOURCE_HOSTS",
+                )
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet, and not of a machine, a network or a cloud's inside."""
+    number = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(number, ipaddress.IPv6Address):
+        # Forms of IPv6 that stand for an address of IPv4.
+        within = number.ipv4_mapped or number.sixtofour
+        if number in _NAT64:
+            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+        number = within or number
+    return number.is_global and not number.is_multicast
 
 
 @cache
@@ -189,19 +249,20 @@ def _from_s3(address: str, source: Source) -> Pieces:
         yield from _measured(shown, pieces, answer.meta["size"], source)
     except FileNotFoundError:
         raise _gone(shown) from None
-    except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise _forbidden(shown) from error
+    except (PermissionDeniedError, UnauthenticatedError):
+        raise _forbidden(shown) from None
     except BaseError as error:
-        # Its text goes on for pages after the first line.
-        said = str(error).partition("\n")[0]
+        # Its text goes on for pages, with what the server was sent in it, the token of a session included.
+        said = str(error).partition("\n")[0].partition("<")[0]
         status = _S3_STATUS.search(said)
         if status and not is_passing(int(status[1])):
             raise InputError(
                 f"S3 refused it: {shorten(said, 300)}",
                 file=shown,
                 remedy="Check the address and the settings AWS_* and DATACUBE_S3_ENDPOINT",
-            ) from error
-        raise Unavailable(f"file {shown}: {shorten(said, 300)}") from error
+            ) from None
+        told = UNTRUSTED if failure(error) == UNTRUSTED else shorten(said, 300)
+        raise Unavailable(f"file {shown}: {told}") from None
 
 
 def _bucket_and_key(address: str) -> tuple[str, str]:
@@ -279,18 +340,28 @@ def _admit(shown: str, scheme: str, host: str, source: Source) -> None:
     if scheme not in source.allowed_schemes:
         what = "local files" if scheme == "file" else f"addresses of the kind {scheme}://"
         raise InputError(
-            f"{what} may not be read here", file=shown, remedy="Move the file, or allow them in the settings"
+            f"{what} may not be read here",
+            file=shown,
+            remedy="Move the file, or allow them in DATACUBE_SOURCE_SCHEMES"
+            + (" (local files: in development only)" if scheme == "file" else ""),
         )
     if host and source.allowed_hosts and not any(_is_at(host, entry) for entry in source.allowed_hosts):
         raise InputError(
             f"the host {host} is not one of those that may be read",
             file=shown,
-            remedy="Move the file, or allow the host in the settings",
+            remedy="Move the file, or allow the host in DATACUBE_SOURCE_HOSTS",
+        )
+    if scheme == "s3" and source.guarded and not source.names(host):
+        # They are read by our account, which may read more than whoever wrote the address.
+        raise InputError(
+            f"the bucket {host} is not one of those that may be read",
+            file=shown,
+            remedy="Move the file, or name the bucket in DATACUBE_SOURCE_HOSTS",
         )
 
 
 def _is_at(host: str, entry: str) -> bool:
-    host, entry = host.lower().rstrip("."), entry.lower()
+    host, entry = host.lower().rstrip("."), entry.lower().strip("[]")
     return host.endswith(entry[1:]) if entry.startswith("*.") else host == entry
 
 

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from datacube_assets.datacube import keys
+from datacube_assets.datacube.errors import InputError, shorten
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 
+LONGEST_ID = 200
+"""Letters of an id, encoded: file systems take 255 for a folder."""
 _DOTS = re.compile(r"\.{2,}|^\.$")
 
 
@@ -69,9 +72,14 @@ class ModelRun:
         return self.run_id == INDICATOR_RUN_ID
 
     def check(self) -> None:
-        """Raise InputError when an id would leave its folder."""
-        keys.check_identity("model id", self.model_id)
-        keys.check_identity("run id", self.run_id)
+        """Raise InputError when an id would leave its folder, or is too long to be the name of one."""
+        for kind, name in (("model id", self.model_id), ("run id", self.run_id)):
+            keys.check_identity(kind, name)
+            if len(encode_name(name)) > LONGEST_ID:
+                raise InputError(
+                    f"the {kind} {shorten(name)} is too long",
+                    remedy=f"Give a {kind} of at most {LONGEST_ID} letters; others than ASCII count 6 to 12",
+                )
 
     def __str__(self) -> str:
         return f"{self.model_id}:{self.run_id}"

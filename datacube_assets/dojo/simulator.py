@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import uvicorn
+from pydantic import BaseModel, TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,7 +36,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.dojo.request import digest
-from datacube_assets.stand_in import Document, StandIn, json_body, json_object
+from datacube_assets.stand_in import Document, StandIn, inside, json_body, json_object, validated
 
 Collection = Literal["runs", "models", "indicators"]
 COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
@@ -84,6 +85,16 @@ class _Index:
         key = name if isinstance(name, str) else uuid.uuid4().hex
         self.documents.pop(key, None)
         self.documents[key] = document
+
+
+class _Finish(BaseModel):
+    """What may be said about how a run finishes."""
+
+    data_paths: list[str] | None = None
+    executed_at: str | None = None
+
+
+_FINISH = TypeAdapter(_Finish)
 
 
 class DojoSimulator(StandIn):
@@ -185,7 +196,8 @@ class DojoSimulator(StandIn):
         return [f"{FILES_PLACEHOLDER}/{path.name}" for path in sorted(found)]
 
     def _put_status(self, run: Document, **attributes: str) -> Document:
-        updated = {**run, "attributes": {**(run.get("attributes") or {}), **attributes}}
+        before = run.get("attributes")
+        updated = {**run, "attributes": {**(before if isinstance(before, dict) else {}), **attributes}}
         self.put("runs", updated)
         return updated
 
@@ -200,15 +212,15 @@ class DojoSimulator(StandIn):
         )
 
     def handles(self) -> list[BaseRoute]:
-        """The routes of `/simulator`."""
+        """The routes below `/simulator`."""
         return [
             *super().handles(),
             *(
-                Route(f"/simulator/{name}", partial(self._add_documents, name), methods=["POST"])
+                Route(f"/{name}", partial(self._add_documents, name), methods=["POST"])
                 for name in COLLECTIONS
             ),
-            Route("/simulator/runs/{name}/finish", self._finish_run, methods=["POST"]),
-            Route("/simulator/runs/{name}/fail", self._fail_run, methods=["POST"]),
+            Route("/runs/{name}/finish", self._finish_run, methods=["POST"]),
+            Route("/runs/{name}/fail", self._fail_run, methods=["POST"]),
         ]
 
     def _api(self) -> list[BaseRoute]:
@@ -258,9 +270,8 @@ class DojoSimulator(StandIn):
 
     async def _get_file(self, request: Request) -> Response:
         """A whole file, whatever Range says (CONTRACTS I)."""
-        folder = self._files.resolve() if self._files else None
-        path = (folder / request.path_params["path"]).resolve() if folder else None
-        if folder is None or path is None or folder not in path.parents or not path.is_file():
+        path = inside(self._files, request.path_params["path"]) if self._files else None
+        if path is None:
             raise HTTPException(404, "Not Found")
         headers = {"Content-Length": str(path.stat().st_size), "Accept-Ranges": "none"}
         return StreamingResponse(_chunks(path), headers=headers, media_type="binary/octet-stream")
@@ -274,9 +285,10 @@ class DojoSimulator(StandIn):
         return JSONResponse({"added": len(documents)}, 201)
 
     async def _finish_run(self, request: Request) -> Response:
-        wishes = await json_object(request) if await request.body() else {}
-        name = request.path_params["name"]
-        return _answer(request, self.finish_run(name, wishes.get("data_paths"), wishes.get("executed_at")))
+        content = await json_body(request)
+        wishes = validated(_FINISH, {} if content is None else content)
+        finished = self.finish_run(request.path_params["name"], wishes.data_paths, wishes.executed_at)
+        return _answer(request, finished)
 
     async def _fail_run(self, request: Request) -> Response:
         return _answer(request, self.fail_run(request.path_params["name"]))
@@ -340,8 +352,9 @@ def _with_parameters(runs: list[Document], query: Mapping[str, str]) -> list[Doc
 
 
 def _matches(run: Document, parameter: str, wanted: str) -> bool:
-    values = {p["name"]: p["value"] for p in run.get("parameters", [])}
-    value = values.get(parameter)
+    parameters = run.get("parameters")
+    named = [p for p in parameters if isinstance(p, dict)] if isinstance(parameters, list) else []
+    value = next((p.get("value") for p in reversed(named) if p.get("name") == parameter), None)
     if isinstance(value, str):
         return bool(value) and wanted.lower() in value.lower()
     return bool(value) and wanted == str(value)

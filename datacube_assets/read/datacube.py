@@ -155,6 +155,8 @@ class Datacube(ABC):
         """
         if value is not None and qualifier is None:
             raise ValueError("a value is one of a qualifier: give qualifier= as well")
+        if level is not None and region is None:
+            raise ValueError("a level is that of a region: give region=, or ask for regions()")
         one_of("resolution", resolution, RESOLUTIONS)
         if region is not None:
             level = level_of(region) if level is None else level

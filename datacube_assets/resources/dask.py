@@ -27,7 +27,7 @@ from pydantic import PrivateAttr
 from datacube_assets.cluster import start_cluster
 from datacube_assets.datacube.errors import shorten
 from datacube_assets.progress import Stage, tell
-from datacube_assets.settings import SettingsError
+from datacube_assets.settings import LOOPBACK, SettingsError
 from datacube_assets.stoppable import Stoppable, Stopped
 
 if TYPE_CHECKING:
@@ -51,8 +51,6 @@ SAME_EVERYWHERE = ("python", "dask", "distributed")
 """Packages that must be the same for run, scheduler and workers."""
 SAME_ON_WORKERS = ("datacube-assets", "numpy", "pyarrow", "polars")
 """Packages that must be the same for run and workers: they make the bytes that are published."""
-
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ClusterConfigurationError(SettingsError):
@@ -226,7 +224,7 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         """Workers elsewhere cannot see this machine's disk."""
         host = urlsplit(self.scheduler).hostname
         local = [url for url in self.stores if url.startswith("file:")]
-        if local and host not in _LOOPBACK:
+        if local and host not in LOOPBACK:
             raise ClusterConfigurationError(
                 f"the Dask scheduler {self.scheduler} is on another machine, but {local[0]} is on this one: "
                 "set DATACUBE_LAKE and the buckets to s3:// URLs, or unset DATACUBE_DASK_SCHEDULER"

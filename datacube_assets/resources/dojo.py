@@ -14,6 +14,7 @@ from datacube_assets.dojo.documents import has_numeric_part
 from datacube_assets.dojo.fetch import SCHEMES, Source
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.dojo.seal import Seal
 
 
 class DojoResource(ConfigurableResource["DojoResource"]):
@@ -29,6 +30,11 @@ class DojoResource(ConfigurableResource["DojoResource"]):
     s3_endpoint: str = ""
     max_part_bytes: int = 0
     """Size beyond which a part is refused; 0 for any."""
+    guarded: bool = False
+    """Whether Dojo's documents may lead to internal addresses only where `source_hosts` names them."""
+    home: str = ""
+    """Folder with the key that seals addresses, unless that is given."""
+    address_key: str = ""
 
     def source(self) -> Source:
         """From where parts may be fetched."""
@@ -37,7 +43,13 @@ class DojoResource(ConfigurableResource["DojoResource"]):
             allowed_schemes=frozenset(self.source_schemes),
             allowed_hosts=tuple(self.source_hosts),
             max_bytes=self.max_part_bytes or None,
+            guarded=self.guarded,
+            seal=self._seal,
         )
+
+    @property
+    def _seal(self) -> Seal:
+        return Seal(self.home, self.address_key)
 
     def client(self) -> DojoClient:
         """A client, to be used as a context manager."""
@@ -58,7 +70,7 @@ class DojoResource(ConfigurableResource["DojoResource"]):
         return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
 
     def derive_request(self, run: ModelRun) -> DatacubeRequest:
-        """The request that Dojo's documents imply (CONTRACTS C).
+        """The request that Dojo's documents imply (CONTRACTS C), its addresses sealed.
 
         Raises InputError when no Dojo is configured, DojoError when it cannot be asked.
         """
@@ -70,5 +82,7 @@ class DojoResource(ConfigurableResource["DojoResource"]):
             )
         with self.client() as client:
             if run.is_indicator:
-                return request_for_indicator(client.indicator(run.model_id))
-            return request_for_run(client.run(run.run_id), client.model(run.model_id))
+                request = request_for_indicator(client.indicator(run.model_id))
+            else:
+                request = request_for_run(client.run(run.run_id), client.model(run.model_id))
+        return self._seal.close_all(request)

@@ -115,7 +115,7 @@ def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
         "objects written": published.put,
         "objects deleted": published.deleted,
         "objects unchanged": published.objects - published.put,
-        "objects left out: unreadable for CauseMos, or key too long": published.left_out,
+        "objects left out: unreadable for CauseMos, or key too long or not theirs alone": published.left_out,
         "objects written per second": round(published.put / seconds, 1) if seconds else 0.0,
         "seconds": round(seconds, 3),
     }

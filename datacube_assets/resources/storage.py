@@ -5,8 +5,11 @@ Thin: what stores and tables can do is in `storage/`.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, OutputContext
 
+from datacube_assets.assets.retries import retried_later
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.ui import UserInterface, telling
@@ -56,11 +59,12 @@ class LakeIOManager(ConfigurableIOManager):
 
     def handle_output(self, context: OutputContext, obj: LakeTable | DatacubeRequest) -> None:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
-        context.add_output_metadata(self.ui.links(run))
-        if isinstance(obj, DatacubeRequest):
-            lake.write_document(request_key(run), obj.model_dump(mode="json"))
-        else:
-            lake.commit(run, context.asset_key.path[-1], obj)
+        with _repeated(context):
+            context.add_output_metadata(self.ui.links(run))
+            if isinstance(obj, DatacubeRequest):
+                lake.write_document(request_key(run), obj.model_dump(mode="json"))
+            else:
+                lake.commit(run, context.asset_key.path[-1], obj)
 
     def load_input(self, context: InputContext) -> LakeTable | DatacubeRequest:
         with telling():
@@ -68,12 +72,19 @@ class LakeIOManager(ConfigurableIOManager):
 
     def _load(self, context: InputContext) -> LakeTable | DatacubeRequest:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
-        if context.dagster_type.typing_type is DatacubeRequest:
+        with _repeated(context):
+            if context.dagster_type.typing_type is not DatacubeRequest:
+                return lake.table(run, context.asset_key.path[-1])
             document = lake.read_document(request_key(run))
-            if document is None:
-                raise MissingTableError(f"{run} has no request yet; materialize the asset dojo_request first")
-            return DatacubeRequest.model_validate(document)
-        return lake.table(run, context.asset_key.path[-1])
+        if document is None:
+            raise MissingTableError(f"{run} has no request yet; materialize the asset dojo_request first")
+        return DatacubeRequest.model_validate(document)
+
+
+def _repeated(context: InputContext | OutputContext) -> AbstractContextManager[None]:
+    """What a step reads and hands on is repeated with it."""
+    step = context.step_context
+    return retried_later(step.dagster_run, step.previous_attempt_count)
 
 
 def request_key(run: ModelRun) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from dagster import (
     AssetCheckEvaluation,
+    AssetCheckSeverity,
     DagsterEventType,
     DagsterInstance,
     DagsterRun,
@@ -30,6 +31,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.dojo import dojo_request
+from datacube_assets.assets.results import pipeline_results
 from datacube_assets.causemos.client import (
     CauseMosClient,
     Delivered,
@@ -40,6 +42,7 @@ from datacube_assets.causemos.client import (
     Refused,
     Unreachable,
 )
+from datacube_assets.checks.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.checks.reports import undelivered
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -96,14 +99,14 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         changed = [undelivered(outbox.waiting())] if left != known else []
         evaluations: list[AssetCheckEvaluation] = [
             AssetCheckEvaluation(
-                asset_key=check.asset_key,  # type: ignore[arg-type]
-                check_name=str(check.check_name),
-                passed=check.passed,
-                severity=check.severity,
-                metadata=check.metadata,
-                description=check.description,
+                asset_key=pipeline_results.key,
+                check_name=REPORTS_DELIVERED,
+                passed=verdict.passed,
+                severity=AssetCheckSeverity.WARN,
+                metadata=verdict.figures,
+                description=verdict.says,
             )
-            for check in changed
+            for verdict in changed
         ]
         return SensorResult(
             asset_events=evaluations,

@@ -40,7 +40,7 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         broken = [one for one in waiting if ModelRun.known(one.partition) is None]
         if broken:
             context.log.error(
-                f"Dropped, because they name no partition: {listed([one.partition for one in broken])}"
+                f"Dropped, because they name no partition: {listed([one.name for one in broken])}"
             )
             runs_started(store, [one.name for one in broken])
             waiting = [one for one in waiting if one not in broken]

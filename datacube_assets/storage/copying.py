@@ -54,9 +54,13 @@ def copy(
     done = 0
     for content_type, batch in _batches(sizes):
         try:
-            target.put_many(batch, _read(source, batch), content_type)
+            bodies = _read(source, batch)
         except MissingObjectError:
             raise _changed(run) from None
+        if any(len(body) != sizes[key] for key, body in zip(batch, bodies, strict=True)):
+            # Or the answer of a server was cut short.
+            raise _changed(run)
+        target.put_many(batch, bodies, content_type)
         done += len(batch)
         progress(done + 1, len(sizes) + 1)
     target.delete_many(stale)

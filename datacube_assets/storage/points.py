@@ -7,6 +7,7 @@ happens to a row is in `datacube/normalize.py`, which shard it goes to in `datac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from datacube_assets.datacube.normalize import (
     plan,
     profile,
 )
-from datacube_assets.datacube.parts import BATCH_ROWS, Part
+from datacube_assets.datacube.parts import BATCH_CELLS, BATCH_ROWS, Part
 from datacube_assets.datacube.qualifiers import feature_regions, merge_values, qualifier_values
 from datacube_assets.datacube.schema import Layout
 from datacube_assets.datacube.shards import shard_numbers
@@ -44,6 +45,8 @@ POINTS = "points-"
 REGIONS = "feature_regions"
 QUALIFIER_VALUES = "qualifier_values"
 PIECE_ROWS = 2 * BATCH_ROWS
+PIECE_TEXT_BYTES = 1 << 30
+"""Bytes of text that the batches of a piece may bring: later steps hold them, Arrow twice as many at most."""
 MAX_PIECES = 64
 """Every piece writes a file into every shard, so there must not be too many."""
 
@@ -145,14 +148,17 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, 
     """Write the shards, regions and qualifier values of a run. Raises InputError."""
     request = DatacubeRequest.model_validate(raw.info["request"])
     source = RawParts(lake, raw)
-    row_groups = [part.row_groups for part in source.parts()]
+    parts = source.parts()
+    row_groups = [part.row_groups for part in parts]
     rows = sum(map(sum, row_groups))
     if rows == 0:
         raise InputError("its parts have no rows", remedy="Check that the run wrote any output")
     pieces = pieces_of(row_groups)
     folder = lake.table_folder(run, "normalized_points", raw.version)
-    shards = -(-rows // shard_rows)
-    if rows <= BATCH_ROWS:
+    # A shard is held whole, and no wider ones than batches may be.
+    width = max(len(part.columns) for part in parts)
+    shards = -(-rows // min(shard_rows, max(BATCH_CELLS // width, 1)))
+    if sum(part.rows / part.batch_rows for part in parts) <= 1:
         # What fits a batch is read once.
         batches = list(source.batches())
         what = plan(_profile(batches), options(request))
@@ -163,17 +169,18 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, 
         work = _NormalizePiece(source, what, folder, shards)
         done = mapped(work, pieces, name="normalize-parts")
     report = sum((one.report for one in done), Report())
-    check_values(report, what.options)
+    with naming_file(next((one.unreadable_in for one in done if one.unreadable_in), "")):
+        check_values(report, what.options)
     if not report.points:
         raise InputError(
-            "none of its rows can be used",
+            f"none of its {report.num_rows:,} rows can be used: {report.missing_features:,} name no feature, "
+            f"{report.num_invalid_ts:,} have a timestamp out of range, {report.unreadable_values:,} a value "
+            "that is no number",
             remedy="Look at the features, values and timestamps of the parts",
         )
     files = sorted((file for one in done for file in one.files), key=lambda file: file.name)
     regions = merge_values([one.regions for one in done])
     features = tuple(regions["feature"].cast(pa.string()).unique().to_pylist())
-    for feature in features:
-        keys.check_identity("feature", feature, nested=True)
     files.append(lake.write_file(folder, REGIONS, regions))
     files.append(lake.write_file(folder, QUALIFIER_VALUES, merge_values([one.values for one in done])))
     info = RunInfo(request, what, report, features)
@@ -198,6 +205,8 @@ class _Normalized:
 
     files: list[TableFile]
     report: Report
+    unreadable_in: str
+    """Address of the first part that has values which are no numbers; empty when there is none."""
     regions: pa.Table
     values: pa.Table
 
@@ -219,14 +228,27 @@ class _NormalizePiece:
 def _normalize(
     batches: Iterable[Batch], what: Plan, lake: Lake, folder: str, shards: int, piece: int
 ) -> _Normalized:
-    report = Report()
+    report, unreadable_in = Report(), ""
     with Shards.open(lake, folder, shards, piece, what.layout) as writer:
         for name, batch in batches:
             with naming_file(name):
                 points, part_report = normalize(batch, what)
+                for feature in points["feature"].unique().to_pylist():
+                    keys.check_feature(feature)
+                writer.add(points)
             report += part_report
-            writer.add(points)
-        return _Normalized(writer.finish(), report, *writer.inventory())
+            if part_report.unreadable_values:
+                unreadable_in = unreadable_in or name
+        return _Normalized(writer.finish(), report, unreadable_in, *writer.inventory())
+
+
+def text_bytes(points: pa.Table) -> dict[str, int]:
+    """Bytes of the distinct texts of each text column."""
+    return {
+        field.name: sum(chunk.dictionary.nbytes for chunk in points.column(number).chunks)
+        for number, field in enumerate(points.schema)
+        if pa.types.is_dictionary(field.type)
+    }
 
 
 class Shards:
@@ -244,6 +266,7 @@ class Shards:
         self._open = ExitStack()
         self._writers: dict[int, pq.ParquetWriter] = {}
         self._rows = [0] * count
+        self._texts: Counter[str] = Counter()
         self._regions: list[pa.Table] = []
         self._values: list[pa.Table] = []
 
@@ -256,7 +279,14 @@ class Shards:
                 yield shards
 
     def add(self, points: pa.Table) -> None:
-        """Add clean points, in any number."""
+        """Add clean points, in any number. Raises InputError when their texts are too many to be held."""
+        self._texts.update(text_bytes(points))
+        if self._texts.total() > PIECE_TEXT_BYTES:
+            raise InputError(
+                f"its texts take more than {PIECE_TEXT_BYTES >> 20:,} MiB",
+                column=self._texts.most_common(1)[0][0],
+                remedy="Shorten the texts of this column, or leave it out",
+            )
         self._values.append(qualifier_values(points, self._layout))
         self._regions.append(feature_regions(points, self._layout))
         if len(self._regions) == _INVENTORIES:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,13 @@ from datacube_assets.storage.lake import PARQUET, Lake, file_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
-_HEAD = "manifest.json"
+MANIFESTS = "manifests"
+"""Name of the folder of a run's manifests."""
+HEAD = "manifest.json"
+"""Name of the document that makes a manifest of fragments."""
 _STALE = "stale.parquet"
+_READERS = 16
+"""Fragments of a manifest fetched at the same time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Published:
     """Objects written because they were new or changed."""
     deleted: int = 0
     left_out: int = 0
-    """Objects that would stop the reader, or whose key is too long for the store."""
+    """Objects that would stop the reader, whose key is too long for the store, or that share a key."""
 
     def __add__(self, other: Published) -> Published:
         return Published(
@@ -102,7 +109,7 @@ class Publication:
         """
         withdraw_results(lake, bucket, run, unless=version)
         folder = f"{manifests_folder(run)}/{asset}"
-        head = lake.read_document(f"{folder}/{_HEAD}")
+        head = lake.read_document(f"{folder}/{HEAD}")
         previous = None
         if head is not None and head["bucket"] == bucket.url:
             previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
@@ -111,7 +118,7 @@ class Publication:
             if previous
             else set()
         )
-        listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{_HEAD}")}
+        listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{HEAD}")}
         # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
         return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)), anew)
 
@@ -124,7 +131,8 @@ class Publication:
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
             fragment = _fragment(objects, self.run.prefix)
-            storable = self.bucket.storable(fragment["key"].combine_chunks())
+            made = fragment["key"].combine_chunks()
+            storable = self.bucket.storable(made) & _unambiguous(made)
             left_out = objects.left_out + len(objects) - int(storable.sum())
             name = f"{file_name(work)}-{number:05}.parquet"
             kept = fragment if storable.all() else fragment.filter(pa.array(storable))
@@ -147,7 +155,7 @@ class Publication:
             self.bucket.delete_many(stale)
         published += Published(deleted=len(stale))
         self.lake.write_document(
-            f"{self.folder}/{_HEAD}",
+            f"{self.folder}/{HEAD}",
             {
                 "version": self.version,
                 "bucket": self.bucket.url,
@@ -159,7 +167,7 @@ class Publication:
             },
         )
         current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
-        current.add(f"{self.folder}/{_HEAD}")
+        current.add(f"{self.folder}/{HEAD}")
         old = [key for key, _ in self.lake.store.list(f"{self.folder}/") if key not in current]
         self.lake.store.delete_many(old)
         return published
@@ -168,7 +176,7 @@ class Publication:
         self.lake.store.put(f"{self.folder}/{self.attempt}/{name}", _to_parquet(entries))
 
     def _read(self, key: str) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self.lake.store.get(key)))
+        return _read(self.lake, key)
 
     def _trusted(self, work: str) -> pa.Table | None:
         """Entries of the piece's objects that are certainly in the bucket as recorded."""
@@ -213,12 +221,12 @@ class Publication:
 
 def manifests_folder(run: ModelRun) -> str:
     """Where the manifests of a partition lie in the lake."""
-    return f"{run.folder}/manifests"
+    return f"{run.folder}/{MANIFESTS}"
 
 
 def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     """The head of an asset's manifest: version, bucket, objects, bytes; None when nothing is published."""
-    return lake.read_document(f"{manifests_folder(run)}/{asset}/{_HEAD}")
+    return lake.read_document(f"{manifests_folder(run)}/{asset}/{HEAD}")
 
 
 def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str) -> Published | None:
@@ -228,7 +236,7 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
         return None
     folder = f"{manifests_folder(run)}/{asset}"
     known = {f"{folder}/{head['attempt']}/{name}" for names in head["fragments"].values() for name in names}
-    if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{_HEAD}"}:
+    if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{HEAD}"}:
         return None
     return Published(head["objects"], head["bytes"], left_out=head["left_out"])
 
@@ -240,9 +248,12 @@ def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
     if head is None:
         return _SCHEMA.empty_table()
     names = [name for names in head["fragments"].values() for name in names]
-    tables = [
-        pq.read_table(pa.BufferReader(lake.store.get(f"{folder}/{head['attempt']}/{name}"))) for name in names
-    ]
+    fragments = [f"{folder}/{head['attempt']}/{name}" for name in names]
+    if lake.store.local_path(folder) is None:
+        with ThreadPoolExecutor(_READERS, "manifest") as readers:
+            tables = list(readers.map(partial(_read, lake), fragments))
+    else:
+        tables = [_read(lake, fragment) for fragment in fragments]
     return pa.concat_tables([_SCHEMA.empty_table(), *tables])
 
 
@@ -252,7 +263,7 @@ def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -
     if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
         return False
     # The record goes first: were it left without its object, the object would never be written again.
-    lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{_HEAD}"])
+    lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{HEAD}"])
     # Also without a record: a crash may have come between the object and its record.
     bucket.delete_many([f"{run.prefix}{keys.RESULTS}"])
     return True
@@ -320,6 +331,24 @@ def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np
     same = pc.fill_null(pc.equal(before, fragment["checksum"]), False)
     unchanged: np.ndarray[Any, np.dtype[np.bool_]] = same.to_numpy()
     return ~unchanged
+
+
+def _unambiguous(made: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which keys are made once. Names with `/` can make the same key twice: `a/b` in `c`, and `a` in `b/c`.
+
+    Whoever asks for such a key may mean either, so neither is published.
+    """
+    encoded = made.dictionary_encode()
+    if len(encoded.dictionary) == len(made):
+        return np.ones(len(made), np.bool_)
+    codes = encoded.indices.to_numpy()
+    once: np.ndarray[Any, np.dtype[np.bool_]] = (np.bincount(codes) == 1)[codes]
+    return once
+
+
+def _read(lake: Lake, key: str) -> pa.Table:
+    # Opening a file as a data set takes three times as long.
+    return lake.parsed(key, lambda body: pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False))
 
 
 def _to_parquet(table: pa.Table) -> memoryview:

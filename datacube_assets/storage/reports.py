@@ -16,7 +16,8 @@ from datacube_assets.storage.lake import Lake
 Kind = Literal["queue-runtime", "processing-succeeded", "processing-failed"]
 _ORDER: dict[Kind, int] = {"queue-runtime": 0, "processing-succeeded": 1, "processing-failed": 1}
 _WAITING = "reports/waiting"
-_SETTLED = "reports/settled"
+SETTLED = "reports/settled"
+"""Where reports are kept that were delivered or given up."""
 
 FIRST_WAIT = 15_000
 LONGEST_WAIT = 600_000
@@ -76,7 +77,7 @@ class Outbox:
     def knows(self, flow_id: str, kind: Kind) -> bool:
         """Whether this stage of a run is waiting or settled."""
         # In this order: a report is settled before it stops waiting.
-        keys = (f"{folder}/{_key(flow_id, kind)}" for folder in (_WAITING, _SETTLED))
+        keys = (f"{folder}/{_key(flow_id, kind)}" for folder in (_WAITING, SETTLED))
         return any(self.lake.read_document(key) is not None for key in keys)
 
     def waiting(self) -> list[Report]:
@@ -93,12 +94,12 @@ class Outbox:
 
     def settle(self, report: Report, outcome: str) -> None:
         """Take a report out for good; what became of it stays on record."""
-        self._write(_SETTLED, report, outcome=outcome)
+        self._write(SETTLED, report, outcome=outcome)
         self.lake.store.delete_many([f"{_WAITING}/{report.key}"])
 
     def settled(self, flow_id: str) -> list[str]:
         """What became of a run's reports, by stage."""
-        found = (self.lake.read_document(f"{_SETTLED}/{flow_id}.{stage}.json") for stage in (0, 1))
+        found = (self.lake.read_document(f"{SETTLED}/{flow_id}.{stage}.json") for stage in (0, 1))
         return [document["outcome"] for document in found if document]
 
     def _write(self, folder: str, report: Report, **more: str) -> None:

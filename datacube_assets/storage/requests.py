@@ -11,11 +11,17 @@ import time
 import uuid
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from datacube_assets.datacube.errors import InputError, shown
+from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.stores import MissingObjectError
 
 _WAITING = "requests/waiting"
+_SUFFIX = ".json"
 
 
 def _key(run: ModelRun) -> str:
@@ -23,7 +29,7 @@ def _key(run: ModelRun) -> str:
 
 
 def leave_request(lake: Lake, request: DatacubeRequest) -> ModelRun:
-    """Leave a request for its partition, in place of an earlier one.
+    """Leave a request for its partition, in place of an earlier one; its addresses are sealed by the caller.
 
     Raises InputError when an id would leave its folder.
     """
@@ -34,9 +40,21 @@ def leave_request(lake: Lake, request: DatacubeRequest) -> ModelRun:
 
 
 def requested(lake: Lake, run: ModelRun) -> DatacubeRequest | None:
-    """The request left for a partition, None when there is none."""
-    document = lake.read_document(_key(run))
-    return None if document is None else DatacubeRequest.model_validate(document)
+    """The request left for a partition, None when there is none.
+
+    Raises InputError when somebody left one that is none.
+    """
+    try:
+        document = lake.read_document(_key(run))
+        return None if document is None else DatacubeRequest.model_validate(document)
+    except (ValueError, RecursionError) as error:
+        reason = reason_of(error) if isinstance(error, ValidationError) else "it is no JSON document"
+        raise InputError(
+            f"the request left for it cannot be read: {shown(reason)}",
+            run=str(run),
+            file=f"{lake.store.url}/{_key(run)}",
+            remedy="Leave it again, with `datacube request` or `datacube publish`, or delete this file",
+        ) from error
 
 
 @dataclass(frozen=True, order=True)
@@ -50,6 +68,16 @@ class RunRequested:
     partition: str
     tasks: tuple[str, ...] | None
     """Output tasks selected (CONTRACTS C); None for all."""
+
+
+class _Waiting(BaseModel):
+    """What is kept of a requested run, under its name."""
+
+    model_config = ConfigDict(strict=True)
+
+    asked_at: int
+    partition: str
+    tasks: list[str] | None
 
 
 def ask_for_run(lake: Lake, request: DatacubeRequest, *, leave: bool = True) -> RunRequested:
@@ -74,16 +102,22 @@ def ask_for_run(lake: Lake, request: DatacubeRequest, *, leave: bool = True) -> 
 
 
 def runs_requested(lake: Lake, limit: int) -> list[RunRequested]:
-    """Runs that wait to be started, oldest first, at most `limit`."""
-    keys = sorted(key for key, _ in lake.store.list(f"{_WAITING}/"))[:limit]
+    """Runs that wait to be started, oldest first, at most `limit`.
+
+    One that cannot be read names no partition: it must not keep the others waiting.
+    """
+    listed = (key for key, _ in lake.store.list(f"{_WAITING}/") if key.endswith(_SUFFIX))
     waiting = []
-    for key in keys:
-        document = lake.read_document(key)
-        if document is not None:
-            tasks = document["tasks"]
-            name = key.removeprefix(f"{_WAITING}/").removesuffix(".json")
-            partition, asked_at = document["partition"], document["asked_at"]
-            waiting.append(RunRequested(asked_at, name, partition, None if tasks is None else tuple(tasks)))
+    for key in sorted(listed)[:limit]:
+        name = key.removeprefix(f"{_WAITING}/").removesuffix(_SUFFIX)
+        try:
+            one = _Waiting.model_validate_json(lake.store.get(key))
+        except MissingObjectError:
+            continue
+        except ValidationError:
+            one = _Waiting(asked_at=0, partition="", tasks=None)
+        tasks = None if one.tasks is None else tuple(one.tasks)
+        waiting.append(RunRequested(one.asked_at, name, one.partition, tasks))
     return waiting
 
 

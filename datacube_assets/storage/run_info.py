@@ -44,9 +44,12 @@ class RunInfo:
         )
 
     def to_json(self) -> dict[str, Any]:
+        plan = _PLAN.dump_python(self.plan, mode="json")
+        # Sets have an order of their own in every process.
+        sets = {name: sorted(plan[name]) for name in ("whole", "mixed")}
         return {
             "request": self.request.model_dump(mode="json"),
-            "plan": _PLAN.dump_python(self.plan, mode="json"),
+            "plan": {**plan, **sets},
             "report": _REPORT.dump_python(self.report, mode="json"),
             "features": list(self.features),
         }

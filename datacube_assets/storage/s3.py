@@ -23,10 +23,14 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
+    LISTING,
+    LONGEST_KEY,
     Body,
+    Entry,
     Keys,
     MissingObjectError,
     StoreError,
@@ -34,10 +38,12 @@ from datacube_assets.storage.stores import (
     check_keys,
     key_sizes,
 )
+from datacube_assets.web import UNTRUSTED, failure
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
     from botocore.credentials import Credentials
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, RetryConfig, S3Credential, S3Store
 
 T = TypeVar("T")
@@ -66,6 +72,8 @@ PATIENCE = 600.0
 """Seconds that one object of a batch is tried for, at most."""
 FIRST_PAUSE, LAST_PAUSE = 0.5, 15.0
 """Seconds between its tries: doubled from the first to the last, less a random part."""
+ASKED_AGAIN = (0.2, 1.0, 3.0)
+"""Pauses in seconds after answers that break off or make no sense, which the client does not repeat."""
 PROBE_CLIENT: ClientConfig = {
     "connect_timeout": timedelta(seconds=5),
     "read_timeout": timedelta(seconds=10),
@@ -84,11 +92,10 @@ CREDENTIALS_LAST = timedelta(minutes=10)
 
 _READ_WHOLE, _READ_AHEAD = 16_000_000, 4_000_000
 """Bytes up to which an object is read at once, and how many of a larger one."""
-_LONGEST_KEY = 1024
-"""Bytes."""
 _DELETED_AT_ONCE = 1000
 _SETTINGS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _CODE = re.compile(r"<Code>(\w+)</Code>|\(code: (\w+)\)")
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _STATUS = re.compile(r"status code: (\d{3})")
 _REFUSED = frozenset(
     {
@@ -114,6 +121,8 @@ _PASSING = frozenset(
     }
 )
 """Codes of errors that go away, which a deletion of many objects tells without a status of its own."""
+_BROKEN = ("response body error", "Got invalid ")
+"""What the client says of answers that break off, or that nobody can have sent so."""
 _ELSEWHERE = frozenset(
     {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
@@ -123,6 +132,10 @@ _PERMISSIONS = {
     "write": "s3:PutObject",
     "delete": "s3:DeleteObject",
 }
+
+
+class BrokenAnswer(StoreUnavailable):
+    """The server did what it was asked, or not: its answer broke off or cannot be understood."""
 
 
 @dataclass(frozen=True)
@@ -168,24 +181,48 @@ class S3:
     def get(self, key: str) -> bytes:
         import obstore
 
-        with self._explained("read", key):
-            return bytes(obstore.get(self._open(), key).bytes())
+        def get() -> bytes:
+            with self._explained("read", key):
+                return bytes(obstore.get(self._open(), key).bytes())
+
+        return _again(get)
 
     def open(self, key: str) -> str | BinaryIO:
         import obstore
 
-        with self._explained("read", key):
-            size = obstore.head(self._open(), key)["size"]
-        if size <= _READ_WHOLE:
-            return io.BytesIO(self.get(key))
-        return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, size), _READ_AHEAD))
+        def opened() -> BinaryIO:
+            with self._explained("read", key):
+                size = obstore.head(self._open(), key)["size"]
+            if size <= _READ_WHOLE:
+                return io.BytesIO(self._whole(key, self.get(key), size))
+            return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, size), _READ_AHEAD))
+
+        return _again(opened)
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
-        """Some bytes of an object. Raises MissingObjectError."""
+        """Some bytes of an object, which has so many. Raises MissingObjectError."""
         import obstore
 
-        with self._explained("read", key):
-            return bytes(obstore.get_range(self._open(), key, start=start, end=end))
+        def get_range() -> bytes:
+            with self._explained("read", key):
+                found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
+            return self._whole(key, found, end - start)
+
+        return _again(get_range)
+
+    def _whole(self, key: str, found: bytes, size: int) -> bytes:
+        if len(found) != size:
+            raise BrokenAnswer(f"{self.url}, {key}: {len(found):,} bytes came of {size:,}. Try later")
+        return found
+
+    def tail(self, key: str, size: int) -> bytes:
+        import obstore
+
+        def tail() -> bytes:
+            with self._explained("read", key):
+                return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
+
+        return _again(tail)
 
     def put(self, key: str, body: Body) -> None:
         import obstore
@@ -203,7 +240,7 @@ class S3:
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         prefix = len(self.prefix.encode()) + 1
-        return key_sizes(keys) + prefix <= _LONGEST_KEY
+        return key_sizes(keys) + prefix <= LONGEST_KEY
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         import obstore
@@ -233,19 +270,36 @@ class S3:
         self._each(_batched(keys, _DELETED_AT_ONCE), delete, -(-len(keys) // _DELETED_AT_ONCE))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        import obstore
-
-        with self._explained("list"):
-            for batch in obstore.list(self._open(), prefix=prefix or None):
-                for item in batch:
-                    yield item["path"], item["size"]
+        for item in self._listed(prefix):
+            yield item["path"], item["size"]
 
     def folders(self, prefix: str) -> Sequence[str]:
         import obstore
 
-        with self._explained("list"):
-            found = obstore.list_with_delimiter(self._open(), prefix or None)
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found["common_prefixes"])
+        def found() -> Sequence[str]:
+            with self._explained("list"):
+                return obstore.list_with_delimiter(self._open(), prefix or None)["common_prefixes"]
+
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in _again(found))
+
+    def listing(self, prefix: str) -> pa.Table:
+        items = self._listed(prefix)
+        keys, sizes = ([item[name] for item in items] for name in ("path", "size"))
+        return pa.table([keys, sizes, [_md5(item["e_tag"]) for item in items]], schema=LISTING)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        for item in self._listed(prefix):
+            yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
+
+    def _listed(self, prefix: str) -> Sequence[ObjectMeta]:
+        import obstore
+
+        def listed() -> Sequence[ObjectMeta]:
+            with self._explained("list"):
+                pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
+                return [item for page in pages for item in page]
+
+        return _again(listed)
 
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""
@@ -284,7 +338,7 @@ class S3:
         code = next((one or other for one, other in _CODE.findall(said)), "")
         status = next((int(number) for number in _STATUS.findall(said)), 0)
         where = self.endpoint or "AWS"
-        setting = setting or "the store's address"
+        checking, setting = bool(setting), setting or "the store's address"
         what = self.url + (f", {key}" if key else "")
         if code == "NoSuchBucket":
             return StoreError(
@@ -306,6 +360,9 @@ class S3:
         if status >= 500 or status in (408, 429) or code in _PASSING:
             answer = f"{status or ''} {code}".strip()
             return StoreUnavailable(f"{what}: {where} answers {answer} again and again. Try later")
+        if code == "InvalidRange":
+            # The client goes on behind the last byte of an object that was announced as longer.
+            return BrokenAnswer(f"{what}: {where} announces more bytes than there are. Try later")
         if status:
             answer = f"{status} {code}".strip()
             # Without a code of S3 it may be any web server.
@@ -317,8 +374,13 @@ class S3:
             return StoreError(
                 f"{what}: no credentials can be had: {said.splitlines()[0]}. Correct {_SETTINGS}"
             )
+        if not checking and any(words in said for words in _BROKEN):
+            # Where the settings are checked, it is rather no server of S3.
+            return BrokenAnswer(f"{what}: the answers of {where} break off or make no sense. Try later")
         if "HTTP error" not in said:
             return StoreError(f"{what}: {where} cannot be understood: {said.splitlines()[0][:500]}")
+        if failure(error) == UNTRUSTED:
+            return StoreUnavailable(f"{what}: {where} cannot be reached: {UNTRUSTED}")
         correct = "DATACUBE_S3_ENDPOINT" if self.endpoint else "AWS_REGION"
         return StoreUnavailable(
             f"{what}: {where} cannot be reached. Correct {correct}, or see whether the server works"
@@ -478,6 +540,22 @@ def _found_by_botocore(environment: tuple[tuple[str, str], ...]) -> tuple[_Botoc
     if credentials is None:
         raise StoreError(f"there are no credentials for S3. Set {_SETTINGS}, or see docs/s3.md")
     return _Botocore(credentials), region
+
+
+def _md5(tag: str | None) -> bytes | None:
+    """The MD5 that S3 gives an object for a tag, None for other tags: those of several parts have a dash."""
+    text = (tag or "").strip('"')
+    return bytes.fromhex(text) if _MD5.fullmatch(text) else None
+
+
+def _again(do: Callable[[], T]) -> T:
+    """What a single request gives, repeated a few times while its answer is broken. Raises StoreError."""
+    for pause in ASKED_AGAIN:
+        try:
+            return do()
+        except BrokenAnswer:
+            time.sleep(pause * random.uniform(0.5, 1))
+    return do()
 
 
 def _plain(body: Body) -> Body:

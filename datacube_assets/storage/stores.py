@@ -7,6 +7,7 @@ in `s3.py`. What is stored, and in which order, is the business of `lake.py` and
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -23,16 +24,27 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datacube_assets.datacube.errors import shown
+
 Body = bytes | memoryview
 Keys: TypeAlias = Sequence[str] | pa.Array
 """Keys as texts or as an Arrow array of texts, which is quicker to look through."""
 
+_WRITING = ".writing-"
+"""How the names of files in the making begin."""
+LONGEST_KEY = 1024
+"""Bytes that S3 takes for a key; a folder that stands for a bucket takes no more."""
 _LONGEST_FILE_NAME = 255
 """Bytes."""
 _UNSAFE = r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f]"
 _UNSAFE_KEY = re.compile(_UNSAFE.replace("$", r"\Z"))
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _MANY = 100
 """Keys from which on looking through all of them at once is quicker."""
+
+
+LISTING = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
+"""A listing: size in bytes and MD5 are null where only reading the object would tell."""
 
 
 class UnsafeKeyError(ValueError):
@@ -73,6 +85,21 @@ def key_sizes(keys: Keys) -> npt.NDArray[np.int32]:
     return sizes
 
 
+@dataclass(frozen=True)
+class Entry:
+    """One object, or what a write of one left behind."""
+
+    key: str
+    bytes: int
+    modified: float
+    """Seconds UTC of the last change."""
+
+
+def is_leftover(key: str) -> bool:
+    """Whether a key is what a write that broke off has left: the part of a file that was to be moved."""
+    return f"/{_WRITING}" in f"/{key}"
+
+
 class Store(Protocol):
     """What both kinds of store do. Instances can be sent to workers."""
 
@@ -92,11 +119,14 @@ class Store(Protocol):
     def open(self, key: str) -> str | BinaryIO:
         """The object for a reader that wants parts of it: its path, or a file. Raises MissingObjectError."""
 
+    def tail(self, key: str, size: int) -> bytes:
+        """The last bytes of an object, all of a smaller one. Raises MissingObjectError."""
+
     def put(self, key: str, body: Body) -> None:
         """Write one object; it appears whole or not at all."""
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
-        """Write many objects; a crash may leave some of them unwritten, or written in part."""
+        """Write many objects; a crash may leave some unwritten, and of those that are new one in part."""
 
     def put_file(self, key: str, path: Path) -> None:
         """Write one object from a local file, which may be moved away."""
@@ -110,8 +140,14 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object whose key starts with the prefix (a folder with final `/`)."""
 
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        """Like `list`, in order of folders, with what writes that broke off left behind."""
+
     def folders(self, prefix: str) -> Sequence[str]:
         """Names of the folders directly below a folder (with final `/`; an empty one is the root), sorted."""
+
+    def listing(self, prefix: str) -> pa.Table:
+        """What listing alone tells of every object below a folder (`LISTING`), quickly."""
 
     def local_path(self, key: str) -> Path | None:
         """The object as a local file, where the store is one."""
@@ -131,7 +167,10 @@ def open_store(url: str, s3_endpoint: str = "") -> Store:
 
 @dataclass(frozen=True)
 class LocalStore:
-    """A folder that stands for a bucket; keys are paths below it."""
+    """A folder that stands for a bucket; keys are paths below it.
+
+    The file system must tell apart names that differ by case or by Unicode form only, as those of Linux do.
+    """
 
     url: str
 
@@ -171,11 +210,39 @@ class LocalStore:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key) from None
 
+    def tail(self, key: str, size: int) -> bytes:
+        try:
+            with Path(self._path(key)).open("rb") as file:
+                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+                return file.read()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObjectError(key) from None
+
+    @contextlib.contextmanager
+    def _with_room(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            raise StoreUnavailable(
+                f"{self.url}: {error.strerror}{where}. Make room, or place the store elsewhere"
+            ) from error
+
     def put(self, key: str, body: Body) -> None:
+        with self._with_room():
+            self._put(key, body)
+
+    def _put(self, key: str, body: Body) -> None:
         path = self._path(key)
+        with self._no_file_is_a_folder():
+            self._write_whole(path, body)
+
+    def _write_whole(self, path: str, body: Body) -> None:
         folder = os.path.dirname(path)
         os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".writing-")
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_WRITING)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(body)
@@ -189,15 +256,17 @@ class LocalStore:
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
         folder = os.path.dirname(target)
-        os.makedirs(folder, exist_ok=True)
-        # From another file system it is copied, and must not be seen before it is whole.
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
-            os.replace(shutil.move(path, temporary), target)
+        with self._with_room():
+            os.makedirs(folder, exist_ok=True)
+            # From another file system it is copied, and must not be seen before it is whole.
+            with tempfile.TemporaryDirectory(dir=folder, prefix=_WRITING) as temporary:
+                os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        short = key_sizes(keys) <= _LONGEST_FILE_NAME
-        for i in np.flatnonzero(~short).tolist():
-            # A key may be long as long as no part of it is.
+        sizes = key_sizes(keys)
+        short = sizes <= _LONGEST_FILE_NAME
+        for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
+            # A key may be longer than a name as long as no part of it is.
             short[i] = max(len(part.encode()) for part in str(keys[i]).split("/")) <= _LONGEST_FILE_NAME
         return short
 
@@ -207,8 +276,23 @@ class LocalStore:
             self.put(keys[0], next(iter(bodies)))
             return
         check_keys(keys)
+        with self._with_room(), self._no_file_is_a_folder():
+            self._put_many(keys, bodies)
+
+    @contextlib.contextmanager
+    def _no_file_is_a_folder(self) -> Iterator[None]:
+        """Say what is wrong when one key goes on where another ends: `a.csv` and `a.csv/b`."""
+        try:
+            yield
+        except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+            raise StoreError(
+                f"{shown(str(error.filename))} would have to be a file and a folder: names in the data make "
+                "keys of which one goes on where another ends. Rename them, or write to S3, which takes both"
+            ) from error
+
+    def _put_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
         made: set[str] = set()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for key, body in zip(keys, bodies, strict=True):
             path = f"{self.root}/{key}"
             folder = path[: path.rindex("/")]
@@ -216,7 +300,12 @@ class LocalStore:
                 os.makedirs(folder, exist_ok=True)
                 made.add(folder)
             # Plain descriptors cost a third less than file objects, of which there would be 300,000.
-            descriptor = os.open(path, flags, 0o644)
+            try:
+                descriptor = os.open(path, flags, 0o644)
+            except FileExistsError:
+                # A reader may be at it: what is published again from the same input stays complete.
+                self._put(key, body)
+                continue
             try:
                 written = os.write(descriptor, body)
                 while written < len(body):
@@ -248,11 +337,22 @@ class LocalStore:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
-        for folder, _, names in os.walk(start):
+        for folder, folders, names in os.walk(start):
+            folders[:] = [name for name in folders if not name.startswith(_WRITING)]
             for name in names:
-                if not name.startswith(".writing-"):
+                if not name.startswith(_WRITING):
                     path = os.path.join(folder, name)
                     yield path[len(self.root) + 1 :], os.path.getsize(path)
+
+    def entries(self, prefix: str) -> Iterator[Entry]:
+        start = self._path(prefix.rstrip("/")) if prefix else self.root
+        for folder, _, names in os.walk(start):
+            for name in names:
+                path = os.path.join(folder, name)
+                # A run beside us may have deleted it by now.
+                with contextlib.suppress(FileNotFoundError):
+                    found = os.stat(path)
+                    yield Entry(path[len(self.root) + 1 :], found.st_size, found.st_mtime)
 
     def folders(self, prefix: str) -> Sequence[str]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
@@ -261,3 +361,25 @@ class LocalStore:
                 return sorted(entry.name for entry in entries if entry.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def listing(self, prefix: str) -> pa.Table:
+        # Asking for the size of every file takes four times as long as naming them.
+        keys, folders = [], [prefix.rstrip("/")]
+        while folders:
+            folder, names = folders.pop(), list[str]()
+            with (
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                os.scandir(self._path(folder)) as found,
+            ):
+                for entry in found:
+                    if entry.is_dir():
+                        folders.append(f"{folder}/{entry.name}")
+                    else:
+                        names.append(entry.name)
+            files = pa.array(names, pa.string())
+            if _WRITING in "".join(names):
+                files = files.filter(pc.invert(pc.starts_with(files, _WRITING)))
+            keys.append(pc.binary_join_element_wise(folder, files, "/"))
+        key = pa.chunked_array(keys, pa.string())
+        unknown = [pa.nulls(len(key), LISTING.field(name).type) for name in ("size", "checksum")]
+        return pa.table([key, *unknown], schema=LISTING)

@@ -73,7 +73,7 @@ class House:
 
     def materialize(self, run: ModelRun, *assets: str) -> ExecuteInProcessResult:
         """Materialize some assets of a partition, as with the button in the UI."""
-        job = build_definitions(self.settings, loggers={"quiet": _QUIET}).resolve_job_def(
+        job = build_definitions(self.settings, loggers={"quiet": QUIET}).resolve_job_def(
             process_model_run.name
         )
         with untold():
@@ -87,7 +87,7 @@ class House:
 
     def run_job(self, name: str, run: ModelRun) -> ExecuteInProcessResult:
         """Run a job for a partition, as from its page in the UI."""
-        job = build_definitions(self.settings, loggers={"quiet": _QUIET}).resolve_job_def(name)
+        job = build_definitions(self.settings, loggers={"quiet": QUIET}).resolve_job_def(name)
         return job.execute_in_process(
             partition_key=run.key, instance=self.instance, run_config={"loggers": {"quiet": {}}}
         )
@@ -106,7 +106,8 @@ def _silent(_: InitLoggerContext) -> logging.Logger:
     return logger
 
 
-_QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
+QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
+"""Of jobs that are executed in this process."""
 
 
 @contextmanager
@@ -192,6 +193,15 @@ class Datacube:
                 check_object(key, body)
             except (AssertionError, ValueError, csv.Error) as error:
                 raise AssertionError(f"{key}: {error}\n{body[:500]!r}") from error
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """MD5 of every file, by path."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def check_object(key: str, body: bytes) -> None:

@@ -146,6 +146,7 @@ class Dojo:
     program: Program
     url: str
     folder: Path
+    auth: tuple[str, str] | None = None
 
     def up(self) -> None:
         """Start listening, and wait until it does."""
@@ -154,7 +155,7 @@ class Dojo:
 
     def _answers(self) -> bool:
         self.program.check()
-        return httpx.get(f"{self.url}/simulator/switches").is_success
+        return httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success
 
     def down(self) -> None:
         """Stop listening."""
@@ -167,7 +168,8 @@ class Dojo:
             path = self.folder / collection / f"{digest(name or document)}.json"
             path.write_text(json.dumps(document))
         if self.program.process is not None:
-            httpx.post(f"{self.url}/simulator/{collection}", json=list(documents)).raise_for_status()
+            added = httpx.post(f"{self.url}/simulator/{collection}", json=list(documents), auth=self.auth)
+            added.raise_for_status()
 
     def add_file(self, name: str, *, value: float = 1.0) -> str:
         """Write a part of four rows; returns its address."""
@@ -176,7 +178,7 @@ class Dojo:
 
     def switch(self, **switches: Any) -> None:
         """Let it misbehave."""
-        httpx.put(f"{self.url}/simulator/switches", json=switches).raise_for_status()
+        httpx.put(f"{self.url}/simulator/switches", json=switches, auth=self.auth).raise_for_status()
 
     def finish(self, run_id: str, execution: int = 1, *, model_id: str = MODEL) -> str:
         """Let a run succeed with one part of its own; returns the version its document now has."""
@@ -236,24 +238,25 @@ class CauseMos:
 
     program: Program
     url: str
+    auth: tuple[str, str] | None = None
 
     def up(self) -> None:
         """Start listening, and wait until it does."""
         self.program.start()
-        wait_for(lambda: httpx.get(f"{self.url}/simulator/switches").is_success, "CauseMos")
+        wait_for(lambda: httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success, "CauseMos")
 
     def switch(self, **switches: Any) -> None:
         """Let it misbehave."""
-        httpx.put(f"{self.url}/simulator/switches", json=switches).raise_for_status()
+        httpx.put(f"{self.url}/simulator/switches", json=switches, auth=self.auth).raise_for_status()
 
     def reports(self) -> list[Json]:
         """All reports that reached it, in the order they came."""
-        reports: list[Json] = httpx.get(f"{self.url}/simulator/reports").json()
+        reports: list[Json] = httpx.get(f"{self.url}/simulator/reports", auth=self.auth).json()
         return reports
 
     def documents(self) -> dict[str, Json]:
         """Its documents of model runs and datasets, by id."""
-        indices = httpx.get(f"{self.url}/simulator/documents").json()
+        indices = httpx.get(f"{self.url}/simulator/documents", auth=self.auth).json()
         return {name: document for index in indices.values() for name, document in index.items()}
 
 
@@ -270,10 +273,12 @@ class System:
     webserver: Program
     webserver_url: str
     instance: DagsterInstance = field(repr=False)
+    patience: float = PATIENCE
+    """Seconds that Dagster's programs may take to start."""
 
     @property
     def lake(self) -> Lake:
-        return Lake(open_store(self.settings.lake))
+        return Lake(open_store(self.settings.lake, self.settings.s3_endpoint))
 
     def start_daemon(self) -> None:
         """Start the daemon, and wait until it looks after runs and sensors."""
@@ -286,7 +291,7 @@ class System:
             wanted = ("SENSOR", "QUEUED_RUN_COORDINATOR")
             return all(name in beats and beats[name].timestamp >= began for name in wanted)
 
-        wait_for(at_work, "the daemon")
+        wait_for(at_work, "the daemon", self.patience)
 
     def kill_daemon(self) -> None:
         """SIGKILL the daemon; what it started lives on."""
@@ -300,7 +305,7 @@ class System:
             self.webserver.check()
             return httpx.get(f"{self.webserver_url}/server_info", timeout=30).is_success
 
-        wait_for(answers, "the webserver")
+        wait_for(answers, "the webserver", self.patience)
 
     def graphql(self, query: str, **variables: Any) -> Json:
         """The data of a GraphQL answer. Raises AssertionError when the webserver names errors."""
@@ -392,9 +397,11 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
             folder,
             settled.model_copy(update={"dojo_url": dojo_url, "causemos_url": causemos_url}),
             environment,
-            Dojo(program("dojo", *dojo_command), dojo_url, folder / "dojo"),
+            Dojo(program("dojo", *dojo_command), dojo_url, folder / "dojo", _auth("DOJO", settings)),
             CauseMos(
-                program("causemos", *command, "causemos-simulator", "--port", str(ports[1])), causemos_url
+                program("causemos", *command, "causemos-simulator", "--port", str(ports[1])),
+                causemos_url,
+                _auth("CAUSEMOS", settings),
             ),
             program("daemon", sys.executable, "-P", "-m", "dagster._daemon", "run", *definitions),
             program(
@@ -413,6 +420,11 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
         yield opened
 
 
+def _auth(name: str, settings: Mapping[str, str]) -> tuple[str, str] | None:
+    username = settings.get(f"{name}_USERNAME")
+    return (username, settings[f"{name}_PASSWORD"]) if username else None
+
+
 def _home(folder: Path, *, max_runs: int, **more: str) -> tuple[dict[str, str], Settings]:
     """A home folder as the command makes it, and the environment that leads there."""
     kept = {
@@ -421,8 +433,9 @@ def _home(folder: Path, *, max_runs: int, **more: str) -> tuple[dict[str, str], 
         if not name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_"))
     }
     with mock.patch.dict(os.environ, kept, clear=True):
+        ours = {name: value for name, value in more.items() if not name.startswith("AWS_")}
         settings = Settings.from_environment(
-            DATACUBE_HOME=str(folder / "home"), DATACUBE_MAX_RUNS=str(max_runs), **more
+            DATACUBE_HOME=str(folder / "home"), DATACUBE_MAX_RUNS=str(max_runs), **ours
         )
         prepare(settings)
         environment = {

@@ -198,7 +198,7 @@ def test_ours_publishes_what_the_executor_in_process_publishes(
     failures = instance.all_logs(done.run_id, of_type=DagsterEventType.STEP_FAILURE)
     assert [entry.message for entry in failures] == []
     assert done.status == DagsterRunStatus.SUCCESS
-    datacube = Datacube.read(settings.folder(settings.models_bucket), "model", "run")
+    datacube = Datacube.read(settings.home / "buckets" / "models", "model", "run")
     datacube.check()
     assert datacube.hash == expected.hash
     (record,) = instance.get_runs(RunsFilter(run_ids=[done.run_id]))

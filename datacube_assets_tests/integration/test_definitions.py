@@ -58,11 +58,32 @@ ASSETS = {
     ),
 }
 """Group and upstream assets of every asset."""
-CHECKS = ["normalized_points:timestamps_are_milliseconds", "pipeline_results:reports_delivered"]
+CHECKS = {
+    "normalized_points:timestamps_are_milliseconds": "warns",
+    "normalized_points:rows_are_usable": "warns",
+    "normalized_points:values_vary": "warns",
+    "normalized_points:places_are_in_their_country": "warns",
+    "normalized_points:features_are_those_of_other_runs": "warns",
+    "temporal_cells:cells_hold_every_row": "stops",
+    "temporal_cells:columns_as_declared": "stops",
+    "global_aggregates:times_add_up": "stops",
+    "global_aggregates:qualifiers_add_up": "stops",
+    "global_aggregates:columns_as_declared": "stops",
+    "regional_aggregates:regions_add_up": "stops",
+    "regional_aggregates:columns_as_declared": "stops",
+    "grid_cells:map_holds_every_point": "stops",
+    "grid_cells:columns_as_declared": "stops",
+    "raw_data:objects_as_recorded": "stops",
+    "regional_extrema:extrema_are_of_the_table": "stops",
+    "spatial_tiles:tiles_hold_every_point": "stops",
+    "pipeline_results:objects_as_recorded": "warns",
+    "pipeline_results:reports_delivered": "warns",
+}
+"""Every check, and whether nothing is published when it fails."""
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
-JOBS = ["process_model_run", "recompute_tiles", "republish_datacube"]
-RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "publisher", "ui"]
+JOBS = ["check_model_run", "process_model_run", "recompute_tiles", "republish_datacube"]
+RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "limits", "publisher", "ui"]
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +108,12 @@ def test_these_are_the_jobs_sensors_checks_and_resources(settings: Settings) -> 
     definitions = build_definitions(settings)
     assert sorted(job.name for job in definitions.jobs or []) == JOBS
     assert sorted(sensor.name for sensor in definitions.sensors or []) == SENSORS
-    checks = definitions.resolve_asset_graph().asset_check_keys
-    assert sorted(f"{check.asset_key.to_user_string()}:{check.name}" for check in checks) == CHECKS
+    graph = definitions.resolve_asset_graph()
+    checks = {
+        f"{key.asset_key.to_user_string()}:{key.name}": "stops" if graph.get(key).blocking else "warns"
+        for key in graph.asset_check_keys
+    }
+    assert checks == CHECKS
     assert sorted(definitions.resources or {}) == RESOURCES
     repository = definitions.get_repository_def()
     assert sorted(job.name for job in repository.get_all_jobs() if not job.name.startswith("__")) == JOBS

@@ -12,14 +12,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
-from dagster import DagsterRun, DagsterRunStatus
+from dagster import DagsterRun, DagsterRunStatus, RunsFilter
 from dagster._core.launcher import WorkerStatus
 from dagster._core.utils import make_new_run_id
 from dagster._grpc.types import ExecuteRunArgs
 
+from datacube_assets.datacube.errors import InputError
+from datacube_assets.home import open_instance
 from datacube_assets.launcher import LocalProcessLauncher, process_of
+from datacube_assets_tests.integration.crashing import start
+from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import (
     MODEL,
     Gate,
@@ -153,3 +158,33 @@ def test_the_death_of_the_daemon_harms_no_run_and_that_of_a_run_is_noticed(held:
 
     wait_for(lambda: len(told()) == 2, "the reports")
     assert sorted(told()) == [("survivor", survivor.run_id), ("victim", retry.run_id)]
+
+
+# --- runs at the command line ----------------------------------------------------------------------
+
+
+def test_a_command_is_known_to_be_alive_keeps_others_off_and_is_known_to_be_dead(
+    house: House, quick_folder: Path
+) -> None:
+    part = Path(house.write(rows()))
+    settings = house.settings
+    with gate(part.parent) as (closed, url), mock.patch.dict(os.environ):
+        os.environ.pop("DAGSTER_HOME", None)
+        arguments = ["publish", f"{url}/{part.name}", "--model-id", "model", "--run-id", "run", "--quiet"]
+        command = start([*arguments, "--home", str(settings.home)], {})
+        with open_instance(settings) as instance:
+            launcher = instance.run_launcher
+            assert isinstance(launcher, LocalProcessLauncher)
+            started = RunsFilter(statuses=[DagsterRunStatus.STARTED])
+            run = wait_for(lambda: next(iter(instance.get_runs(started)), None), "the run of the command")
+            assert launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+            beside = House(house.folder, settings, instance)
+            with pytest.raises(InputError, match=r"another command is processing it right now.*Wait until"):
+                beside.publish(str(part))
+            beside.publish(str(part), run_id="other")
+            command.kill()
+            command.join()
+            assert launcher.check_run_worker_health(run).status == WorkerStatus.NOT_FOUND
+            beside.publish(str(part))
+            assert launcher.check_run_worker_health(run).status == WorkerStatus.NOT_FOUND
+        closed.open()

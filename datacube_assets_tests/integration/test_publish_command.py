@@ -187,6 +187,22 @@ def test_help_of_publish_names_every_option_of_the_job(run: Run) -> None:
         assert option in text
 
 
+def test_an_object_that_got_lost_ends_the_command_until_it_is_published_from_scratch(
+    home: Path, part: Path, run: Run
+) -> None:
+    command = ("publish", part, "--model-id", "model", "--run-id", "run")
+    assert run(*command).code == 0
+    lost = home / "buckets/models/model/run/month/rain/timeseries/global/global.csv"
+    lost.unlink()
+    answer = run(*command)
+    assert answer.code == 1
+    assert "Error: model:run is not published: its datacube would mislead" in answer.err
+    assert "raw_data, objects_as_recorded: Of the objects 1 are missing" in answer.err
+    assert "docs/checks.md" in answer.err
+    assert run(*command, "--from-scratch").code == 0
+    assert lost.exists()
+
+
 # --- bad input -------------------------------------------------------------------------------------
 
 
@@ -308,7 +324,10 @@ def test_a_feature_that_would_leave_its_folder_is_refused(
     part = write(tmp_path / "part.parquet", rows(feature=[feature, "rain", "rain", "rain"]))
     answer = run("publish", part, *RUN)
     assert_refused(
-        answer, home, f"run model:run: the feature {feature!r} would leave its folder", "Give a feature"
+        answer,
+        home,
+        f"run model:run, file {part}, column feature: the feature {feature!r} would leave its folder",
+        "Give a feature",
     )
 
 

@@ -454,6 +454,7 @@ def test_a_dataset_without_coordinates_has_no_map(published: House) -> None:
         (lambda cube: cube.timeseries(YIELD, resolution="day"), "the resolution 'day': give one of month"),
         (lambda cube: cube.timeseries(YIELD, figures="mean"), "the figure 'mean': give one of s_sum_t_sum"),
         (lambda cube: cube.timeseries(YIELD, value="maize"), "give qualifier= as well"),
+        (lambda cube: cube.timeseries(YIELD, level="admin1"), "give region=, or ask for"),
         (lambda cube: cube.bins(YIELD, "2020-01", zoom=9), "zoom 9: give 0 to 8"),
         (lambda cube: cube.regions(YIELD, "admin1", "soon"), "'soon' is no time"),
         (lambda cube: cube.region_ids(YIELD, "county"), "the level 'county'"),

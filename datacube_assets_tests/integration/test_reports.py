@@ -118,7 +118,8 @@ class Post:
 def post(quick_folder: Path, site: Site) -> Iterator[Post]:
     home = quick_folder / "home"
     settings = Settings.model_validate({"DATACUBE_HOME": home, "CAUSEMOS_URL": site.url}).resolved()
-    causemos = CauseMosSimulator(home / "buckets" / "models", home / "buckets" / "indicators", upsert=True)
+    models, indicators = (open_store((home / "buckets" / name).as_uri()) for name in ("models", "indicators"))
+    causemos = CauseMosSimulator(models, indicators, upsert=True)
     site.app = causemos.app()
     with DagsterInstance.local_temp(str(quick_folder)) as instance:
         instance.add_dynamic_partitions(str(model_runs.name), [RUN.key])

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import json
 import os
 import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -30,6 +28,7 @@ from datacube_assets.home import write_sample_requests
 from datacube_assets.process import process
 from datacube_assets.s3_server import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, S3Server
 from datacube_assets.settings import Settings, SettingsError
+from datacube_assets.stand_in import in_background
 from datacube_assets.storage import copying, s3
 from datacube_assets.storage.copying import copy
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
@@ -43,7 +42,10 @@ from datacube_assets.storage.stores import (
     UnsafeKeyError,
     open_store,
 )
+from datacube_assets.view.server import application
+from datacube_assets_tests.integration.faults import Dice, Fault, proxy, respond, serving
 from datacube_assets_tests.integration.support import House, rows
+from datacube_assets_tests.unit import kernel_helpers
 
 RUN = ModelRun("model", "run")
 RESULTS = "model/run/results/results.json"
@@ -164,7 +166,7 @@ def test_objects_say_what_they_are(account: Account, house: House) -> None:
 
 
 def test_batches_hold_no_more_requests_in_flight_than_is_said(account: Account) -> None:
-    with proxy(account.server, delay=0.05) as between:
+    with proxy(account.server.endpoint, delay=0.05) as between:
         store = account.store(endpoint=between.url)
         keys = [f"{number}.json" for number in range(200)]
         halves = (keys[::2], keys[1::2])
@@ -210,7 +212,7 @@ def test_odd_keys_are_those_that_the_reader_asks_for(account: Account) -> None:
 
 def test_a_backslash_leaves_as_a_backslash(account: Account) -> None:
     # The server of these tests makes a slash of it; what is asked of it is what counts.
-    with proxy(account.server) as between:
+    with proxy(account.server.endpoint) as between:
         account.store(endpoint=between.url).put("back\\slash", b"1")
     assert [unquote(path).split("/")[-1] for _, path in between.requests] == ["back\\slash"]
 
@@ -434,11 +436,10 @@ def publish(account: Account, bucket: Store, what: Objects, version: str = "v1")
 
 
 def test_a_server_that_says_slow_down_is_asked_more_slowly_and_gets_everything(account: Account) -> None:
-    dice = random.Random(4)
-    with proxy(account.server, refuse=lambda method, path: dice.random() < 0.4) as between:
+    with proxy(account.server.endpoint, Dice(0.4, ways=["503"])) as between:
         store = account.store(endpoint=between.url)
         assert publish(account, store, objects(600)) == 600
-        assert between.refused > 200
+        assert between.broken["503"] > 200
         store.delete_many([f"model/run/{number:04}.json" for number in range(600)])
     assert account.listed() == []
 
@@ -449,10 +450,10 @@ def test_fewer_requests_are_sent_at_once_while_a_server_refuses_and_more_again_a
     monkeypatch.setattr(s3, "FIRST_PAUSE", 0.05)
     end = time.monotonic() + 3
 
-    def refuse(method: str, path: str) -> bool:
-        return time.monotonic() < end
+    def refused(method: str, path: str) -> Fault | None:
+        return "503" if time.monotonic() < end else None
 
-    with proxy(account.server, refuse=refuse) as between:
+    with proxy(account.server.endpoint, refused) as between:
         store = account.store(endpoint=between.url)
         throttle = s3._throttle(between.url)
         limits = []
@@ -470,7 +471,7 @@ def test_a_server_that_stays_away_fails_the_publication_in_the_end(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(s3, "PATIENCE", 1.0)
-    with proxy(account.server, refuse=lambda method, path: True) as between:
+    with proxy(account.server.endpoint, lambda method, path: "503") as between:
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="answers 503 SlowDown again and again"):
             publish(account, account.store(endpoint=between.url), objects(20))
@@ -481,7 +482,7 @@ def test_an_object_that_is_refused_for_good_ends_the_batch_at_once(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, account.server.environment(READER_KEY, READER_SECRET))
-    with proxy(account.server) as between:
+    with proxy(account.server.endpoint) as between:
         store = account.store(endpoint=between.url)
         failure(lambda: store.put_many([str(n) for n in range(1000)], [b"1"] * 1000, CSV))
     assert len(between.requests) <= 2 * s3.MAX_CONCURRENCY
@@ -619,95 +620,6 @@ def test_the_command_copies_between_buckets_and_folders(
     assert command("nonsense", "--to", str(folder))[0] == 1
 
 
-# --- a server in between -----------------------------------------------------------------------------
-
-
-def respond(
-    handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str] | None = None
-) -> None:
-    handler.send_response(status)
-    for name, value in (headers or {}).items():
-        handler.send_header(name, value)
-    handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
-@contextmanager
-def serving(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A small HTTP server on loopback; gives its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        # Answers are two small writes; the second must not wait for the first to be acknowledged.
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def handle_any(self) -> None:
-            answer(self)
-
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_any
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 128
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-
-
-@dataclass
-class Proxy:
-    """Hands requests on to the S3 server, or refuses them with 503 SlowDown, and counts."""
-
-    url: str = ""
-    requests: list[tuple[str, str]] = field(default_factory=list)
-    refused: int = 0
-    most_at_once: int = 0
-
-
-@contextmanager
-def proxy(
-    server: S3Server, *, refuse: Callable[[str, str], bool] = lambda method, path: False, delay: float = 0.0
-) -> Iterator[Proxy]:
-    """A proxy in front of the server; `delay` (seconds) is how long it holds every request."""
-    seen = Proxy()
-    lock, busy, there, connections = threading.Lock(), [0], urlsplit(server.endpoint), threading.local()
-
-    def hand_on(handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, dict[str, str]]:
-        if not hasattr(connections, "it"):
-            connections.it = http.client.HTTPConnection(str(there.hostname), there.port, timeout=30)
-        connections.it.request(handler.command, handler.path, body, dict(handler.headers.items()))
-        answer = connections.it.getresponse()
-        kept = ("etag", "content-type", "last-modified")
-        headers = {name: value for name, value in answer.getheaders() if name.lower() in kept}
-        return answer.status, answer.read(), headers
-
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        with lock:
-            busy[0] += 1
-            seen.most_at_once = max(seen.most_at_once, busy[0])
-            seen.requests.append((handler.command, handler.path))
-            refused = refuse(handler.command, handler.path)
-            seen.refused += refused
-        time.sleep(delay)
-        slow_down = (503, b"<Error><Code>SlowDown</Code></Error>", dict[str, str]())
-        status, reply, headers = slow_down if refused else hand_on(handler, body)
-        with lock:
-            busy[0] -= 1
-        respond(handler, status, reply, headers)
-
-    with serving(answer) as seen.url:
-        yield seen
-
-
 # --- large objects ---------------------------------------------------------------------------------
 
 
@@ -740,3 +652,44 @@ def counting(get_range: Callable[..., bytes], read: list[int]) -> Callable[..., 
         return found
 
     return counted
+
+
+def test_datacube_view_answers_from_s3_as_from_a_folder(account: Account, tmp_path: Path) -> None:
+    feature = 'rain/fall "é" 100%'
+    row = {"feature": feature, "country": "a b+c", "lat": 1.0, "lng": 37.0, "value": 2.0}
+    objects = kernel_helpers.datacube([row]).objects
+    tile = {"feature": feature, "resolution": "month", "timestamp": str(kernel_helpers.JAN_2020)}
+    region = {"feature": feature, "resolution": "month", "level": "country", "region": "a b+c"}
+    answers = []
+    for bucket, indicators in (
+        (account.url(), account.url("indicators")),
+        (tmp_path.as_uri(), (tmp_path / "none").as_uri()),
+    ):
+        keys = [f"m é/r #1/{key}" for key in objects]
+        open_store(bucket, account.server.endpoint).put_many(keys, list(objects.values()), CSV)
+        settings = Settings.model_validate(
+            {
+                "DATACUBE_HOME": tmp_path,
+                "DATACUBE_MODELS_BUCKET": bucket,
+                "DATACUBE_INDICATORS_BUCKET": indicators,
+                "DATACUBE_S3_ENDPOINT": account.server.endpoint,
+            }
+        ).resolved()
+        run = {"model_id": "m é", "run_id": "r #1"}
+        with in_background(application(settings)) as url, httpx.Client(base_url=f"{url}/api/") as client:
+            answers.append(
+                [
+                    client.get(path, params={**run, **more}).raise_for_status().json()
+                    for path, more in (
+                        ("run", {}),
+                        ("tiles/0/0/0", tile),
+                        ("tiles/8/0/0", tile),
+                        ("timeseries", region),
+                        ("ranges", tile),
+                        ("place", {**tile, "z": "0", "x": "0", "y": "0", "bin": "2022"}),
+                    )
+                ]
+            )
+            assert [one["run_id"] for one in client.get("runs").json()["runs"]] == ["r #1"]
+    assert answers[0] == answers[1]
+    assert answers[0][1]["s_sum_t_sum"] == [2.0]

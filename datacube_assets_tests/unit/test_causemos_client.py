@@ -18,6 +18,7 @@ from datacube_assets.causemos.client import (
 )
 from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.stand_in import Site, Switches, in_background
+from datacube_assets.storage.stores import open_store
 
 SUCCEEDED = ProcessingSucceeded(
     flow_id="f1", run_id="r1", data_id="m1", doc_ids=("r1",), is_indicator=False, start_time=3, end_time=4
@@ -40,9 +41,8 @@ def causemos(tmp_path: Path) -> CauseMosSimulator:
     results = tmp_path / "models" / "m1" / "r1" / "results" / "results.json"
     results.parent.mkdir(parents=True)
     results.write_text(json.dumps({"data_info": {"num_rows": 12}, "output_agg_values": []}))
-    return CauseMosSimulator(
-        tmp_path / "models", tmp_path / "indicators", upsert=True, username="ann", password="s3cret"
-    )
+    models, indicators = (open_store((tmp_path / name).as_uri()) for name in ("models", "indicators"))
+    return CauseMosSimulator(models, indicators, upsert=True, username="ann", password="s3cret")
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ import time
 import tracemalloc
 from base64 import b64encode
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from datacube_assets.datacube.errors import InputError
-from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch
+from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch, is_public
+from datacube_assets.dojo.seal import KEY_FILE, Seal
 from datacube_assets.web import RetryPolicy, public
 
 BODY = bytes(range(256)) * 4_000
@@ -586,3 +589,147 @@ def test_a_target_that_cannot_be_written_is_no_fault_of_the_source(tmp_path: Pat
         with pytest.raises(OSError, match="No space left"):
             fetch(f"{tmp_path}/a", tmp_path / "full")
         assert time.monotonic() - began < 1
+
+
+# --- internal addresses ------------------------------------------------------------------------
+
+
+GUARDED = replace(QUICK, guarded=True)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0177.0.0.1",
+        "0.0.0.0",
+        "localhost",
+        "data.example.org@127.0.0.1",
+        "[::ffff:127.0.0.1]",
+    ],
+)
+def test_an_internal_address_is_never_asked_however_it_is_written(
+    server: Server, target: Path, host: str
+) -> None:
+    server.answers["/a"] = [Answer(BODY)]
+    try:
+        fetch(f"http://{host}:{server.server_port}/a", target, QUICK)
+    except FetchError:
+        pytest.skip("this machine cannot reach itself by that address")
+    except InputError:
+        return  # not even an address
+    target.unlink()
+    server.asked.clear()
+    assert (
+        "leads to the internal address"
+        in refused(f"http://{host}:{server.server_port}/a", target, GUARDED).problem
+    )
+    assert server.asked == []
+
+
+@pytest.fixture
+def inside(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A name of the internet that leads to this machine."""
+    name, resolve = "files.example.org", socket.getaddrinfo
+
+    def lead_inside(host: str, *more: Any, **options: Any) -> Any:
+        return resolve("127.0.0.1" if host == name else host, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", lead_inside)
+    return name
+
+
+@pytest.mark.parametrize("hosts", [(), ("*.example.org",)])
+def test_a_name_that_leads_inside_is_not_asked_unless_it_is_named_itself(
+    server: Server, target: Path, inside: str, hosts: tuple[str, ...]
+) -> None:
+    server.answers["/a"] = [Answer(BODY)]
+    address = f"http://{inside}:{server.server_port}/a"
+    error = refused(address, target, replace(GUARDED, allowed_hosts=hosts))
+    assert error.problem == f"the host {inside} leads to the internal address 127.0.0.1"
+    assert server.asked == []
+    named = replace(GUARDED, allowed_hosts=(*hosts, inside))
+    assert fetch(address, target, named).size == len(BODY)
+
+
+def test_no_redirect_leads_inside(server: Server, target: Path, inside: str) -> None:
+    elsewhere = f"http://{inside}:{server.server_port}/b"
+    server.answers |= {"/a": [Answer(status=302, headers={"Location": elsewhere})], "/b": [Answer(BODY)]}
+    named = replace(GUARDED, allowed_hosts=("127.0.0.1", "*.example.org"))
+    assert "leads to the internal address" in refused(f"{server.url}/a", target, named).problem
+    assert [asked.path for asked in server.asked] == ["/a"]
+
+
+def test_a_bucket_that_is_not_named_is_not_read_by_our_account(
+    s3: Source, server: Server, target: Path
+) -> None:
+    strict = replace(s3, guarded=True)
+    assert "the bucket lake is not one" in refused("s3://lake/requests/a", target, strict).problem
+    assert server.asked == []
+    server.answers["/data/a"] = [Answer(BODY)]
+    assert fetch("s3://data/a", target, replace(strict, allowed_hosts=("data",))).size == len(BODY)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("10.0.0.1", "172.16.0.1", "192.168.1.1", "127.0.0.1", "0.0.0.0", "169.254.169.254", "100.64.0.1"),
+        *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1"),
+        *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"),
+    ],
+)
+def test_addresses_inside_are_known_as_such(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34"])
+def test_addresses_of_the_internet_are_known_as_such(address: str) -> None:
+    assert is_public(address)
+
+
+# --- sealed addresses --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["{url}/a?signature=s3cret", "http://ann:s3cret@{host}/a", "{url}/a?id=1#part"]
+)
+def test_a_sealed_address_is_fetched_and_shows_nothing(
+    server: Server, target: Path, tmp_path: Path, address: str
+) -> None:
+    full = address.format(url=server.url, host=server.url.removeprefix("http://"))
+    seal = Seal(str(tmp_path / "home"))
+    closed = seal.close(full)
+    assert closed.startswith(f"{public(full)}?sealed=")
+    assert not any(word in closed for word in ("s3cret", "ann", "signature"))
+    assert seal.close(full) == closed
+    assert (tmp_path / "home" / KEY_FILE).stat().st_mode & 0o777 == 0o600
+    server.answers["/a"] = [Answer(BODY)]
+    assert fetch(closed, target, replace(QUICK, seal=seal)) == part(public(full))
+    assert server.asked[-1].path == ("/a" if "ann" in full else full.removeprefix(server.url).split("#")[0])
+    other = refused(closed, target.with_name("other"), replace(QUICK, seal=Seal(secret="another")))
+    assert "sealed with another key" in other.problem
+
+
+@pytest.mark.parametrize("address", ["https://host/a", "/folder/a?b", "file:///a", "s3://bucket/key"])
+def test_an_address_that_everybody_may_see_needs_no_seal(tmp_path: Path, address: str) -> None:
+    seal = Seal(str(tmp_path))
+    assert seal.close(address) == seal.open(address) == address
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_seal_opens_wherever_the_secret_is_the_same_and_only_for_its_own_address(tmp_path: Path) -> None:
+    closed = Seal(str(tmp_path / "a"), "phrase").close("https://host/a?token=s3cret")
+    assert Seal(str(tmp_path / "b"), "phrase").open(closed) == "https://host/a?token=s3cret"
+    with pytest.raises(InputError):
+        Seal(str(tmp_path), "phrase").open(closed.replace("//host", "//evil"))
+    assert "phrase" not in repr(Seal("", "phrase"))
+
+
+def test_processes_that_start_together_make_one_key(tmp_path: Path) -> None:
+    seal = Seal(str(tmp_path))
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: seal.close("https://host/a?b"), range(32)))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [KEY_FILE]

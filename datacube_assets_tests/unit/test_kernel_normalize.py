@@ -435,7 +435,7 @@ def test_a_nested_or_binary_column_is_refused_by_name(type_: pa.DataType) -> Non
     assert str(type_)[:4] in caught.value.problem
 
 
-@pytest.mark.parametrize("body", [b"", b"PAR1", b"not parquet at all", b"\x1f\x8b" + b"\x00" * 40])
+@pytest.mark.parametrize("body", [b"", b"PAR1", b"not parquet at all"])
 def test_a_file_that_is_no_parquet_is_refused_by_name(body: bytes) -> None:
     with pytest.raises(InputError, match=r"cannot be read as Parquet") as caught:
         Part(io.BytesIO(body), "part.7")

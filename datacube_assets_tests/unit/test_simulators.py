@@ -10,12 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from datacube_assets.causemos.simulator import CauseMosSimulator
+from datacube_assets.cli import main
 from datacube_assets.dojo import simulator
 from datacube_assets.dojo.documents import RunDocument
 from datacube_assets.dojo.simulator import DojoSimulator
-from datacube_assets.stand_in import Site, in_background
+from datacube_assets.stand_in import LARGEST_BODY, Site, Switches, in_background
+from datacube_assets.storage.stores import Store, open_store
 
 RUN = {
     "id": "r1",
@@ -30,6 +34,10 @@ RUN = {
     ],
     "tags": [],
 }
+
+
+def store(folder: Path) -> Store:
+    return open_store(folder.as_uri())
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +281,7 @@ def test_dojo_may_insist_on_credentials_but_files_are_public(site: Site, folder:
     assert httpx.get(f"{site.url}/runs", auth=("ann", "wrong")).status_code == 401
     assert httpx.get(f"{site.url}/runs", auth=("ann", "s3cret")).status_code == 200
     assert httpx.get(f"{site.url}/files/r1_m1.1.parquet.gzip").status_code == 200
-    assert httpx.get(f"{site.url}/simulator/requests").status_code == 200
+    assert httpx.get(f"{site.url}/simulator/requests", auth=("ann", "s3cret")).status_code == 200
 
 
 def test_dojo_is_served_as_a_process(folder: Path) -> None:
@@ -300,7 +308,7 @@ def causemos(tmp_path: Path) -> CauseMosSimulator:
     for bucket, key in (("models", "m1/r1"), ("indicators", "d1/indicator")):
         (tmp_path / bucket / key / "results").mkdir(parents=True)
         (tmp_path / bucket / key / "results" / "results.json").write_text(json.dumps(RESULTS))
-    return CauseMosSimulator(tmp_path / "models", tmp_path / "indicators")
+    return CauseMosSimulator(store(tmp_path / "models"), store(tmp_path / "indicators"))
 
 
 @pytest.fixture
@@ -395,3 +403,125 @@ def test_the_page_for_people_shows_what_was_told(told: httpx.Client) -> None:
     assert "READY" not in page
     assert "PROCESSING FAILED" in page
     assert "&lt;b&gt;" in page
+
+
+# --- what anybody may send ----------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["dojo", "causemos"])
+def any_of_both(request: pytest.FixtureRequest, site: Site, folder: Path, tmp_path: Path) -> httpx.Client:
+    stand_in = (
+        DojoSimulator.load(folder)
+        if request.param == "dojo"
+        else CauseMosSimulator(store(tmp_path), store(tmp_path))
+    )
+    site.app = stand_in.app()
+    return httpx.Client(base_url=site.url)
+
+
+PATHS = (
+    *("/runs", "/simulator/runs", "/simulator/models", "/simulator/indicators", "/simulator/switches"),
+    *("/simulator/runs/r1/finish", "/simulator/runs/odd/finish", "/simulator/runs/none/fail"),
+    *("/simulator/documents", "/api/maas/pipeline-reporting/processing-succeeded"),
+    *("/api/maas/pipeline-reporting/queue-runtime", "/api/maas/pipeline-reporting/x"),
+)
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.sampled_from(["odd", "\ud800"]),
+)
+FIELDS = st.sampled_from(
+    [
+        *("id", "model_id", "model_name", "created_at", "data_paths", "parameters", "tags", "attributes"),
+        *("doc_ids", "data_id", "run_id", "is_indicator", "data-model-run", "data-datacube", "outputs"),
+        *("executed_at", "error_rate", "retry_after", "latency_seconds", "scroll_seconds", "published"),
+    ]
+)
+BODIES = st.one_of(
+    st.binary(max_size=20),
+    st.recursive(
+        LEAVES,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(FIELDS, inner, max_size=10),
+        max_leaves=12,
+    ).map(lambda content: json.dumps(content).encode()),
+    st.sampled_from([b"[" * 100_000, b"1e999", b'{"a": NaN}', b"9" * 5_000, b'{"doc_ids": [[]]}']),
+)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    method=st.sampled_from(["POST", "PUT"]),
+    path=st.sampled_from(PATHS),
+    body=BODIES,
+    listing=st.sampled_from(
+        ["/runs?x=y", "/runs?size=5", "/models", "/simulator/reports", "/simulator/documents", "/"]
+    ),
+)
+def test_whatever_is_sent_is_refused_or_taken_and_no_error_of_the_server(
+    any_of_both: httpx.Client, method: str, path: str, body: bytes, listing: str
+) -> None:
+    answer = any_of_both.request(method, path, content=body)
+    assert answer.status_code < 500
+    assert "Traceback" not in answer.text
+    any_of_both.put("/simulator/switches", json=Switches().model_dump()).raise_for_status()
+    # Nor does what was taken spoil what is shown later.
+    assert any_of_both.get(listing).status_code < 500, listing
+
+
+@pytest.mark.parametrize("path", ["%00", "a%00b", "x" * 5_000, "%ff%fe", "..%2f..%2fetc/passwd", "a/%2e%2e"])
+@pytest.mark.parametrize("start", ["/files/", "/runs/", "/simulator/runs/", "/api/maas/"])
+def test_odd_paths_are_not_found(any_of_both: httpx.Client, start: str, path: str) -> None:
+    assert 400 <= any_of_both.get(start + path).status_code < 500
+
+
+def test_a_report_with_odd_ids_is_refused(any_of_both: httpx.Client) -> None:
+    for data_id in ("a\0b", "x" * 5_000, "../..", 5, ["a"]):
+        report = {"doc_ids": ["a"], "data_id": data_id, "run_id": "b"}
+        answer = any_of_both.put("/api/maas/pipeline-reporting/processing-succeeded", json=report)
+        assert answer.status_code == 404
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told its length", "chunked"])
+def test_a_body_that_is_too_large_is_refused_before_it_is_held(any_of_both: httpx.Client, told: bool) -> None:
+    size, piece = LARGEST_BODY + 1, bytes(1_000_000)
+    pieces = (piece for _ in range(size // len(piece) + 1))
+    answer = any_of_both.put("/simulator/switches", content=bytes(size) if told else pieces)
+    assert answer.status_code == 413
+
+
+def test_with_a_user_name_everything_but_the_files_is_guarded(
+    site: Site, folder: Path, tmp_path: Path
+) -> None:
+    for stand_in in (
+        DojoSimulator.load(folder, username="ann", password="pass"),
+        CauseMosSimulator(store(tmp_path), store(tmp_path), username="ann", password="pass"),
+    ):
+        site.app = stand_in.app()
+        http = httpx.Client(base_url=site.url)
+        for method, path in (
+            ("GET", "/simulator/switches"),
+            ("PUT", "/simulator/switches"),
+            ("POST", "/simulator/runs"),
+            ("GET", "/simulator/reports"),
+            ("GET", "/"),
+            ("GET", "/runs"),
+            ("PUT", "/api/maas/pipeline-reporting/queue-runtime"),
+        ):
+            assert http.request(method, path).status_code == 401, path
+            assert http.request(method, path, auth=("ann", "wrong")).status_code == 401, path
+        assert http.get("/simulator/switches", auth=("ann", "pass")).status_code == 200
+
+
+def test_what_listens_does_so_on_loopback_unless_told_otherwise() -> None:
+    for command in main.commands.values():
+        for option in command.params:
+            if option.name == "host":
+                assert option.default == "127.0.0.1", command.name

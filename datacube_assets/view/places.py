@@ -1,0 +1,112 @@
+"""Which regions the places of a bin belong to.
+
+Published objects give regions no shape, so the rows tell: those of the lake where it is there, else those
+of raw.csv. CauseMos' own reader knows nothing of this; it only ever gets ids of regions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from datacube_assets.datacube.grid import BIN_BITS, interleave, on_map, quadkeys
+from datacube_assets.datacube.groups import Mask
+from datacube_assets.datacube.regions import Regions
+from datacube_assets.datacube.schema import (
+    COORDINATES,
+    MISSING,
+    TEXT,
+    RegionLevel,
+    has_coordinates,
+    region_levels,
+)
+from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.published import Published
+from datacube_assets.storage.stores import MissingObjectError, StoreError
+
+_TABLE = "temporal_cells"
+_SHORTEST = ("all-", "year-")
+"""Files of the table that name every place, those with the fewest rows first."""
+_BATCH_ROWS = 1 << 17
+
+
+class UnknownPlacesError(LookupError):
+    """Neither the lake nor raw.csv tells the places of a feature."""
+
+
+def regions_in(
+    lake: Lake, published: Published, feature: str, zoom: int, x: int, y: int, bin_: int
+) -> list[dict[RegionLevel, str]]:
+    """Region ids by level of each region that has a place in a bin, sorted.
+
+    Raises UnknownPlacesError.
+    """
+    wanted = quadkey_of(zoom, x, y, bin_)
+    found: dict[tuple[str, ...], dict[RegionLevel, str]] = {}
+    for rows in _rows(lake, published, feature):
+        levels = region_levels(rows.column_names)
+        inside = rows.filter(pa.array(_in_bin(rows, zoom, wanted)))
+        if not levels or not inside.num_rows:
+            continue
+        regions = Regions.of(inside.select(levels), levels)
+        ids = {level: regions.ids(level).to_pylist() for level in levels}
+        for one in zip(*ids.values(), strict=True):
+            found[one] = dict(zip(levels, one, strict=True))
+    return [found[one] for one in sorted(found)]
+
+
+def quadkey_of(zoom: int, x: int, y: int, bin_: int) -> int:
+    """Quadkey of a tile's bin among the subtiles of its precision (CONTRACTS D.4)."""
+    column = x << BIN_BITS | bin_ & ((1 << BIN_BITS) - 1)
+    row = y << BIN_BITS | bin_ >> BIN_BITS
+    return int(interleave(np.array([column], np.uint32), np.array([row], np.uint32))[0])
+
+
+def _in_bin(rows: pa.Table, zoom: int, wanted: int) -> Mask:
+    lat, lng = (rows[name].to_numpy().astype(np.float64) for name in COORDINATES)
+    inside = on_map(lat, lng)
+    placed = np.flatnonzero(inside)
+    inside[placed] = quadkeys(lat[placed], lng[placed], zoom + BIN_BITS) == wanted
+    return inside
+
+
+def _rows(lake: Lake, published: Published, feature: str) -> Iterator[pa.Table]:
+    """Coordinates and region names of a feature's rows, some at a time."""
+    try:
+        table = lake.table(published.run, _TABLE)
+        prefix = next(prefix for prefix in _SHORTEST if table.names(prefix))
+    except (MissingTableError, StopIteration, StoreError):
+        yield from _raw_rows(published, feature)
+        return
+    for name in table.names(prefix):
+        with pq.ParquetFile(lake.open_file(table, name)) as file:
+            names = file.schema_arrow.names
+            if not has_coordinates(names):
+                return
+            columns = ["feature", *region_levels(names), *COORDINATES]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
+                rows = pa.Table.from_batches([batch])
+                yield rows.filter(pc.equal(rows["feature"].cast(pa.string()), feature)).drop_columns(
+                    "feature"
+                )
+
+
+def _raw_rows(published: Published, feature: str) -> Iterator[pa.Table]:
+    try:
+        rows = published.raw(feature)
+    except MissingObjectError:
+        raise UnknownPlacesError(feature) from None
+    # A column may be in the file and yet hold no name; then the datacube does not have the level.
+    kept = published.results()["data_info"]["region_levels"]
+    levels = region_levels(name for name in rows.column_names if name in kept)
+    if not has_coordinates(rows.column_names):
+        return
+    for level in levels:
+        # As the pipeline cleans names (CONTRACTS D.1); an empty cell was a missing one.
+        filled = pc.if_else(pc.equal(rows[level], ""), MISSING, pc.replace_substring(rows[level], "//", ""))
+        rows = rows.set_column(rows.column_names.index(level), level, filled.cast(TEXT))
+    yield rows.select([*levels, *COORDINATES])

@@ -1,0 +1,59 @@
+// How numbers, times and names read; and making elements, which is the only way text enters the page.
+
+const ROUND = new Intl.NumberFormat("en", { minimumSignificantDigits: 4, maximumSignificantDigits: 4 });
+const PLAIN = new Intl.NumberFormat("en", { maximumSignificantDigits: 6 });
+const SHORT = new Intl.NumberFormat("en", { maximumSignificantDigits: 3, notation: "compact" });
+const SMALL = new Intl.NumberFormat("en", { maximumSignificantDigits: 4, notation: "scientific" });
+const MONTH = new Intl.DateTimeFormat("en", { month: "short", year: "numeric", timeZone: "UTC" });
+const YEAR = new Intl.DateTimeFormat("en", { year: "numeric", timeZone: "UTC" });
+
+export const NOTHING = "–";
+
+export function number(value, format = PLAIN) {
+  if (value === null || value === undefined || !Number.isFinite(value)) return NOTHING;
+  const size = Math.abs(value);
+  return (value !== 0 && (size < 1e-4 || size >= 1e12) ? SMALL : format).format(value);
+}
+
+// Where there is little room.
+export const brief = (value) => number(value, Number.isInteger(value) ? PLAIN : ROUND);
+
+// For the ticks of an axis.
+export function tick(value) {
+  const size = Math.abs(value);
+  if (value !== 0 && (size < 1e-4 || size >= 1e15)) return SMALL.format(value);
+  return (size >= 10_000 ? SHORT : PLAIN).format(value);
+}
+
+export const moment = (timestamp, resolution) => (resolution === "year" ? YEAR : MONTH).format(timestamp);
+
+export const SEPARATOR = "__";
+const MISSING = "None";
+export const regionName = (id) => id.split(SEPARATOR).join(" › ");
+// The deepest name that there is: levels below it are missing.
+export const lastName = (id) => id.split(SEPARATOR).findLast((name) => name !== MISSING) ?? MISSING;
+
+export function coordinates({ lat, lng }) {
+  const side = (value, positive, negative) => `${Math.abs(value).toFixed(2)}° ${value < 0 ? negative : positive}`;
+  return `${side(lat, "N", "S")}, ${side(lng, "E", "W")}`;
+}
+
+// An element with properties and children; texts among these become text, never markup.
+export function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("aria-") || name === "role") made.setAttribute(name, value);
+    else made[name] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function svg(tag, attributes = {}, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
