@@ -116,7 +116,7 @@ def test_every_asset_leads_to_its_page(house: House) -> None:
 
 
 def test_an_error_in_the_ui_begins_with_what_to_do(house: House) -> None:
-    with pytest.raises(InputError, match=r"^run model:run, column value: "):
+    with pytest.raises(InputError, match=r"^run model:run, file \S+, column value: "):
         house.publish(rows(value=["much"] * 4))
     (run,) = house.instance.get_runs(RunsFilter(job_name=process_model_run.name))
     (record,) = house.instance.get_records_for_run(run.run_id, of_type=DagsterEventType.STEP_FAILURE).records
@@ -126,8 +126,9 @@ def test_an_error_in_the_ui_begins_with_what_to_do(house: House) -> None:
     problem = str(error.cause.message) if error.cause else ""
     assert "InputError: run model:run" in problem
     remedy = problem.strip().rsplit(". ", 1)[1]
-    told = f"{remedy}. The problem: run model:run, column value: 4 of 4 values are text"
+    told = f"{remedy}. The problem: run model:run, file "
     assert first.startswith(f"dagster._core.definitions.events.Failure: {told}")
+    assert "column value: 4 of 4 values are text" in first
 
 
 def test_what_to_do_is_said_once() -> None:
