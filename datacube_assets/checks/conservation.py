@@ -205,6 +205,13 @@ def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
     return Tiles(count, points, finite, tuple(_samples(table, figures, chance)) if finite else ())
 
 
+def one_bucket(table: pa.Table, chance: np.random.Generator) -> pa.Table:
+    """The rows of one feature and time of a table of at least one row, by chance."""
+    starts = np.append(bucket_starts(table), table.num_rows)
+    start, end = starts[(bucket := int(chance.integers(len(starts) - 1))) : bucket + 2].tolist()
+    return table.slice(start, end - start)
+
+
 _TILE_FIGURES = ("s_sum_t_sum", "s_sum_t_mean", "s_count")
 
 

@@ -237,14 +237,19 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
     return Published(head["objects"], head["bytes"], left_out=head["left_out"])
 
 
-def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
-    """Key, size in bytes and checksum of every object of an asset."""
+def manifest_entries(lake: Lake, run: ModelRun, asset: str, *, fragment: float | None = None) -> pa.Table:
+    """Key, size in bytes and checksum of every object of an asset.
+
+    `fragment`, from 0 to 1, chooses one fragment of the manifest, whose objects are a part of them.
+    """
     head = manifest(lake, run, asset)
     folder = f"{manifests_folder(run)}/{asset}"
     if head is None:
         return _SCHEMA.empty_table()
     names = [name for names in head["fragments"].values() for name in names]
     keys_ = [f"{folder}/{head['attempt']}/{name}" for name in names]
+    if fragment is not None and keys_:
+        keys_ = [keys_[min(int(fragment * len(keys_)), len(keys_) - 1)]]
     if lake.store.local_path(folder) is None:
         with ThreadPoolExecutor(_READERS, "manifest") as readers:
             bodies = list(readers.map(lake.store.get, keys_))
