@@ -22,8 +22,8 @@ from benchmarks.synthetic import write_synthetic
 from datacube_assets.assets import datacube
 from datacube_assets.assets.partitions import CODE_VERSION
 from datacube_assets.assets.tables import MixedVersionsError
-from datacube_assets.datacube import parts, views
 from datacube_assets.checks.verdict import ChecksFailedError
+from datacube_assets.datacube import parts, views
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
