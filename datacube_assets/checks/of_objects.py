@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from datacube_assets.datacube.grid import BIN_BITS, MAX_PRECISION
 from datacube_assets.datacube.groups import Ints
 from datacube_assets.datacube.schema import RESOLUTIONS, Layout, Resolution
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
-from datacube_assets.storage.publishing import manifest, manifest_entries
+from datacube_assets.storage.publishing import fragment_entries, fragments, manifest, manifest_entries
 from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.storage.stores import Store
 
@@ -37,6 +38,8 @@ _READ_AT_ONCE = 2000
 """Objects of a piece of work."""
 _SAMPLED_BYTES = 1_000_000
 """Bytes of the objects of an asset that are read as a sample, about."""
+_SAMPLED_FRAGMENTS = 4
+"""Fragments of a manifest that a sample is taken from."""
 _SAMPLED_CHUNKS = 2
 """Chunks of a table whose extrema are looked at in a run."""
 _SAMPLED_TILES = 4
@@ -48,26 +51,28 @@ _TILES_OF_ALL = 45
 
 
 def _as_recorded(subject: Subject) -> Verdict:
+    assets = [asset.key.path[-1] for asset in DATACUBE_ASSETS]
+    all_heads = {asset: manifest(subject.lake, subject.run, asset) for asset in assets}
     heads = {
-        asset.key.path[-1]: manifest(subject.lake, subject.run, asset.key.path[-1])
-        for asset in DATACUBE_ASSETS
-    }
-    counts = {
-        asset: head["objects"]
-        for asset, head in heads.items()
+        asset: head
+        for asset, head in all_heads.items()
         if head is not None and head["bucket"] == subject.bucket.url
     }
-    if not counts:
+    if not heads:
         raise MissingTableError(f"{subject.run} has no published objects yet; materialize its assets first")
+    counts: dict[str, int] = {asset: head["objects"] for asset, head in heads.items()}
     if not subject.everything and subject.bucket.local_path(keys.RESULTS) is not None:
-        return _sample_as_recorded(subject, counts)
-    recorded = pa.concat_tables([manifest_entries(subject.lake, subject.run, asset) for asset in counts])
+        return _sample_as_recorded(subject, heads, counts)
+    recorded = pa.concat_tables([manifest_entries(subject.lake, subject.run, asset) for asset in heads])
     looked = objects.look(recorded, subject.bucket.listing(subject.run.prefix))
     unread = np.flatnonzero(looked.unread)
     if not subject.everything:
         ends = np.cumsum(list(counts.values()))
         of_assets = np.split(unread, np.searchsorted(unread, ends[:-1]))
-        unread = np.concatenate([rows[_sample(subject, recorded.take(pa.array(rows)))] for rows in of_assets])
+        most = subject.limits.sampled_objects
+        unread = np.concatenate(
+            [rows[_sample(subject, recorded.take(pa.array(rows)), most)] for rows in of_assets]
+        )
     read = recorded.take(pa.array(unread))
     pieces = [read.slice(start, _READ_AT_ONCE) for start in range(0, len(unread), _READ_AT_ONCE)]
     faults = [fault for some in subject.map(Reading(subject.bucket), pieces, "objects") for fault in some]
@@ -87,23 +92,27 @@ def _as_recorded(subject: Subject) -> Verdict:
     )
 
 
-def _sample_as_recorded(subject: Subject, counts: Mapping[str, int]) -> Verdict:
-    """Some objects of each asset, from one fragment of its manifest, without a listing."""
-    tables = [
-        manifest_entries(subject.lake, subject.run, asset, fragment=subject.chance(asset).random())
-        for asset in counts
-    ]
-    chosen = pa.concat_tables([table.take(pa.array(_sample(subject, table))) for table in tables])
-    faults = Reading(subject.bucket)(chosen)
+def _sample_as_recorded(
+    subject: Subject, heads: Mapping[str, Mapping[str, Any]], counts: Mapping[str, int]
+) -> Verdict:
+    """Some objects of each asset, from some fragments of its manifest, without a listing."""
+    sampled = []
+    for asset, head in heads.items():
+        some = fragments(subject.run, asset, head)
+        chosen = subject.chance(asset).permutation(len(some))[:_SAMPLED_FRAGMENTS]
+        for number in chosen:
+            table = fragment_entries(subject.lake, [some[number]])
+            most = math.ceil(subject.limits.sampled_objects / len(chosen))
+            sampled.append(table.take(pa.array(_sample(subject, table, most))))
+    read = pa.concat_tables([fragment_entries(subject.lake, []), *sampled])
+    faults = Reading(subject.bucket)(read)
     missing, altered = ([key for key, here in faults if here is there] for there in (False, True))
-    return objects.as_recorded(
-        objects.Found(counts, missing, altered, compared=chosen.num_rows, sampled=True)
-    )
+    return objects.as_recorded(objects.Found(counts, missing, altered, compared=read.num_rows, sampled=True))
 
 
-def _sample(subject: Subject, recorded: pa.Table) -> Ints:
+def _sample(subject: Subject, recorded: pa.Table, most: int) -> Ints:
     """Rows of some of the recorded objects, not too large altogether."""
-    chosen = subject.chance("objects").permutation(recorded.num_rows)[: subject.limits.sampled_objects]
+    chosen = subject.chance("objects").permutation(recorded.num_rows)[:most]
     sizes = recorded["size"].take(pa.array(chosen)).to_numpy()
     few: Ints = chosen[: max(1, int(np.searchsorted(np.cumsum(sizes), _SAMPLED_BYTES)))]
     return np.sort(few)

@@ -12,7 +12,7 @@ version is published, and written by `complete` only when every asset stands at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -231,30 +231,31 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
     if head is None or head["version"] != version or head["bucket"] != bucket.url:
         return None
     folder = f"{manifests_folder(run)}/{asset}"
-    known = {f"{folder}/{head['attempt']}/{name}" for names in head["fragments"].values() for name in names}
+    known = fragments(run, asset, head)
     if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{_HEAD}"}:
         return None
     return Published(head["objects"], head["bytes"], left_out=head["left_out"])
 
 
-def manifest_entries(lake: Lake, run: ModelRun, asset: str, *, fragment: float | None = None) -> pa.Table:
-    """Key, size in bytes and checksum of every object of an asset.
-
-    `fragment`, from 0 to 1, chooses one fragment of the manifest, whose objects are a part of them.
-    """
+def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
+    """Key, size in bytes and checksum of every object of an asset."""
     head = manifest(lake, run, asset)
-    folder = f"{manifests_folder(run)}/{asset}"
-    if head is None:
-        return _SCHEMA.empty_table()
-    names = [name for names in head["fragments"].values() for name in names]
-    keys_ = [f"{folder}/{head['attempt']}/{name}" for name in names]
-    if fragment is not None and keys_:
-        keys_ = [keys_[min(int(fragment * len(keys_)), len(keys_) - 1)]]
-    if lake.store.local_path(folder) is None:
+    return _SCHEMA.empty_table() if head is None else fragment_entries(lake, fragments(run, asset, head))
+
+
+def fragments(run: ModelRun, asset: str, head: Mapping[str, Any]) -> list[str]:
+    """Keys in the lake of the fragments of a manifest, whose head is given."""
+    folder = f"{manifests_folder(run)}/{asset}/{head['attempt']}"
+    return [f"{folder}/{name}" for names in head["fragments"].values() for name in names]
+
+
+def fragment_entries(lake: Lake, fragments: Sequence[str]) -> pa.Table:
+    """Key, size in bytes and checksum of the objects of some fragments."""
+    if fragments and lake.store.local_path(fragments[0]) is None:
         with ThreadPoolExecutor(_READERS, "manifest") as readers:
-            bodies = list(readers.map(lake.store.get, keys_))
+            bodies = list(readers.map(lake.store.get, fragments))
     else:
-        bodies = [lake.store.get(key) for key in keys_]
+        bodies = [lake.store.get(key) for key in fragments]
     # Opening a file as a data set takes three times as long.
     tables = [pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False) for body in bodies]
     return pa.concat_tables([_SCHEMA.empty_table(), *tables])

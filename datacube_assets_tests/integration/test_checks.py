@@ -292,7 +292,7 @@ def test_each_fault_is_found_by_the_check_that_is_there_for_it(fault: Fault, pub
     "fault",
     [
         Fault("raw_data:objects_as_recorded", f"{BUCKET}/month/*/tiles/*", body=lambda _: None),
-        Fault("raw_data:objects_as_recorded", f"{BUCKET}/*/yield/regional/*/aggs/*/default/default.csv"),
+        Fault("raw_data:objects_as_recorded", f"{BUCKET}/*/yield/regional/*/timeseries/**/*.csv"),
         Fault("spatial_tiles:tiles_hold_every_point", f"{BUCKET}/*/*/tiles/*", body=lambda body: body[:-1]),
         Fault("regional_extrema:extrema_are_of_the_table", f"{BUCKET}/**/extrema.json", body=another_extreme),
         Fault(
