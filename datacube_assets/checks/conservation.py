@@ -2,7 +2,7 @@
 
 Totals of tables are compared, per feature and time: whole numbers exactly, sums of floats to one part in
 10**9 of what was added up, because each table rounds its sums for itself. Where a sum overflowed nothing
-can be told. Which tables are compared with which is in `rooms.py`.
+can be told. Which tables are compared with which is in `of_aggregates.py` and `of_objects.py`.
 """
 
 from __future__ import annotations
