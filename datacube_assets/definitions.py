@@ -22,7 +22,8 @@ from dagster import (
 
 from datacube_assets.assets.tables import DOCUMENTATION, PAGES
 from datacube_assets.checks.limits import LimitsFile
-from datacube_assets.checks.rooms import CHECKS, LimitsResource
+from datacube_assets.checks.rooms import CHECKS
+from datacube_assets.checks.subject import LimitsResource
 from datacube_assets.jobs import ASSETS, JOBS
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource

@@ -31,7 +31,8 @@ from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
 from datacube_assets.assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
-from datacube_assets.checks.rooms import CHECKS, EVERY_OBJECT
+from datacube_assets.checks.rooms import CHECKS
+from datacube_assets.checks.subject import EVERYTHING
 
 ASSETS: list[AssetsDefinition] = [
     dojo_request,
@@ -79,7 +80,7 @@ check_model_run = define_asset_job(
     selection=AssetSelection.checks(*CHECKS),
     # Of a job without assets Dagster would not see by itself that it has partitions.
     config=PartitionedConfig(model_runs, run_config_for_partition_key_fn=lambda _: {}),
-    tags={EVERY_OBJECT: "yes"},
+    tags={EVERYTHING: "yes"},
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 

@@ -2,7 +2,7 @@
 
 Totals of tables are compared, per feature and time: whole numbers exactly, sums of floats to one part in
 10**9 of what was added up, because each table rounds its sums for itself. Where a sum overflowed nothing
-can be told. Which tables are compared with which is in `rooms.py`.
+can be told. Which tables are compared with which is in `of_aggregates.py` and `of_objects.py`.
 """
 
 from __future__ import annotations
@@ -203,6 +203,13 @@ def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
     figures = [cast(Floats, column(table, name).astype(np.float64)) for name in _TILE_FIGURES]
     finite = all(bool(np.isfinite(values).all()) for values in figures)
     return Tiles(count, points, finite, tuple(_samples(table, figures, chance)) if finite else ())
+
+
+def one_bucket(table: pa.Table, chance: np.random.Generator) -> pa.Table:
+    """The rows of one feature and time of a table of at least one row, by chance."""
+    starts = np.append(bucket_starts(table), table.num_rows)
+    start, end = starts[(bucket := int(chance.integers(len(starts) - 1))) : bucket + 2].tolist()
+    return table.slice(start, end - start)
 
 
 _TILE_FIGURES = ("s_sum_t_sum", "s_sum_t_mean", "s_count")

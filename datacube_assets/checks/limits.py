@@ -36,8 +36,8 @@ class Limits(BaseModel):
     """Share of the rows with coordinates that may be far from their country."""
     other_runs: int = Field(5, ge=0)
     """Runs of the same model, the newest ones, whose features are compared; 0 for none."""
-    sampled_objects: int = Field(100, ge=0)
-    """Objects of an asset that are read in a run where the store does not tell their checksum."""
+    sampled_objects: int = Field(30, ge=0)
+    """Objects of an asset that a run reads where the store does not tell their checksum."""
 
 
 class LimitsFile(Limits):

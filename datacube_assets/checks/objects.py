@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.checks.verdict import EXAMPLES, Verdict
+from datacube_assets.datacube.decode import read_tile
 from datacube_assets.datacube.groups import Floats, Ints, encode_text, slices
 from datacube_assets.datacube.schema import Layout
 from datacube_assets.datacube.spatial import published
@@ -39,6 +39,8 @@ class Found:
     """That no manifest records."""
     compared: int = 0
     """Objects whose checksum was compared."""
+    sampled: bool = False
+    """Whether only these were looked at."""
 
 
 def as_recorded(found: Found) -> Verdict:
@@ -60,6 +62,8 @@ def as_recorded(found: Found) -> Verdict:
         not told,
         f"Of the objects {', '.join(told)}. {remedy}"
         if told
+        else f"{found.compared:,} of {recorded:,} recorded objects were looked at: as they were written."
+        if found.sampled
         else f"All objects that are recorded ({recorded:,}) are there as they were written, and no others.",
         {
             "objects recorded": dict(found.recorded),
@@ -176,71 +180,11 @@ def same_extrema(body: bytes, wanted: Mapping[str, Extreme]) -> str:
 
 # --- tiles -----------------------------------------------------------------------------------------
 
-_COORD, _BINS = 0x0A, 0x12
-_ENTRY, _TOTAL_BINS = 0x0A, 0x10
-_NUMBER, _STATS = 0x08, 0x12
-_TAGS = {0x21: 0, 0x29: 1, 0x31: 2}
-"""Tags of s_sum_t_sum, s_sum_t_mean and weight (CONTRACTS D.4)."""
-_ALL_THREE = struct.Struct("<BdBdBd")
 
-
-def read_tile(body: bytes) -> tuple[float, float, float]:
+def bins_of_tile(body: bytes) -> tuple[float, float, float]:
     """What the bins of a tile add up to: s_sum_t_sum, s_sum_t_mean and weight. Raises ValueError."""
-    totals = [0.0, 0.0, 0.0]
-    at = 0
-    try:
-        while at < len(body):
-            tag = body[at]
-            size, at = _varint(body, at + 1)
-            if tag == _BINS:
-                _read_bins(body, at, at + size, totals)
-            elif tag != _COORD:
-                raise ValueError("it is no tile")
-            at += size
-    except (LookupError, struct.error):
-        raise ValueError("it is no tile") from None
-    if at != len(body):
-        raise ValueError("it ends too early")
-    return totals[0], totals[1], totals[2]
-
-
-def _read_bins(body: bytes, at: int, end: int, totals: list[float]) -> None:
-    first, second, third = totals
-    while at < end:
-        if body[at] == _TOTAL_BINS:
-            _, at = _varint(body, at + 1)
-            continue
-        # An entry has 34 bytes at most; its number, up to 4095, one or two.
-        after = at + 2 + body[at + 1]
-        value = at + (4 if body[at + 3] < 0x80 else 5)
-        if (
-            body[at] != _ENTRY
-            or body[at + 2] != _NUMBER
-            or body[value] != _STATS
-            or value + 2 + body[value + 1] != after
-        ):
-            raise ValueError("one of its bins cannot be read")
-        at = value + 2
-        if after - at == _ALL_THREE.size:
-            _, one, _, two, _, three = _ALL_THREE.unpack_from(body, at)
-            first, second, third = first + one, second + two, third + three
-        else:
-            figures = [0.0, 0.0, 0.0]
-            for tag_at in range(at, after, 9):
-                figures[_TAGS[body[tag_at]]] = struct.unpack_from("<d", body, tag_at + 1)[0]
-            first, second, third = first + figures[0], second + figures[1], third + figures[2]
-        at = after
-    totals[:] = first, second, third
-
-
-def _varint(body: bytes, at: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
-        byte = body[at]
-        number |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return number, at
+    tile = read_tile(body)
+    return float(tile.s_sum_t_sum.sum()), float(tile.s_sum_t_mean.sum()), float(tile.s_count.sum())
 
 
 def zooms(keys: pa.ChunkedArray | pa.Array) -> Ints:

@@ -12,7 +12,7 @@ version is published, and written by `complete` only when every asset stands at 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -235,7 +235,7 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
     if head is None or head["version"] != version or head["bucket"] != bucket.url:
         return None
     folder = f"{manifests_folder(run)}/{asset}"
-    known = {f"{folder}/{head['attempt']}/{name}" for names in head["fragments"].values() for name in names}
+    known = fragments(run, asset, head)
     if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{HEAD}"}:
         return None
     return Published(head["objects"], head["bytes"], left_out=head["left_out"])
@@ -244,12 +244,18 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
 def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
     """Key, size in bytes and checksum of every object of an asset."""
     head = manifest(lake, run, asset)
-    folder = f"{manifests_folder(run)}/{asset}"
-    if head is None:
-        return _SCHEMA.empty_table()
-    names = [name for names in head["fragments"].values() for name in names]
-    fragments = [f"{folder}/{head['attempt']}/{name}" for name in names]
-    if lake.store.local_path(folder) is None:
+    return _SCHEMA.empty_table() if head is None else fragment_entries(lake, fragments(run, asset, head))
+
+
+def fragments(run: ModelRun, asset: str, head: Mapping[str, Any]) -> list[str]:
+    """Keys in the lake of the fragments of a manifest, whose head is given."""
+    folder = f"{manifests_folder(run)}/{asset}/{head['attempt']}"
+    return [f"{folder}/{name}" for names in head["fragments"].values() for name in names]
+
+
+def fragment_entries(lake: Lake, fragments: Sequence[str]) -> pa.Table:
+    """Key, size in bytes and checksum of the objects of some fragments."""
+    if fragments and lake.store.local_path(fragments[0]) is None:
         with ThreadPoolExecutor(_READERS, "manifest") as readers:
             tables = list(readers.map(partial(_read, lake), fragments))
     else:

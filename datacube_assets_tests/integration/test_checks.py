@@ -20,7 +20,7 @@ from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, Ass
 from datacube_assets.checks.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import check_model_run
+from datacube_assets.jobs import check_model_run, process_model_run
 from datacube_assets.s3_server import S3Server
 from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 
@@ -67,18 +67,18 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 Checked = dict[str, AssetCheckEvaluation]
 
 
-def check(house: House, *names: str) -> Checked:
-    """The checks of these names, or all of the run, executed by themselves."""
-    job = build_definitions(house.settings, loggers={"quiet": QUIET}).resolve_job_def(check_model_run.name)
+def check(house: House, *names: str, of: str = check_model_run.name) -> Checked:
+    """The checks of these names, or all of the run, executed by themselves, as a job does it."""
+    job = build_definitions(house.settings, loggers={"quiet": QUIET}).resolve_job_def(of)
     if names:
         split = (name.split(":") for name in names)
         job = job.get_subset(
-            asset_check_selection={AssetCheckKey(AssetKey(key), name) for key, name in split}
+            asset_selection=set(),
+            asset_check_selection={AssetCheckKey(AssetKey(key), name) for key, name in split},
         )
     done = job.execute_in_process(
         partition_key=RUN.key,
         instance=house.instance,
-        tags=dict(check_model_run.tags or {}),
         run_config={"loggers": {"quiet": {}}},
         raise_on_error=False,
     )
@@ -220,13 +220,13 @@ FAULTS = [
         first("s_sum_t_mean", more),
     ),
     Fault(
-        "regional_aggregates:columns_as_declared",
+        "global_aggregates:columns_as_declared",
         f"{LAKE}/regional_aggregates/*/month/country/qualifiers/crop/*.parquet",
         other_type("s_count"),
     ),
     Fault("grid_cells:map_holds_every_point", f"{LAKE}/grid_cells/*/month/default/*.parquet", without_first),
     Fault(
-        "grid_cells:columns_as_declared",
+        "global_aggregates:columns_as_declared",
         f"{LAKE}/grid_cells/*/month/default/*.parquet",
         other_type("s_count"),
     ),
@@ -288,6 +288,28 @@ def test_each_fault_is_found_by_the_check_that_is_there_for_it(fault: Fault, pub
     assert checked[fault.check].description
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("raw_data:objects_as_recorded", f"{BUCKET}/month/*/tiles/*", body=lambda _: None),
+        Fault("raw_data:objects_as_recorded", f"{BUCKET}/*/yield/regional/*/timeseries/**/*.csv"),
+        Fault("spatial_tiles:tiles_hold_every_point", f"{BUCKET}/*/*/tiles/*", body=lambda body: body[:-1]),
+        Fault("regional_extrema:extrema_are_of_the_table", f"{BUCKET}/**/extrema.json", body=another_extreme),
+        Fault(
+            "global_aggregates:columns_as_declared",
+            f"{LAKE}/regional_aggregates/*/*/country/default/*.parquet",
+            other_type("s_count"),
+        ),
+    ],
+    ids=["lost", "altered", "tiles", "extrema", "columns"],
+)
+def test_samples_that_a_run_looks_at_are_enough_to_find_what_many_have(
+    fault: Fault, published: House
+) -> None:
+    with damaged(published, fault):
+        assert failed(check(published, fault.check, of=process_model_run.name)) == {fault.check}
+
+
 def test_a_stray_object_is_warned_of(published: House) -> None:
     stray = published.folder / BUCKET / "month" / "yield" / "tiles" / "0-0-0-0.tile"
     stray.write_bytes(b"")
@@ -314,7 +336,6 @@ def test_some_assets_are_checked_alone_and_compared_with_what_there_is(house: Ho
     told = {f"{one.asset_key.path[-1]}:{one.check_name}": one for one in done.get_asset_check_evaluations()}
     assert set(told) == {
         "grid_cells:map_holds_every_point",
-        "grid_cells:columns_as_declared",
         "spatial_tiles:tiles_hold_every_point",
     }
     assert not failed(told)
@@ -371,7 +392,7 @@ def test_odd_data_is_published_and_warned_of(house: House) -> None:
         "normalized_points, places_are_in_their_country",
         "normalized_points, features_are_those_of_other_runs",
     }
-    assert house.datacube("model", "third").complete
+    assert (house.bucket() / "model" / "third" / "results" / "results.json").is_file()
 
 
 def test_limits_of_a_model_are_heeded(house: House, tmp_path: Path) -> None:

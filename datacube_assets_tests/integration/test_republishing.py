@@ -21,6 +21,7 @@ from dagster._core.loader import LoadingContextForTest
 from benchmarks.synthetic import write_synthetic
 from datacube_assets.assets import datacube
 from datacube_assets.assets.partitions import CODE_VERSION
+from datacube_assets.checks.verdict import ChecksFailedError
 from datacube_assets.datacube import parts, views
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
@@ -348,7 +349,9 @@ def test_from_scratch_makes_and_writes_everything_whatever_is_there(house: House
     before = house.datacube()
     damaged = before.folder / "month/rain/timeseries/global/global.csv"
     damaged.write_bytes(b"not what was published")
-    assert house.publish(rows()).total("objects written") == 0, "the manifest is believed"
+    with pytest.raises(ChecksFailedError, match="raw_data, objects_as_recorded"):
+        house.publish(rows())
+    assert damaged.read_bytes() == b"not what was published", "the manifest is believed"
     again = house.publish(rows(), from_scratch=True)
     # results.json says the same as before, and stands.
     assert again.total("objects written") >= first.total("objects written") - 1

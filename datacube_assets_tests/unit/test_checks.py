@@ -258,10 +258,10 @@ def test_a_tile_is_read_back_as_it_was_written() -> None:
     x, y = np.array([5], np.uint32), np.array([0], np.uint32)
     tiles = tile_objects(pa.array(["x"]), 3, x, y, np.array([0, 5]), bins, figures)
     body = bytes(next(tiles.bodies()))
-    assert objects.read_tile(body) == (2.5, 7.0, 5.0)
+    assert objects.bins_of_tile(body) == (2.5, 7.0, 5.0)
     for damaged in (body[:-1], body[:9] + b"\xff" + body[10:], b"\xff", b"{}"):
         with pytest.raises(ValueError, match=r"tile|bins|early"):
-            objects.read_tile(damaged)
+            objects.bins_of_tile(damaged)
 
 
 def test_the_zoom_of_a_tile_is_read_from_its_key() -> None:
