@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from datacube_assets.s3_server import S3Server
     from datacube_assets_tests.integration.support import House
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+
+# The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
+settings.register_profile("stable", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
 
 
 MEMORY_BACKED = Path("/dev/shm")

@@ -11,7 +11,6 @@ import datetime as dt
 import io
 import json
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from datacube_assets.datacube import grid, spatial, views
@@ -47,11 +45,6 @@ from datacube_assets.datacube.schema import (
     Resolution,
 )
 from datacube_assets.datacube.temporal import temporal_cells
-
-# The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
-settings.register_profile("stable", deadline=None, derandomize=True, max_examples=15)
-settings.register_profile("search", deadline=None, max_examples=1000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
 
 Row = Mapping[str, Any]
 Frame: TypeAlias = pa.Table | Mapping[str, Sequence[Any]] | Sequence[Row]
