@@ -97,7 +97,7 @@ clean: ## remove .venv, caches and build results (no data)
 	@find benchmarks datacube_assets datacube_assets_tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml infra/constraints.txt
-	@echo "Setting up $(VENV), which takes a minute or two ..."
+	@echo "Setting up $(VENV), which takes a few minutes ..."
 	$(call make_venv,$(VENV))
 	@$(BIN)/python $(PIP) install --constraint infra/constraints.txt --editable '.[dev]'
 	@touch $@

@@ -37,11 +37,12 @@ def chromium() -> str | None:
 @contextmanager
 def running_browser() -> Iterator[Browser]:
     """A headless browser with a profile of its own. Raises LookupError when none is installed."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     path = chromium()
     if path is None:
         raise LookupError("no Chromium is installed: `make browser` installs it, or set DATACUBE_CHROMIUM")
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

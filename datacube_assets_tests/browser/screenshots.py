@@ -1,7 +1,7 @@
-"""Makes the pictures of the docs anew: `make screenshots`.
+"""Makes the pictures of the docs anew: `make screenshots`, or some: `make screenshots ARGS="ui-runs view"`.
 
-Each picture is an address of a page, and what is done there before it is taken. They show the sample of
-`make demo`, made in a folder of its own, so that they come out the same everywhere.
+Each picture is what is done on a page before it is taken. They show the sample, made in a folder of its own:
+on the page of `datacube view` as `make demo` leaves it, in the Dagster UI as `make dev` processes it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+import httpx
+from playwright.sync_api import expect
+
 from datacube_assets.cli import main as datacube
+from datacube_assets.development import UNFINISHED, write_unfinished_sample
+from datacube_assets.sample import SAMPLE_DATASET, SAMPLE_MODEL, SAMPLE_PARTITIONS
 from datacube_assets.settings import Settings
 from datacube_assets.stand_in import in_background
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import running_browser, watched_page
+from datacube_assets_tests.browser.dagster_ui import GROUPS, DagsterUI
+from datacube_assets_tests.integration.system import system, wait_for
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 LARGEST = 150_000
@@ -34,19 +41,19 @@ class Picture:
     """One file in `docs/images`."""
 
     name: str
-    choice: dict[str, str]
-    """What the address of the page says."""
-    act: Callable[[Page], None]
-    size: tuple[int, int] = (1360, 840)
+    act: Callable[[Page, str], None]
+    """Opens a page of the server at an address, and does there what is to be seen."""
+    size: tuple[int, int]
 
+
+# --- the page of `datacube view` -------------------------------------------------------------------
 
 YIELDS = {"model": "toy-crop-model", "run": "rainfall-high", "feature": "yield", "time": "1588291200000"}
 
 
-def _read_a_cell(page: Page) -> None:
-    page.locator(".map").first.click()
+def _map(page: Page, url: str, **choice: str) -> None:
+    page.goto(f"{url}/#{urlencode(YIELDS | choice)}")
     _settle(page)
-    page.mouse.move(0, 0)
 
 
 def _settle(page: Page) -> None:
@@ -54,22 +61,25 @@ def _settle(page: Page) -> None:
     page.wait_for_selector("main[aria-busy=false]")
 
 
-PICTURES = (
-    Picture(
-        "view",
-        {**YIELDS, "span": "all", "lat": "7.885", "lng": "39.199", "zoom": "6", "cells": "16"},
-        _read_a_cell,
-    ),
-    Picture(
-        "view-compare",
-        {**YIELDS, "with_model": "toy-crop-model", "with_run": "rainfall-low", "level": "admin2"},
-        lambda page: None,
-    ),
+def _read_a_cell(page: Page, url: str) -> None:
+    _map(page, url, span="all", lat="7.885", lng="39.199", zoom="6", cells="16")
+    page.locator(".map").first.click()
+    _settle(page)
+    page.mouse.move(0, 0)
+
+
+def _compare(page: Page, url: str) -> None:
+    _map(page, url, with_model="toy-crop-model", with_run="rainfall-low", level="admin2")
+
+
+ON_THE_MAP = (
+    Picture("view", _read_a_cell, (1360, 840)),
+    Picture("view-compare", _compare, (1360, 840)),
 )
 
 
 @contextmanager
-def sample_page() -> Iterator[str]:
+def published_sample() -> Iterator[str]:
     """The address of the page over the sample."""
     with tempfile.TemporaryDirectory(prefix="datacube-") as home:
         datacube(["demo", "--home", home], standalone_mode=False)
@@ -78,23 +88,115 @@ def sample_page() -> Iterator[str]:
             yield url
 
 
+# --- the Dagster UI --------------------------------------------------------------------------------
+
+
+def _opened(page: Page, url: str) -> DagsterUI:
+    ui = DagsterUI(page, url)
+    ui.open()
+    return ui
+
+
+def _lineage(page: Page, url: str) -> None:
+    ui = _opened(page, url)
+    ui.lineage()
+    for name in GROUPS:
+        ui.box(name).click()
+        expect(ui.box(name)).to_be_visible()
+    # Opened anew, the graph fits the window.
+    page.reload()
+    # Boxes of assets have no words at this size; what is materialized is green.
+    expect(ui.box("pipeline_results").locator("[style*=green]")).to_be_visible()
+
+
+def _asset(page: Page, url: str) -> None:
+    ui = _opened(page, url)
+    ui.asset("normalized_points")
+    ui.partition(f"{SAMPLE_MODEL}:{UNFINISHED}")
+
+
+def _picture(page: Page, url: str) -> None:
+    _asset(page, url)
+    expect(DagsterUI(page, url).picture()).to_be_visible()
+
+
+def _checks(page: Page, url: str) -> None:
+    ui = _opened(page, url)
+    ui.asset("normalized_points")
+    ui.tab("Checks")
+    ui.line("rows_are_usable").click()
+    expect(page.get_by_text("Evaluation result")).to_be_visible()
+
+
+def _backfill(page: Page, url: str) -> None:
+    ui = _opened(page, url)
+    ui.runs("Backfills")
+    ui.line("Backfill").get_by_role("link").first.click()
+    expect(ui.line("pipeline_results")).to_contain_text("100% completed")
+
+
+def _runs(page: Page, url: str) -> None:
+    ui = _opened(page, url)
+    ui.runs()
+    expect(ui.line(SAMPLE_DATASET)).to_be_visible()
+
+
+IN_DAGSTER = (
+    Picture("ui-lineage", _lineage, (1280, 800)),
+    Picture("ui-asset", _asset, (1280, 1000)),
+    Picture("ui-picture", _picture, (1280, 800)),
+    Picture("ui-checks", _checks, (1280, 800)),
+    Picture("ui-backfill", _backfill, (1280, 800)),
+    Picture("ui-runs", _runs, (1280, 800)),
+)
+
+
+@contextmanager
+def processed_sample(browser: Browser) -> Iterator[str]:
+    """The address of a Dagster UI in which the sample went the whole way, and then through a backfill."""
+    with tempfile.TemporaryDirectory(prefix="datacube-") as folder, system(Path(folder)) as whole:
+        whole.dojo.down()
+        write_unfinished_sample(whole.dojo.folder)
+        whole.dojo.up()
+        whole.start_webserver()
+        whole.start_daemon()
+        httpx.post(f"{whole.dojo.url}/simulator/runs/{UNFINISHED}/finish").raise_for_status()
+        wait_for(lambda: all(map(whole.published, SAMPLE_PARTITIONS)) and whole.settled(), "the sample", 300)
+        runs = len(whole.runs()) + len(SAMPLE_PARTITIONS)
+        with watched_page(browser) as watched:
+            _opened(watched.page, whole.webserver_url).launch_backfill()
+        wait_for(lambda: len(whole.runs()) == runs and whole.settled(), "the backfill", 300)
+        yield whole.webserver_url
+
+
+# ---------------------------------------------------------------------------------------------------
+
+
 def main() -> str | None:
-    """Make every picture; returns what is wrong, if anything is."""
+    """Make the pictures of these names, or all; returns what is wrong, if anything is."""
     FOLDER.mkdir(exist_ok=True)
-    with sample_page() as url, running_browser() as browser:
-        for picture in PICTURES:
-            with watched_page(browser, *picture.size) as watched:
-                watched.page.goto(f"{url}/#{urlencode(picture.choice)}")
-                _settle(watched.page)
-                picture.act(watched.page)
-                png = watched.page.screenshot()
-                watched.assert_clean()
-            path = FOLDER / f"{picture.name}.png"
-            path.write_bytes(png)
-            print(f"{path}  {len(png):,} bytes")
-            if len(png) > LARGEST:
-                return f"{path} is larger than {LARGEST:,} bytes"
+    wanted = set(sys.argv[1:]) or {picture.name for picture in (*ON_THE_MAP, *IN_DAGSTER)}
+    with running_browser() as browser:
+        for pictures, opened in ((ON_THE_MAP, published_sample()), (IN_DAGSTER, processed_sample(browser))):
+            chosen = [picture for picture in pictures if picture.name in wanted]
+            if chosen:
+                with opened as url:
+                    for picture in chosen:
+                        path = _take(browser, picture, url)
+                        if path.stat().st_size > LARGEST:
+                            return f"{path} is larger than {LARGEST:,} bytes"
     return None
+
+
+def _take(browser: Browser, picture: Picture, url: str) -> Path:
+    with watched_page(browser, *picture.size) as watched:
+        picture.act(watched.page, url)
+        png = watched.page.screenshot(animations="disabled")
+        watched.assert_clean()
+    path = FOLDER / f"{picture.name}.png"
+    path.write_bytes(png)
+    print(f"{path}  {len(png):,} bytes", flush=True)
+    return path
 
 
 if __name__ == "__main__":
