@@ -27,7 +27,7 @@ from datacube_assets_tests.integration.system import MODEL, System, run_document
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PARTITIONS = [f"{MODEL}:filled-{number}" for number in range(5)]
 """What is there when the daemon starts, each with four rows, one of which has no feature."""
