@@ -268,10 +268,11 @@ def weather(far: Far, undisturbed: Versions, tmp_path: Path) -> Iterator[Weather
 @pytest.mark.parametrize(
     ("share", "rounds", "ways"),
     [
-        (0.2, 1, [fault for fault in FAULTS if fault != "stall"]),
-        *(pytest.param(share, 6, FAULTS, marks=pytest.mark.slow) for share in (0.01, 0.05, 0.2)),
+        pytest.param(0.2, 1, [fault for fault in FAULTS if fault != "stall"], id="quick"),
+        *(pytest.param(share, 6, FAULTS, id=f"{share:.0%}") for share in (0.01, 0.05, 0.2)),
     ],
 )
+@pytest.mark.slow
 def test_runs_through_bad_weather_are_published_or_say_why_not(
     weather: Weather, share: float, rounds: int, ways: Sequence[Fault]
 ) -> None:
