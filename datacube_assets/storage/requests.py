@@ -17,7 +17,7 @@ from datacube_assets.datacube.errors import InputError, shown
 from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.lake import DamagedError, Lake
 from datacube_assets.storage.stores import MissingObjectError
 
 _WAITING = "requests/waiting"
@@ -47,7 +47,7 @@ def requested(lake: Lake, run: ModelRun) -> DatacubeRequest | None:
     try:
         document = lake.read_document(_key(run))
         return None if document is None else DatacubeRequest.model_validate(document)
-    except (ValueError, RecursionError) as error:
+    except (DamagedError, ValueError, RecursionError) as error:
         reason = reason_of(error) if isinstance(error, ValidationError) else "it is no JSON document"
         raise InputError(
             f"the request left for it cannot be read: {shown(reason)}",
