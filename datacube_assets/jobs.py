@@ -50,7 +50,6 @@ ASSET_KEYS: frozenset[AssetKey] = frozenset(definition.key for definition in ASS
 process_model_run = define_asset_job(
     "process_model_run",
     selection=AssetSelection.assets(*ASSETS),
-    partitions_def=model_runs,
     # A run that died is repeated as a whole: what is unchanged is not published again, whereas a retry
     # "from failure" is refused by Dagster when the run died after its last step.
     tags={"dagster/retry_strategy": "ALL_STEPS"},
@@ -60,7 +59,6 @@ process_model_run = define_asset_job(
 republish_datacube = define_asset_job(
     "republish_datacube",
     selection=AssetSelection.assets(*DATACUBE_ASSETS, pipeline_results),
-    partitions_def=model_runs,
     tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
     description="Formats all objects again from the tables in the lake and writes every one of them, "
     "results.json last: for a bucket that was changed by hand, or lost. Computes nothing, fetches nothing.",
@@ -69,7 +67,6 @@ republish_datacube = define_asset_job(
 recompute_tiles = define_asset_job(
     "recompute_tiles",
     selection=AssetSelection.assets(grid_cells, spatial_tiles, grid_stats, pipeline_results),
-    partitions_def=model_runs,
     tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
     description="Sums the grid cells again from the temporal cells in the lake and writes all tiles and grid "
     "statistics, then results.json: for what is wrong on the map only.",

@@ -148,6 +148,7 @@ def proxy(upstream: str, plan: Plan = nothing, *, delay: float = 0.0, stall: flo
             seen.broken.update([] if fault is None else [str(fault)])
             busy[0] += 1
             seen.most_at_once = max(seen.most_at_once, busy[0])
+        answered = None
         try:
             if fault == "cut short":
                 handler.rfile.read(size // 2)
@@ -161,10 +162,13 @@ def proxy(upstream: str, plan: Plan = nothing, *, delay: float = 0.0, stall: flo
                 time.sleep(stall)
                 _reset(handler)
             else:
-                _answer(handler, fault, *hand_on(handler, body))
+                answered = hand_on(handler, body)
         finally:
+            # Not after the answer: its last byte lets the client begin the next request.
             with lock:
                 busy[0] -= 1
+        if answered is not None:
+            _answer(handler, None if fault is None else str(fault), *answered)
 
     with serving(answer) as seen.url:
         yield seen
