@@ -44,6 +44,7 @@ GROUP = "aggregates"
     GROUP,
     GLOBAL_COLUMNS,
     "Sums over all places, per feature and time, and per value of each mapped qualifier.",
+    of="temporal_cells",
 )
 def global_aggregates(
     context: AssetExecutionContext,
@@ -65,6 +66,7 @@ def global_aggregates(
     REGIONAL_COLUMNS,
     "Sums over the places of each region, at every level of the hierarchy, per feature and time, and per "
     "value of each mapped qualifier.",
+    of="temporal_cells",
 )
 def regional_aggregates(
     context: AssetExecutionContext,
@@ -84,6 +86,7 @@ def regional_aggregates(
     GRID_COLUMNS,
     "Sums over subtiles of precision 14, the deepest level of the tile pyramid, per feature and time. "
     "Points without coordinates or beyond the web-mercator limit have no place in it.",
+    of="temporal_cells",
 )
 def grid_cells(
     context: AssetExecutionContext, temporal_cells: LakeTable, lake: LakeResource, dask: DaskResource

@@ -81,6 +81,7 @@ def normalized_points(
     CELL_COLUMNS,
     "Points summed over each month, year and (for model runs) the whole period: one row per place, "
     "feature and combination of qualifiers.",
+    of="normalized_points",
 )
 def temporal_cells(
     context: AssetExecutionContext, normalized_points: LakeTable, lake: LakeResource, dask: DaskResource

@@ -1,22 +1,26 @@
 """How tables of the lake and reports about rows present themselves in the UI.
 
-Column schemas are read from `datacube/schema.py`; nothing is computed here.
+Column schemas and the lineage of columns are read from `datacube/schema.py`; nothing is computed here.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dagster import (
     AssetExecutionContext,
+    AssetKey,
     AssetsDefinition,
     DataVersion,
     MaterializeResult,
     MetadataValue,
     TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
     TableSchema,
     asset,
 )
@@ -31,15 +35,34 @@ from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, Mix
 
 
 def table_asset(
-    group: str, columns: Sequence[Column], description: str
+    group: str, columns: Sequence[Column], description: str, *, of: str | None = None
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """An asset that keeps a table in the lake."""
+    """An asset that keeps a table in the lake, made from the columns of the table asset `of`."""
     schema = [
         TableColumn(name=column.name, type=column.type, description=column.description) for column in columns
     ]
-    return datacube_asset(
+    define = datacube_asset(
         group, {"parquet"}, description, {"dagster/column_schema": TableSchema(columns=schema)}
     )
+    if of is None:
+        return define
+    above = AssetKey(of)
+    lineage = TableColumnLineage(
+        {
+            column.name: [TableColumnDep(asset_key=above, column_name=name) for name in column.origins]
+            for column in columns
+        }
+    )
+    return lambda compute: define(_with_metadata(compute, {"dagster/column_lineage": lineage}))
+
+
+def _with_metadata(compute: Callable[..., Any], metadata: Mapping[str, Any]) -> Callable[..., Any]:
+    @functools.wraps(compute)
+    def with_metadata(*args: Any, **kwargs: Any) -> MaterializeResult[Any]:
+        result: MaterializeResult[Any] = compute(*args, **kwargs)
+        return result._replace(metadata={**(result.metadata or {}), **metadata})
+
+    return with_metadata
 
 
 def datacube_asset(

@@ -49,7 +49,17 @@ class Column:
     name: str
     type: str
     description: str
+    of: tuple[str, ...] = ()
+    """Columns of the table before that it is made from; none where that table has the same column."""
 
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Columns of the table before that it is made from."""
+        return self.of or (self.name,)
+
+
+_QUALIFIER = "(qualifiers)"
+_WEIGHT = "(weight column)"
 
 _LEVEL_COLUMNS = tuple(
     Column(level, "string", f"Name of the {level}, `None` where it is missing; absent when no row has one")
@@ -62,14 +72,14 @@ _PLACE_COLUMNS = (
 )
 _FEATURE = Column("feature", "string", "Name of the model output or dataset column")
 _BUCKET = Column("timestamp", "int64", "Start of the month or year (0 for the whole period), ms UTC")
-_QUALIFIERS = Column("(qualifiers)", "string", "One column per qualifier, `None` where it is missing")
+_QUALIFIERS = Column(_QUALIFIER, "string", "One column per qualifier, `None` where it is missing")
 
 POINT_COLUMNS: Final = (
     _FEATURE,
     Column("timestamp", "int64", "Time of the observation, ms UTC"),
     *_PLACE_COLUMNS,
     _QUALIFIERS,
-    Column("(weight column)", "double", "Weight of the row, 0 where missing; only with a weight column"),
+    Column(_WEIGHT, "double", "Weight of the row, 0 where missing; only with a weight column"),
     Column("value", "double", "The value, null where missing or infinite"),
 )
 
@@ -78,42 +88,53 @@ CELL_COLUMNS: Final = (
     _BUCKET,
     *_PLACE_COLUMNS,
     _QUALIFIERS,
-    Column("rows", "int64", "Points in the cell"),
-    Column("t_sum", "double", "Sum of the values, 0 when all are missing"),
-    Column("t_mean", "double", "Mean of the values, null when all are missing"),
-    Column("t_wavg", "double", "Weighted mean of the values; only with a weight column"),
-    Column("weight", "double", "Mean weight of the points; only with a weight column"),
+    Column("rows", "int64", "Points in the cell", of=("value",)),
+    Column("t_sum", "double", "Sum of the values, 0 when all are missing", of=("value",)),
+    Column("t_mean", "double", "Mean of the values, null when all are missing", of=("value",)),
+    Column(
+        "t_wavg", "double", "Weighted mean of the values; only with a weight column", of=("value", _WEIGHT)
+    ),
+    Column("weight", "double", "Mean weight of the points; only with a weight column", of=(_WEIGHT,)),
 )
 """Temporal cells (CONTRACTS D.2, temporal step)."""
 
 CELL_MEASURES: Final = ("rows", "t_sum", "t_mean", "t_wavg", "weight")
 
-_SPATIAL_COLUMNS = (
-    Column("cells", "int64", "Temporal cells"),
-    Column("s_count", "int64", "Temporal cells that have a mean"),
-    Column("s_sum_t_sum", "double", "Sum of t_sum over the cells"),
-    Column("s_sum_t_mean", "double", "Sum of t_mean over the cells that have one"),
+_SUM_COLUMNS = (
+    Column("s_count", "int64", "Temporal cells that have a mean", of=("t_mean",)),
+    Column("s_sum_t_sum", "double", "Sum of t_sum over the cells", of=("t_sum",)),
+    Column("s_sum_t_mean", "double", "Sum of t_mean over the cells that have one", of=("t_mean",)),
 )
+_SPATIAL_COLUMNS = (Column("cells", "int64", "Temporal cells", of=("rows",)), *_SUM_COLUMNS)
 _WEIGHTED_COLUMNS = (
-    Column("wavg_cells", "int64", "Cells that have a weighted mean"),
-    Column("s_sum_t_wavg", "double", "Sum of t_wavg over the cells that have one"),
-    Column("weight_t_sum", "double", "Sum of weights"),
-    Column("weighted_t_sum", "double", "Sum of weight times t_sum"),
-    Column("weight_t_mean", "double", "Sum of weights of the cells that have a mean"),
-    Column("weighted_t_mean", "double", "Sum of weight times t_mean"),
-    Column("weight_t_wavg", "double", "Sum of weights of the cells that have a weighted mean"),
-    Column("weighted_t_wavg", "double", "Sum of weight times t_wavg"),
+    Column("wavg_cells", "int64", "Cells that have a weighted mean", of=("t_wavg",)),
+    Column("s_sum_t_wavg", "double", "Sum of t_wavg over the cells that have one", of=("t_wavg",)),
+    Column("weight_t_sum", "double", "Sum of weights", of=("weight",)),
+    Column("weighted_t_sum", "double", "Sum of weight times t_sum", of=("weight", "t_sum")),
+    Column(
+        "weight_t_mean", "double", "Sum of weights of the cells that have a mean", of=("weight", "t_mean")
+    ),
+    Column("weighted_t_mean", "double", "Sum of weight times t_mean", of=("weight", "t_mean")),
+    Column(
+        "weight_t_wavg",
+        "double",
+        "Sum of weights of the cells that have a weighted mean",
+        of=("weight", "t_wavg"),
+    ),
+    Column("weighted_t_wavg", "double", "Sum of weight times t_wavg", of=("weight", "t_wavg")),
 )
 _RANGE_COLUMNS = tuple(
-    Column(f"s_{extreme}_{measure}", "double", f"{word} {measure} of the cells")
+    Column(f"s_{extreme}_{measure}", "double", f"{word} {measure} of the cells", of=(measure,))
     for measure in ("t_sum", "t_mean", "t_wavg")
     for extreme, word in (("min", "Smallest"), ("max", "Largest"))
 )
 
+_VALUE = Column("value", "string", "Value of the qualifier; only in tables by qualifier", of=(_QUALIFIER,))
+
 GLOBAL_COLUMNS: Final = (
     _FEATURE,
     _BUCKET,
-    Column("value", "string", "Value of the qualifier; only in tables by qualifier"),
+    _VALUE,
     *_SPATIAL_COLUMNS,
     *_WEIGHTED_COLUMNS,
     *_RANGE_COLUMNS,
@@ -121,18 +142,18 @@ GLOBAL_COLUMNS: Final = (
 REGIONAL_COLUMNS: Final = (
     _FEATURE,
     _BUCKET,
-    Column("region_id", "string", "Names of the levels down to this one, joined by `__`"),
-    Column("value", "string", "Value of the qualifier; only in tables by qualifier"),
+    Column("region_id", "string", "Names of the levels down to this one, joined by `__`", of=REGION_LEVELS),
+    _VALUE,
     *_SPATIAL_COLUMNS,
     *_WEIGHTED_COLUMNS,
 )
 GRID_COLUMNS: Final = (
     _FEATURE,
     _BUCKET,
-    Column("quadkey", "uint32", "Morton code of the subtile at precision 14, two bits a level"),
-    Column("s_count", "int64", "Temporal cells that have a mean"),
-    Column("s_sum_t_sum", "double", "Sum of t_sum over the cells"),
-    Column("s_sum_t_mean", "double", "Sum of t_mean over the cells that have one"),
+    Column(
+        "quadkey", "uint32", "Morton code of the subtile at precision 14, two bits a level", of=COORDINATES
+    ),
+    *_SUM_COLUMNS,
 )
 
 MEANS: Final = ("t_sum", "t_mean")

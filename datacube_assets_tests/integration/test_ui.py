@@ -9,7 +9,14 @@ import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
-from dagster import AssetKey, DagsterEventType, DagsterInstance, MarkdownMetadataValue, RunsFilter
+from dagster import (
+    AssetKey,
+    DagsterEventType,
+    DagsterInstance,
+    MarkdownMetadataValue,
+    RunsFilter,
+    TableColumnLineageMetadataValue,
+)
 
 from datacube_assets.assets import pictures
 from datacube_assets.assets.partitions import size_class
@@ -41,6 +48,31 @@ def picture(instance: DagsterInstance, asset: str) -> ET.Element | None:
 
 def words(svg: ET.Element) -> set[str]:
     return {element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_the_lineage_of_columns_ends_in_columns_that_are_there(house: House) -> None:
+    house.publish(rows())
+    schemas = {
+        spec.key: {column.name for column in spec.metadata["dagster/column_schema"].columns}
+        for spec in build_definitions(house.settings).resolve_all_asset_specs()
+        if "dagster/column_schema" in spec.metadata
+    }
+    traced = 0
+    for key, columns in schemas.items():
+        event = house.instance.get_latest_materialization_event(key)
+        assert event is not None
+        assert event.asset_materialization is not None
+        entry = event.asset_materialization.metadata.get("dagster/column_lineage")
+        if key == AssetKey("normalized_points"):
+            assert entry is None
+            continue
+        assert isinstance(entry, TableColumnLineageMetadataValue)
+        assert set(entry.value.deps_by_column) == columns
+        for deps in entry.value.deps_by_column.values():
+            assert deps
+            assert {dep.column_name for dep in deps} <= schemas[deps[0].asset_key]
+        traced += 1
+    assert traced == 4
 
 
 def run_tags_of(house: House) -> dict[str, str]:
