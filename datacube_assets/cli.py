@@ -419,6 +419,29 @@ def view(host: str, port: int, settings: Settings) -> None:
         serve(settings, host, port)
 
 
+@main.command(short_help="Take requests of CauseMos, in place of its queue.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", default=4040, help="Port to listen on. [default: 4040]")
+@_store_options
+def gateway(host: str, port: int, settings: Settings) -> None:
+    """Serve what CauseMos calls as its request queue (WM_QUEUE_SERVICE_URL) and as Prefect (WM_PIPELINE_URL).
+
+    Requests wait in the lake until the sensor `requests` starts their runs; runs are executed by Dagster's
+    daemon, not here. Beyond this machine, DATACUBE_GATEWAY_CLIENTS has to say who may call.
+
+    \b
+    Examples
+      datacube gateway
+      DATACUBE_GATEWAY_CLIENTS=10.1.0.0/16 datacube gateway --host 0.0.0.0
+    """
+    with importing(), _told():
+        from datacube_assets.gateway.server import serve
+
+    with _told():
+        click.echo(f"Taking requests at http://{host}:{port}/data-pipeline; stop it with Ctrl-C.")
+        serve(settings, host, port)
+
+
 @main.command(short_help="Ask for runs: process again, with other parameters or as they were.")
 @click.argument("keys", nargs=-1, metavar="[MODEL_ID:RUN_ID]...")
 @click.option("--model", "models", multiple=True, metavar="ID", help="All known runs of a model or dataset.")

@@ -88,6 +88,8 @@ SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}
 """Tags of runs that a sensor started: they go before backfills, whose priority is 0."""
 BY_HAND = {SOURCE_TAG: "request", PRIORITY_TAG: "20"}
 """Tags of runs that somebody asked for."""
+FORCED = {**BY_HAND, PRIORITY_TAG: "30"}
+"""Tags of those that shall go before all others."""
 
 
 _TASKS: dict[str, list[AssetsDefinition]] = {

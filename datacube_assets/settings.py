@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -74,6 +75,15 @@ class Settings(BaseModel):
     """Page of a datacube below `causemos_url`, with `{model_id}` and `{run_id}`; empty: its front page."""
     causemos_username: str = Field("", alias="CAUSEMOS_USERNAME")
     causemos_password: SecretStr = Field(SecretStr(""), alias="CAUSEMOS_PASSWORD")
+
+    gateway_clients: str = Field("127.0.0.0/8,::1", alias="DATACUBE_GATEWAY_CLIENTS")
+    """Networks, comma-separated, from which the gateway may be called: addresses, or CIDRs."""
+    gateway_token: SecretStr = Field(SecretStr(""), alias="DATACUBE_GATEWAY_TOKEN")
+    """What callers of the gateway have to send as bearer token besides; empty: nothing."""
+    gateway_origins: str = Field("*", alias="DATACUBE_GATEWAY_ORIGINS")
+    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*` for any (CONTRACTS F.1)."""
+    queue_size: int = Field(3000, alias="DATACUBE_QUEUE_SIZE", ge=1)
+    """Requests that may wait; the gateway refuses more."""
 
     source_schemes: str = Field("", alias="DATACUBE_SOURCE_SCHEMES")
     """Kinds of addresses that parts may be read from, comma-separated; default those of `SCHEMES`."""
@@ -150,6 +160,7 @@ class Settings(BaseModel):
                 "DATACUBE_SOURCE_SCHEMES allows `file`, which is for development only: leave it out, or set "
                 "DATACUBE_ENVIRONMENT to `development`"
             )
+        networks(self.gateway_clients)
         try:
             LimitsFile.read(self.check_limits)
         except LimitsError as error:
@@ -185,6 +196,16 @@ def bucket_setting(request: DatacubeRequest) -> str:
 def names(listed: str) -> list[str]:
     """The names of a comma-separated list."""
     return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def networks(listed: str) -> list[IPv4Network | IPv6Network]:
+    """The networks of DATACUBE_GATEWAY_CLIENTS. Raises SettingsError."""
+    try:
+        return [ip_network(one) for one in names(listed)]
+    except ValueError as error:
+        raise SettingsError(
+            f"DATACUBE_GATEWAY_CLIENTS cannot be used: {error}. Give addresses or CIDRs, such as 10.0.0.0/8"
+        ) from None
 
 
 def holds_secrets(address: str) -> bool:

@@ -108,6 +108,32 @@ def fetch(address: str, target: Path, source: Source = ANYWHERE) -> FetchedPart:
         ) from error
 
 
+def check_address(address: str, source: Source = ANYWHERE) -> None:
+    """Refuse an address that `fetch` would refuse without asking anybody. Raises InputError."""
+    address = source.seal.open(address)
+    scheme = _scheme(address)
+    if scheme == "s3":
+        host, _ = _bucket_and_key(address)
+    elif scheme == "file":
+        _local_path(address)
+        host = ""
+    else:
+        host = _web_url(address).raw_host.decode()
+    _admit(public(address), scheme, host, source)
+
+
+def _scheme(address: str) -> str:
+    url = _SCHEME.match(address)
+    scheme = url[1].lower() if url else "file"
+    if scheme not in SCHEMES:
+        raise InputError(
+            f"addresses of the kind {scheme}:// cannot be read",
+            file=public(address),
+            remedy="Give an address of the kind https://, s3:// or file://, or a path",
+        )
+    return scheme
+
+
 def _fetch_once(address: str, target: Path, source: Source) -> FetchedPart:
     checksum, size = hashlib.sha256(), 0
     with target.open("wb") as sink, closing(_pieces(address, source)) as pieces:
@@ -123,15 +149,7 @@ def _fetch_once(address: str, target: Path, source: Source) -> FetchedPart:
 
 def _pieces(address: str, source: Source) -> Pieces:
     """The bytes behind an address, once. Raises InputError, and Unavailable when it may help to try again."""
-    url = _SCHEME.match(address)
-    scheme = url[1].lower() if url else "file"
-    if scheme not in SCHEMES:
-        raise InputError(
-            f"addresses of the kind {scheme}:// cannot be read",
-            file=public(address),
-            remedy="Give an address of the kind https://, s3:// or file://, or a path",
-        )
-    read = {"s3": _from_s3, "file": _from_disk}.get(scheme, _from_web)
+    read = {"s3": _from_s3, "file": _from_disk}.get(_scheme(address), _from_web)
     yield from read(address, source)
 
 

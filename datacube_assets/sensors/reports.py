@@ -31,6 +31,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.dojo import dojo_request
+from datacube_assets.assets.partitions import REQUEST_TAG
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.causemos.client import (
     CauseMosClient,
@@ -53,6 +54,8 @@ from datacube_assets.sensors.words import count
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report
+from datacube_assets.storage.requests import Ticket, doc_ids_of
+from datacube_assets.web import public
 
 OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
@@ -168,15 +171,20 @@ def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report
         return []
     assert partition is not None
     request = request_of(instance, lake, run, partition)
-    if request is None or not request.doc_ids:
+    name = run.tags.get(REQUEST_TAG, "")
+    # A later request may have replaced the one that this run was asked for with: both are waited for.
+    waited = doc_ids_of(lake, name) if name else ()
+    doc_ids = tuple(dict.fromkeys((*((request and request.doc_ids) or ()), *waited)))
+    if request is None or not doc_ids:
         return []
     data: dict[str, Any] = {
         "run_id": request.run_id,
         "data_id": request.model_id,
-        "doc_ids": request.doc_ids,
+        "doc_ids": doc_ids,
         "is_indicator": request.is_indicator,
     }
-    created = int(record.create_timestamp.timestamp() * 1000)
+    asked_at = Ticket.of(name).asked_at
+    created = asked_at or int(record.create_timestamp.timestamp() * 1000)
     started = int((record.start_time or record.create_timestamp.timestamp()) * 1000)
     ended = int((record.end_time or time.time()) * 1000)
 
@@ -213,12 +221,17 @@ def may_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def request_of(
-    instance: DagsterInstance, lake: Lake, run: DagsterRun, partition: str
+    instance: DagsterInstance, lake: Lake, run: DagsterRun, partition: str, *, sealed: bool = False
 ) -> DatacubeRequest | None:
-    """The request a run worked on: the one it materialized, else the partition's."""
-    document = _metadata(instance, run, dojo_request.key.path[-1]).get("request")
-    if document is None:
-        document = lake.read_document(request_key(ModelRun.from_key(partition)))
+    """The request a run worked on: the one it materialized, else the partition's.
+
+    What it materialized shows of addresses what everybody may see; `sealed`: with the rest, if the
+    partition has it.
+    """
+    document: Any = _metadata(instance, run, dojo_request.key.path[-1]).get("request")
+    last = lake.read_document(request_key(ModelRun.from_key(partition))) if sealed or not document else None
+    if document is None or (last and [*map(public, last["data_paths"])] == document["data_paths"]):
+        document = last
     if document is not None:
         return DatacubeRequest.model_validate(document)
     model_run = ModelRun.from_key(partition)

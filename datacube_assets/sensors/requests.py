@@ -1,25 +1,30 @@
 """The sensor that starts the runs somebody asked for: a user at the command line, or CauseMos.
 
-Requests wait in the lake (`storage/requests.py`) until Dagster has created their runs.
+Requests wait in the lake (`storage/requests.py`) until Dagster has created their runs. Only as many are
+handed over as Dagster can soon start: what still waits in the lake can be paused, ordered and dropped.
 """
 
 import json
 
 from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     DefaultSensorStatus,
     RunRequest,
+    RunsFilter,
     SensorDefinition,
     SensorEvaluationContext,
     SensorResult,
     sensor,
 )
 
-from datacube_assets.assets.partitions import model_runs, run_tags
+from datacube_assets.assets.partitions import REQUEST_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import BY_HAND, process_model_run, selection
+from datacube_assets.jobs import BY_HAND, FORCED, process_model_run, selection
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.words import count, listed
-from datacube_assets.storage.requests import RunRequested, runs_requested, runs_started
+from datacube_assets.storage.requests import RunRequested, drop, is_paused, runs_requested, runs_started
 
 
 def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
@@ -36,16 +41,18 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         store = lake.open()
         # The cursor names what the last tick requested; Dagster stored it after creating the runs.
         runs_started(store, started_last(context.cursor))
-        waiting = runs_requested(store, limit)
+        paused = is_paused(store)
+        room = 0 if paused else max(limit - len(queued_runs(context.instance)), 0)
+        waiting = runs_requested(store, room)
         broken = [one for one in waiting if ModelRun.known(one.partition) is None]
         if broken:
             context.log.error(
                 f"Dropped, because they name no partition: {listed([one.name for one in broken])}"
             )
-            runs_started(store, [one.name for one in broken])
+            drop(store, [one.name for one in broken])
             waiting = [one for one in waiting if one not in broken]
         if not waiting:
-            return SensorResult(skip_reason="Nobody asked for a run.", cursor="[]")
+            return SensorResult(skip_reason=why_none(paused=paused, room=room), cursor="[]")
         names = listed([one.partition for one in waiting])
         context.log.info(f"Requested {count(len(waiting), 'run')} that somebody asked for: {names}.")
         return SensorResult(
@@ -55,6 +62,22 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         )
 
     return requests
+
+
+def why_none(*, paused: bool, room: int) -> str:
+    """Why a tick started nothing, as a line of a log."""
+    if paused:
+        return "The queue is paused; `PUT /data-pipeline/start` at the gateway resumes it."
+    return (
+        "Nobody asked for a run." if room else "As many requested runs as a tick may start wait in Dagster."
+    )
+
+
+def queued_runs(instance: DagsterInstance) -> list[DagsterRun]:
+    """Requested runs that Dagster has and has not started yet, newest first."""
+    # One that is being created is not queued yet.
+    statuses = [DagsterRunStatus.NOT_STARTED, DagsterRunStatus.QUEUED]
+    return list(instance.get_runs(RunsFilter(statuses=statuses, tags={SOURCE_TAG: BY_HAND[SOURCE_TAG]})))
 
 
 def started_last(cursor: str | None) -> list[str]:
@@ -73,5 +96,5 @@ def request_run(asked: RunRequested) -> RunRequest:
         run_key=asked.name,
         partition_key=asked.partition,
         asset_selection=selection(asked.tasks),
-        tags={**run_tags(run), **BY_HAND},
+        tags={**run_tags(run), **(FORCED if asked.forced else BY_HAND), REQUEST_TAG: asked.name},
     )

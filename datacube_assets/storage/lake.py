@@ -188,9 +188,9 @@ class Lake:
                 problem = str(error).splitlines()[0]
         raise DamagedError(f"{key} of the lake is damaged: {problem}. {_REMEDY}")
 
-    def write_document(self, key: str, document: Mapping[str, Any]) -> None:
-        """Write a JSON document, whole or not at all."""
-        self.store.put(key, json.dumps(document, indent=1, sort_keys=True).encode())
+    def write_document(self, key: str, document: Mapping[str, Any], *, durably: bool = False) -> None:
+        """Write a JSON document, whole or not at all; written durably, it outlives a power cut."""
+        self.store.put(key, json.dumps(document, indent=1, sort_keys=True).encode(), durably=durably)
 
 
 PARQUET: dict[str, Any] = {"compression": "lz4", "write_statistics": False}

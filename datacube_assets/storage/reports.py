@@ -6,6 +6,7 @@ What reports say and what follows from a refusal is in `sensors/reports.py` and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -87,6 +88,16 @@ class Outbox:
             _REPORT.validate_python(document) for key in keys if (document := self.lake.read_document(key))
         ]
         return sorted(reports, key=lambda report: (report.created, report.flow_id, _ORDER[report.kind]))
+
+    def ages(self, known: Mapping[str, int]) -> dict[str, int]:
+        """When undelivered reports were made (milliseconds UTC), by key; what is known is not read again."""
+        made = {}
+        for key, _ in self.lake.store.list(f"{_WAITING}/"):
+            if key in known:
+                made[key] = known[key]
+            elif document := self.lake.read_document(key):
+                made[key] = int(document["created"])
+        return made
 
     def put_off(self, report: Report) -> None:
         """Keep a report for a later attempt."""

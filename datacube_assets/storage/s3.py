@@ -224,7 +224,7 @@ class S3:
 
         return _again(tail)
 
-    def put(self, key: str, body: Body) -> None:
+    def put(self, key: str, body: Body, *, durably: bool = False) -> None:
         import obstore
 
         check_keys([key])

@@ -122,8 +122,8 @@ class Store(Protocol):
     def tail(self, key: str, size: int) -> bytes:
         """The last bytes of an object, all of a smaller one. Raises MissingObjectError."""
 
-    def put(self, key: str, body: Body) -> None:
-        """Write one object; it appears whole or not at all."""
+    def put(self, key: str, body: Body, *, durably: bool = False) -> None:
+        """Write one object; it appears whole or not at all. Written durably, it outlives a power cut."""
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         """Write many objects; a crash may leave some unwritten, and of those that are new one in part."""
@@ -151,6 +151,24 @@ class Store(Protocol):
 
     def local_path(self, key: str) -> Path | None:
         """The object as a local file, where the store is one."""
+
+
+def _make_folder_durably(folder: str) -> None:
+    if not os.path.isdir(folder):
+        parent = os.path.dirname(folder)
+        _make_folder_durably(parent)
+        with contextlib.suppress(FileNotFoundError):  # of a parent that was removed since: tried again
+            os.makedirs(folder, exist_ok=True)
+            _sync_folder(parent)
+
+
+def _sync_folder(folder: str) -> None:
+    """Have the names in a folder written to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def open_store(url: str, s3_endpoint: str = "") -> Store:
@@ -230,24 +248,36 @@ class LocalStore:
                 f"{self.url}: {error.strerror}{where}. Make room, or place the store elsewhere"
             ) from error
 
-    def put(self, key: str, body: Body) -> None:
+    def put(self, key: str, body: Body, *, durably: bool = False) -> None:
         with self._with_room():
-            self._put(key, body)
+            self._put(key, body, durably=durably)
 
-    def _put(self, key: str, body: Body) -> None:
+    def _put(self, key: str, body: Body, *, durably: bool = False) -> None:
         path = self._path(key)
         with self._no_file_is_a_folder():
-            self._write_whole(path, body)
+            self._write_whole(path, body, durably)
 
-    def _write_whole(self, path: str, body: Body) -> None:
+    def _write_whole(self, path: str, body: Body, durably: bool) -> None:
         folder = os.path.dirname(path)
-        os.makedirs(folder, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_WRITING)
+        while True:
+            if durably:
+                _make_folder_durably(folder)
+            else:
+                os.makedirs(folder, exist_ok=True)
+            # Somebody who deleted its last file may have removed the folder since.
+            with contextlib.suppress(FileNotFoundError):
+                descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=_WRITING)
+                break
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(body)
+                if durably:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
+            if durably:
+                _sync_folder(folder)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)

@@ -1,0 +1,134 @@
+"""What is told about a run, as an answer to the GraphQL query that CauseMos sends (CONTRACTS F.5).
+
+It is that one query: the run is named by `_eq`, the fields by their names. Everything comes from the
+Dagster run of that id, which is what reports give CauseMos as `flow_id`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord
+from dagster._core.events.log import EventLogEntry
+
+from datacube_assets.gateway.parameters import is_run_id
+from datacube_assets.settings import Settings
+from datacube_assets.web import scrubbed
+
+STATES: Mapping[DagsterRunStatus, str] = {
+    DagsterRunStatus.NOT_STARTED: "Scheduled",
+    DagsterRunStatus.QUEUED: "Scheduled",
+    DagsterRunStatus.STARTING: "Submitted",
+    DagsterRunStatus.STARTED: "Running",
+    DagsterRunStatus.CANCELING: "Running",
+    DagsterRunStatus.SUCCESS: "Success",
+    DagsterRunStatus.FAILURE: "Failed",
+    DagsterRunStatus.CANCELED: "Cancelled",
+}
+"""What Prefect would call it."""
+MOST_LINES = 1000
+"""Lines of a log that are told, the newest ones."""
+LONGEST_LINE = 2000
+"""Letters of a line."""
+_QUERY = re.compile(r'\bflow_run\s*\(\s*where\s*:.*?\b_eq\s*:\s*("(?:[^"\\]|\\.)*")(.*)', re.DOTALL)
+_UNREADABLE = "only the query `flow_run(where: {id: {_eq: ...}})` is answered here"
+
+Answer = dict[str, Any]
+
+
+class UnknownQueryError(ValueError):
+    """A query of another kind."""
+
+
+@dataclass(frozen=True)
+class Flows:
+    """The runs of a Dagster instance."""
+
+    instance: DagsterInstance
+    settings: Settings
+
+    def answer(self, query: object) -> Answer:
+        """The answer to a query. Raises UnknownQueryError."""
+        found = _QUERY.search(query) if isinstance(query, str) else None
+        if found is None:
+            raise UnknownQueryError(_UNREADABLE)
+        try:
+            run_id = str(json.loads(found[1]))
+        except ValueError:
+            raise UnknownQueryError(_UNREADABLE) from None
+        wanted = set(re.findall(r"\w+", found[2]))
+        record = self._record(run_id)
+        if record is None:
+            return {"data": {"flow_run": []}}
+        fields: dict[str, Callable[[RunRecord], Any]] = {
+            "id": lambda record: record.dagster_run.run_id,
+            "name": lambda record: record.dagster_run.tags.get("dagster/partition", ""),
+            "state": lambda record: STATES[record.dagster_run.status],
+            "start_time": _start,
+            "end_time": lambda record: _time(record.end_time),
+            "logs": self._logs,
+            "agent": _agent,
+        }
+        told = {name: tell(record) for name, tell in fields.items() if name in wanted or name == "state"}
+        if "agent" in wanted:
+            # Of an agent `id` is asked for, too; of the run only if it stands before that.
+            told.pop("id", None)
+        return {"data": {"flow_run": [told]}}
+
+    def _record(self, run_id: str) -> RunRecord | None:
+        return self.instance.get_run_record_by_id(run_id) if is_run_id(run_id) else None
+
+    def _logs(self, record: RunRecord) -> list[Answer]:
+        run = record.dagster_run
+        # One more than is told shows whether there are more.
+        newest = self.instance.get_records_for_run(run.run_id, limit=MOST_LINES + 1, ascending=False).records
+        entries = [found.event_log_entry for found in newest[MOST_LINES::-1]]
+        lines = [
+            {"timestamp": _time(entry.timestamp), "message": text}
+            for entry in entries[-MOST_LINES:]
+            if (text := self._text(entry))
+        ]
+        if len(newest) > MOST_LINES and lines:
+            left_out = f"(only the last {MOST_LINES:,} lines; Dagster has all of them)"
+            lines.insert(0, {"timestamp": lines[0]["timestamp"], "message": left_out})
+        return lines or [{"timestamp": _start(record), "message": "Nothing has been logged yet."}]
+
+    def _text(self, entry: EventLogEntry) -> str:
+        event = entry.dagster_event
+        text = entry.user_message or (event.message if event and event.message else "")
+        error = entry.error_info or getattr(event.event_specific_data if event else None, "error", None)
+        while error is not None:
+            # Neither the stack nor what an exception says of itself in Python is for a user of CauseMos.
+            text = f"{text} {error.message}".strip()
+            error = error.cause
+        for username, password in (
+            (self.settings.dojo_username, self.settings.dojo_password),
+            (self.settings.causemos_username, self.settings.causemos_password),
+            ("", self.settings.address_key),
+            ("", self.settings.gateway_token),
+        ):
+            text = scrubbed(text, username, password.get_secret_value())
+        return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat()
+
+
+def _start(record: RunRecord) -> str | None:
+    """When it started; of one that never did, when it was asked for: CauseMos shows nothing without."""
+    return _time(record.start_time or record.create_timestamp.timestamp())
+
+
+def _agent(record: RunRecord) -> Answer:
+    """Where the run was, or will be, executed: the code location it belongs to."""
+    run = record.dagster_run
+    origin = run.remote_job_origin
+    location = origin.location_name if origin else run.job_name
+    kind = run.tags.get("datacube/kind", "datacube")
+    return {"id": location, "labels": [run.job_name, kind]}

@@ -1,0 +1,125 @@
+"""What a request may say: from the body that CauseMos sends to a request that can be kept.
+
+What the fields mean is in `dojo/request.py`; which addresses may be read is decided by `dojo/fetch.py`, as
+it is when they are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.documents import reason_of
+from datacube_assets.dojo.fetch import Source, check_address
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.dojo.seal import Seal
+from datacube_assets.settings import Settings, names
+
+LARGEST_BODY = 10_000_000
+"""Bytes of a request; three thousand flow parameter objects have about half of it."""
+
+_LONGEST_RUN_ID = 100
+
+
+class RefusedError(ValueError):
+    """A body that cannot be used; the message says why, without repeating what may be secret."""
+
+
+class TooLargeError(RefusedError):
+    """A body of more than `LARGEST_BODY` bytes."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """One request, in both forms."""
+
+    request: DatacubeRequest
+    """What is worked on; addresses are sealed."""
+    document: Mapping[str, Any]
+    """The object as it came, with whatever else it said; addresses are sealed."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads bodies."""
+
+    source: Source
+    """Which addresses of parts may be read."""
+    seal: Seal
+
+    @classmethod
+    def of(cls, settings: Settings, *, local_files: bool = True) -> Reader:
+        """`local_files`: whether whoever calls may have files of this machine read at all."""
+        schemes = {scheme for scheme in names(settings.source_schemes) if local_files or scheme != "file"}
+        seal = Seal.of(settings)
+        source = Source(
+            allowed_schemes=frozenset(schemes),
+            allowed_hosts=tuple(names(settings.source_hosts)),
+            guarded=settings.environment == "production",
+            seal=seal,
+        )
+        return cls(source, seal)
+
+    def read_one(self, document: Any) -> Parameters:
+        """The request of a flow parameter object (CONTRACTS C, F.1). Raises RefusedError.
+
+        Fields that are null count as absent, as in the original.
+        """
+        if not isinstance(document, dict):
+            raise RefusedError("a request is a JSON object of flow parameters")
+        known = {
+            name: value
+            for name, value in document.items()
+            if name in DatacubeRequest.model_fields and value is not None
+        }
+        try:
+            # As JSON: there, lists are what is expected of tuples, and nothing else is converted.
+            request = DatacubeRequest.model_validate_json(json.dumps(known), strict=True)
+            ModelRun.of(request).check()
+            if not request.data_paths:
+                raise RefusedError("data_paths: name at least one file")
+            for address in request.data_paths:
+                check_address(address, self.source)
+        except ValidationError as error:
+            raise RefusedError(reason_of(error)) from None
+        except InputError as error:
+            raise RefusedError(str(error)) from None
+        opened = request.model_copy(
+            update={"data_paths": tuple(map(self.source.seal.open, request.data_paths))}
+        )
+        request = self.seal.close_all(opened)
+        return Parameters(request, {**document, "data_paths": list(request.data_paths)})
+
+    def read_many(self, documents: Any) -> list[Parameters]:
+        """The requests of an array, all or none. Raises RefusedError naming the first that cannot be used."""
+        if not isinstance(documents, list):
+            raise RefusedError("the body must be an array of requests")
+        read = []
+        for number, document in enumerate(documents):
+            try:
+                read.append(self.read_one(document))
+            except RefusedError as error:
+                raise RefusedError(f"request {number}: {error}") from None
+        return read
+
+
+def parsed(body: bytes) -> Any:
+    """What a JSON body says. Raises RefusedError for what is none, or could not be written again."""
+    try:
+        content = json.loads(body.decode())
+        # Infinity, and half a character.
+        json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise RefusedError("the body must be JSON") from None
+    return content
+
+
+def is_run_id(text: str) -> bool:
+    """Whether Dagster may be asked for a run of that id: it holds nothing that a database chokes on."""
+    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_RUN_ID
