@@ -243,7 +243,9 @@ class Site:
 @contextlib.contextmanager
 def in_background(app: ASGIApp) -> Iterator[str]:
     """Serve from a thread on a free loopback port, for tests and notebooks; gives the base URL."""
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        app, log_level="critical", lifespan="off", proxy_headers=False, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
