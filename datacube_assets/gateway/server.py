@@ -105,7 +105,8 @@ class Gateway:
 
     def routes(self) -> APIRouter:
         """The addresses of the queue."""
-        router = APIRouter(prefix="/data-pipeline", tags=["queue"], default_response_class=PlainTextResponse)
+        # An answer without a body is all that the original gives.
+        router = APIRouter(prefix="/data-pipeline", tags=["queue"], default_response_class=Response)
         one, many = _flow_parameters(), {"type": "array", "items": _flow_parameters()}
 
         @router.put("/enqueue", responses=_refusals(400, 413, 503), openapi_extra=_body(one))
