@@ -72,7 +72,8 @@ def _flow_parameters() -> dict[str, Any]:
     thresholds = schema.pop("$defs")["QualifierThresholds"]
     schema["properties"]["qualifier_thresholds"] = thresholds
     schema["properties"]["data_paths"]["minItems"] = 1
-    del schema["properties"]["source_version"]
+    for name in schema["properties"].keys() - set(schema["required"]):
+        schema["properties"][name] = {"anyOf": [schema["properties"][name], {"type": "null"}]}
     return {**schema, "title": "Flow parameters"}
 
 

@@ -151,7 +151,7 @@ def description(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     kept = os.environ.pop("DAGSTER_HOME", None)
     os.environ["DATACUBE_HOME"] = str(home)
     try:
-        configured = Settings.from_environment(DATACUBE_HOME=str(home), DATACUBE_QUEUE_SIZE="50")
+        configured = Settings.from_environment(DATACUBE_HOME=str(home), DATACUBE_QUEUE_SIZE="1000000")
         with open_instance(configured) as instance, in_background(application(configured, instance)) as url:
             yield schemathesis.openapi.from_url(f"{url}/openapi.json")
     finally:
