@@ -21,8 +21,10 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.dojo.seal import Seal
 from datacube_assets.settings import Settings, names
 
+LARGEST_REQUEST = 1_000_000
+"""Bytes of a flow parameter object; one with a thousand addresses has about a third of it."""
 LARGEST_BODY = 10_000_000
-"""Bytes of a request; three thousand flow parameter objects have about half of it."""
+"""Bytes of an array of them."""
 
 _LONGEST_RUN_ID = 100
 
@@ -32,7 +34,7 @@ class RefusedError(ValueError):
 
 
 class TooLargeError(RefusedError):
-    """A body of more than `LARGEST_BODY` bytes."""
+    """A body, or a request in it, that has more bytes than any needs."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,11 @@ class Reader:
         read = []
         for number, document in enumerate(documents):
             try:
+                if len(json.dumps(document)) > LARGEST_REQUEST:
+                    raise TooLargeError(f"it must have at most {LARGEST_REQUEST:,} bytes")
                 read.append(self.read_one(document))
             except RefusedError as error:
-                raise RefusedError(f"request {number}: {error}") from None
+                raise type(error)(f"request {number}: {error}") from None
         return read
 
 

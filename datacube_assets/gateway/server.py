@@ -37,6 +37,7 @@ from datacube_assets.gateway.flows import Flows, UnknownQueryError
 from datacube_assets.gateway.metrics import Metrics
 from datacube_assets.gateway.parameters import (
     LARGEST_BODY,
+    LARGEST_REQUEST,
     Reader,
     RefusedError,
     TooLargeError,
@@ -56,7 +57,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "It cannot be used; the second line says why. Nothing was queued.", **_TEXT},
     401: {"description": "The bearer token is missing.", **_TEXT},
     403: {"description": "The client's network may not call.", **_TEXT},
-    413: {"description": f"The body has more than {LARGEST_BODY:,} bytes.", **_TEXT},
+    413: {"description": f"More than {LARGEST_REQUEST:,} bytes; in bulk {LARGEST_BODY:,}.", **_TEXT},
     500: {"description": "The lake or Dagster cannot be used; the second line says why.", **_TEXT},
     503: {"description": "The queue is full. Nothing was queued.", **_TEXT},
 }
@@ -84,13 +85,13 @@ def _body(schema: dict[str, Any], *, required: bool = True) -> dict[str, Any]:
 _QUERY = {"type": "object", "required": ["query"], "properties": {"query": {"type": "string"}}}
 
 
-async def _read(request: Request) -> bytes:
+async def _read(request: Request, most: int = LARGEST_REQUEST) -> bytes:
     """The body. Raises TooLargeError before more than is allowed was read."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > LARGEST_BODY:
-            raise TooLargeError(f"the body must have at most {LARGEST_BODY:,} bytes")
+        if len(body) > most:
+            raise TooLargeError(f"the body must have at most {most:,} bytes")
     return bytes(body)
 
 
@@ -119,7 +120,7 @@ class Gateway:
         @router.put("/bulk-enqueue", responses=_refusals(400, 413, 503), openapi_extra=_body(many))
         async def bulk_enqueue(request: Request) -> Response:
             """Put requests in, in this order: all of them, or none."""
-            body = await _read(request)
+            body = await _read(request, LARGEST_BODY)
             return await run_in_threadpool(self._enqueue_many, body)
 
         @router.get("/status", responses=_refusals(), response_class=JSONResponse)

@@ -54,7 +54,7 @@ from datacube_assets.sensors.words import count
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report
-from datacube_assets.storage.requests import Ticket, doc_ids_of
+from datacube_assets.storage.requests import Ticket, asked_for, doc_ids_of
 from datacube_assets.web import public
 
 OVERLAP = 30.0
@@ -234,12 +234,18 @@ def request_of(
         document = last
     if document is not None:
         return DatacubeRequest.model_validate(document)
+    # A run that failed before it knew its request.
     model_run = ModelRun.from_key(partition)
-    if model_run.is_indicator:
+    asked = asked_for(lake, run.tags.get(REQUEST_TAG, ""))
+    if asked is None and model_run.is_indicator:
         return None
-    # A run that failed before it knew its request: CauseMos's document of a model run has its id.
     return DatacubeRequest(
-        model_id=model_run.model_id, run_id=model_run.run_id, data_paths=(), doc_ids=(model_run.run_id,)
+        model_id=model_run.model_id,
+        run_id=model_run.run_id,
+        data_paths=(),
+        is_indicator=model_run.is_indicator,
+        # CauseMos's document of a model run has its id.
+        doc_ids=asked.doc_ids if asked else (model_run.run_id,),
     )
 
 

@@ -42,7 +42,9 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         # The cursor names what the last tick requested; Dagster stored it after creating the runs.
         runs_started(store, started_last(context.cursor))
         paused = is_paused(store)
-        room = 0 if paused else max(limit - len(queued_runs(context.instance)), 0)
+        # One that was never queued, because its submission died, is submitted again, and takes no room.
+        queued = [run for run in queued_runs(context.instance) if run.status == DagsterRunStatus.QUEUED]
+        room = 0 if paused else max(limit - len(queued), 0)
         waiting = runs_requested(store, room)
         broken = [one for one in waiting if ModelRun.known(one.partition) is None]
         if broken:

@@ -30,14 +30,15 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway import queue as gateway_queue
 from datacube_assets.gateway.admission import Admission, check_networks
-from datacube_assets.gateway.parameters import LARGEST_BODY
+from datacube_assets.gateway.parameters import LARGEST_BODY, LARGEST_REQUEST
 from datacube_assets.gateway.server import FAILED, application
 from datacube_assets.home import open_instance
 from datacube_assets.jobs import BY_HAND, FORCED, PRIORITY_TAG, process_model_run
+from datacube_assets.sensors.reports import due
 from datacube_assets.settings import Settings, SettingsError, networks
 from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.requests import ask_for_run, doc_ids_of, requested
+from datacube_assets.storage.requests import Ticket, ask_for_run, doc_ids_of, requested
 from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.system import evaluate
 
@@ -218,6 +219,19 @@ def test_documents_that_only_a_duplicate_names_wait_for_the_same_run(desk: Desk)
     assert set(doc_ids_of(desk.lake, asked.tags[REQUEST_TAG])) == {"a", "b", "c"}
 
 
+def test_a_run_tells_the_documents_of_its_own_request_too_when_a_later_one_replaced_it(desk: Desk) -> None:
+    desk.enqueue(weight_column="a", doc_ids=["a"])
+    (asked,) = desk.started()
+    run = desk.hand_over(asked, DagsterRunStatus.STARTED)
+    desk.enqueue(weight_column="b", doc_ids=["b"])
+    desk.instance.report_run_failed(run)
+    record = desk.instance.get_run_record_by_id(run.run_id)
+    assert record is not None
+    report = due(desk.instance, desk.lake, record)[0]
+    assert (report.kind, report.body["doc_ids"]) == ("queue-runtime", ["a"])
+    assert report.body["start_time"] == Ticket.of(asked.tags[REQUEST_TAG]).asked_at
+
+
 def test_a_request_whose_run_has_started_is_put_in_again(desk: Desk) -> None:
     desk.enqueue()
     (asked,) = desk.started()
@@ -276,7 +290,7 @@ REFUSED = {
     "no files": ({"model_id": "m", "run_id": "r"}, "data_paths"),
     "no file": (parameters(data_paths=[]), "data_paths"),
     "an empty file": (parameters(data_paths=["x", ""]), "data_paths.1"),
-    "a number for an id": (parameters(run_id=5), "run_id"),
+    "a number for an id": ({**parameters(), "run_id": 5}, "run_id"),
     "text for a list": (parameters(data_paths="x"), "data_paths"),
     "text for a truth": (parameters(is_indicator="true"), "is_indicator"),
     "a number among documents": (parameters(doc_ids=[1]), "doc_ids.0"),
@@ -315,9 +329,16 @@ def test_a_bulk_keeps_its_order_and_knows_its_own_duplicates(desk: Desk) -> None
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(desk: Desk) -> None:
-    answer = desk.put("enqueue", b" " * (LARGEST_BODY + 1))
+    answer = desk.put("bulk-enqueue", b" " * (LARGEST_BODY + 1))
     assert answer.status_code == 413
     assert desk.call("POST", "/", b" " * (LARGEST_BODY + 1)).status_code == 413
+
+
+def test_one_request_is_no_larger_than_it_need_be(desk: Desk) -> None:
+    assert desk.put("enqueue", parameters(note="x" * LARGEST_REQUEST)).status_code == 413
+    assert desk.put("bulk-enqueue", [parameters(note="x" * LARGEST_REQUEST)]).status_code == 413
+    assert desk.put("retry-flow/any", b" " * (LARGEST_REQUEST + 1)).status_code == 413
+    assert desk.jobs() == []
 
 
 def test_what_is_secret_in_addresses_is_sealed_before_anything_is_kept(desk: Desk) -> None:
