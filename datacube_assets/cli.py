@@ -667,15 +667,18 @@ def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
 @main.command("causemos-simulator", short_help="Stand in for CauseMos.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", default=3002, help="Port to listen on. [default: 3002]")
+@click.option("--queue", default="", metavar="URL", help="Gateway to send requests to, as CauseMos would.")
 @_store_options
 def causemos_simulator(
     host: str,
     port: int,
+    queue: str,
     settings: Settings,
 ) -> None:
     """Receive reports as CauseMos would, and show them at its address.
 
-    It reads results.json from the bucket before it believes a success.
+    It reads results.json from the bucket before it believes a success. With --queue it also takes what Dojo
+    says of runs and datasets that are through, and sends requests for them to `datacube gateway`.
     """
     from datacube_assets.causemos.simulator import serve
     from datacube_assets.storage.stores import open_store
@@ -687,6 +690,7 @@ def causemos_simulator(
         host,
         port,
         upsert=True,
+        queue_url=queue,
         username=settings.causemos_username,
         password=settings.causemos_password.get_secret_value(),
     )

@@ -12,6 +12,7 @@ from typing import Any
 from dagster import DagsterInstance, RunsFilter
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
+from datacube_assets.assets.partitions import REQUEST_TAG
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.home import open_instance
@@ -89,6 +90,11 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
             busy=lambda run: _busy(instance, run),
             # A storage without any run is hardly the one that these reports are about.
             known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
+            known_request=(
+                (lambda name: bool(instance.get_runs_count(RunsFilter(tags={REQUEST_TAG: name}))))
+                if instance.get_runs_count()
+                else lambda _: True
+            ),
         )
         found: list[Orphan] = []
         unfinished: list[ModelRun] = []

@@ -1,10 +1,14 @@
 """A stand-in for CauseMos, for development and tests: it takes reports and shows what it got.
 
 Here belongs what CauseMos does with a report (CONTRACTS F.4, I): it reads the results as the reader
-would, and changes the status of the documents that waited. It derives no requests, and the pipeline
-never imports it. Its handles lie below `/simulator`, never misbehaving:
+would, and changes the status of the documents that waited. With a queue it also does what CauseMos does
+when Dojo says that something is through (A.7, C): it sends flow parameters to the queue, and asks there for
+the state and log of runs. The pipeline never imports it. Its handles lie below `/simulator`, never
+misbehaving:
 
     GET    /                       a page for people
+    POST   /api/maas/model-runs/ID/post-process, /api/maas/indicators/post-process    what Dojo says
+    GET    /api/maas/model-runs/ID/status, /api/maas/model-runs/ID/logs    what the queue says of a run
     GET    /simulator/reports      every report in the order it came, with the answer it got
     GET    /simulator/documents    the documents, per Elasticsearch index; POST: add or replace some
     GET    /simulator/switches, /simulator/requests    as in Dojo's stand-in
@@ -14,11 +18,13 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any, Literal, get_args
 
+import httpx
 import uvicorn
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.applications import Starlette
@@ -27,7 +33,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from datacube_assets.dojo.request import INDICATOR_RUN_ID
+from datacube_assets.dojo.derive import NUMERIC_TYPES, request_for_indicator, request_for_run
+from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
+from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.stand_in import Document, StandIn, json_object, validated
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
@@ -45,6 +53,8 @@ class _Waiting(BaseModel):
 
 
 _DOCUMENTS = TypeAdapter(dict[Index, list[_Waiting]])
+_RUN, _MODEL = TypeAdapter(RunDocument), TypeAdapter(ModelDocument)
+_INDICATOR = TypeAdapter(IndicatorDocument)
 
 
 @dataclass(frozen=True)
@@ -68,17 +78,21 @@ class CauseMosSimulator(StandIn):
         indicators_bucket: Store,
         *,
         upsert: bool = False,
+        queue_url: str = "",
         username: str = "",
         password: str = "",
     ) -> None:
         """`upsert`: an unknown document is created by the first report.
 
         The real one answers 200 and changes nothing then (CONTRACTS F.4), which leaves little to see.
+
+        `queue_url`: where requests are sent, and where runs are asked for; empty: there is no queue.
         """
         super().__init__(username, password)
         self._models_bucket = models_bucket
         self._indicators_bucket = indicators_bucket
         self._upsert = upsert
+        self._queue_url = queue_url.rstrip("/")
         self.documents: dict[Index, dict[str, Document]] = {index: {} for index in INDICES}
         self.reports: list[ReceivedReport] = []
 
@@ -146,10 +160,16 @@ class CauseMosSimulator(StandIn):
 
     def app(self) -> Starlette:
         """The stand-in as an ASGI application."""
-        reporting = Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])
+        maas = [Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])]
+        if self._queue_url:
+            maas += [
+                Route("/model-runs/{id}/post-process", self._process_run, methods=["POST"]),
+                Route("/indicators/post-process", self._process_indicator, methods=["POST"]),
+                Route("/model-runs/{id}/{what:str}", self._get_flow),
+            ]
         return self.application(
             [
-                Mount("/api/maas", routes=[reporting], middleware=[self.misbehaving(), self.guarded()]),
+                Mount("/api/maas", routes=maas, middleware=[self.misbehaving(), self.guarded()]),
                 Mount("/", routes=[Route("/", self._get_page)], middleware=[self.guarded()]),
             ]
         )
@@ -169,6 +189,84 @@ class CauseMosSimulator(StandIn):
             raise HTTPException(404, "Not Found")
         status, message = self.receive(call, await json_object(request))
         return JSONResponse({"message": message}, status)
+
+    async def _process_run(self, request: Request) -> Response:
+        """Dojo says that a model run is through (CONTRACTS A.7)."""
+        body = await json_object(request)
+        run = validated(_RUN, body)
+        model = self.documents["data-datacube"].get(run.model_id)
+        if model is None:
+            return JSONResponse({"message": "Model metadata could not be found"}, 409)
+        known = run.id in self.documents["data-model-run"]
+        wanted = request_for_run(run, validated(_MODEL, model))
+        status = "PROCESSING" if known else "TEST"
+        self.put(
+            "data-model-run",
+            _merged(self.documents["data-model-run"].get(run.id, {}), {**body, "status": status}),
+        )
+        await self._send(wanted, [run.id] if known else [])
+        return JSONResponse({"message": "sent to the queue"}, 200 if known else 201)
+
+    async def _process_indicator(self, request: Request) -> Response:
+        """Dojo says that a dataset is published (CONTRACTS A.7, C): one document for each of its features."""
+        body = await json_object(request)
+        indicator = validated(_INDICATOR, body)
+        datacubes = self.documents["data-datacube"]
+        known = {
+            document["default_feature"]: name
+            for name, document in datacubes.items()
+            if document.get("data_id") == indicator.id
+        }
+        features = [output.name for output in indicator.outputs if output.type in NUMERIC_TYPES]
+        ids = {feature: known.get(feature) or str(uuid.uuid4()) for feature in features}
+        # In this order (C): a queue that cannot be reached leaves the documents as they are.
+        await self._send(request_for_indicator(indicator, list(ids.values())), list(ids.values()))
+        for feature, name in ids.items():
+            more = {"id": name, "data_id": indicator.id, "default_feature": feature, "status": "PROCESSING"}
+            self.put("data-datacube", _merged(datacubes.get(name, {}), {**body, **more}))
+        new = [name for feature, name in ids.items() if feature not in known]
+        return JSONResponse({"new_ids": new, "existing_ids": list(known.values())}, 200 if known else 201)
+
+    async def _send(self, wanted: DatacubeRequest, doc_ids: list[str]) -> None:
+        """Send flow parameters to the queue (CONTRACTS C). Raises a 500 when it does not take them."""
+        fields = {
+            "model_id",
+            "run_id",
+            "data_paths",
+            "qualifier_map",
+            "weight_column",
+            "qualifier_thresholds",
+        }
+        parameters = {
+            **wanted.model_dump(mode="json", include=fields),
+            "doc_ids": doc_ids,
+            **({"is_indicator": True} if wanted.is_indicator else {"compute_tiles": True}),
+        }
+        try:
+            async with httpx.AsyncClient(timeout=60) as http:
+                answer = await http.put(f"{self._queue_url}/data-pipeline/enqueue", json=parameters)
+                answer.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise HTTPException(500, f"the queue did not take it: {type(error).__name__}") from None
+
+    async def _get_flow(self, request: Request) -> Response:
+        """State, or state and log, of the run that made a document (CONTRACTS F.5)."""
+        fields = {"status": "", "logs": "logs { timestamp message } agent { id labels }"}
+        document = self.documents["data-model-run"].get(request.path_params["id"])
+        if document is None or request.path_params["what"] not in fields:
+            raise HTTPException(404, "Not Found")
+        flow_id = request.query_params.get("flow_id") or document.get("flow_id")
+        where = f'where: {{ id: {{_eq: "{flow_id}"}}}}'
+        told = f"state start_time end_time {fields[request.path_params['what']]}"
+        try:
+            async with httpx.AsyncClient(timeout=60) as http:
+                answer = await http.post(
+                    self._queue_url, json={"query": f"query {{ flow_run({where}) {{ {told} }} }}"}
+                )
+            flows = answer.raise_for_status().json()["data"]["flow_run"]
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise HTTPException(500, f"the pipeline does not answer: {type(error).__name__}") from None
+        return JSONResponse(flows[0] if flows else {})
 
     async def _get_reports(self, request: Request) -> Response:
         return JSONResponse([asdict(report) for report in self.reports])
@@ -254,11 +352,17 @@ def serve(
     port: int,
     *,
     upsert: bool = False,
+    queue_url: str = "",
     username: str = "",
     password: str = "",
 ) -> None:
     """Stand in for CauseMos over two buckets, until interrupted."""
     simulator = CauseMosSimulator(
-        models_bucket, indicators_bucket, upsert=upsert, username=username, password=password
+        models_bucket,
+        indicators_bucket,
+        upsert=upsert,
+        queue_url=queue_url,
+        username=username,
+        password=password,
     )
     uvicorn.run(simulator.app(), host=host, port=port, log_level="warning")

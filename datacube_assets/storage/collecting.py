@@ -26,6 +26,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import DESCRIPTOR, Lake
 from datacube_assets.storage.publishing import HEAD, MANIFESTS, manifest, manifest_entries, manifests_folder
 from datacube_assets.storage.reports import SETTLED
+from datacube_assets.storage.requests import JOINED, STARTED, names_waiting
 from datacube_assets.storage.stores import Entry, MissingObjectError, Store, is_leftover
 
 TABLES = frozenset(
@@ -41,7 +42,12 @@ TABLES = frozenset(
 """The assets that keep a table in the lake."""
 
 Kind = Literal[
-    "file of an abandoned table", "trace of a publication", "stray object", "unfinished write", "old report"
+    "file of an abandoned table",
+    "trace of a publication",
+    "stray object",
+    "unfinished write",
+    "old report",
+    "old request",
 ]
 
 
@@ -86,6 +92,8 @@ class Search:
     """Whether a run is at work on a partition."""
     known_run: Callable[[str], bool] = lambda _: True
     """Whether Dagster still has a run of that id."""
+    known_request: Callable[[str], bool] = lambda _: True
+    """Whether Dagster still has a run of the request of that name."""
 
     def orphans(self) -> Iterator[Orphans]:
         """What nothing refers to, partition by partition; each is looked at when it is asked for."""
@@ -95,7 +103,7 @@ class Search:
                 found = self._of_run(run, list(entries))
                 if found.found or found.unfinished:
                     yield found
-        rest = self._reports()
+        rest = self._reports() + self._requests()
         for folder in ("requests/", "reports/", "sensors/"):
             rest += self._leftovers(folder)
         if rest:
@@ -217,6 +225,19 @@ class Search:
             and not self.known_run(entry.key.rpartition("/")[2].partition(".")[0])
         ]
         return self._old("old report", self.lake.store, entries)
+
+    def _requests(self) -> list[Orphan]:
+        """What is on record about requests that wait no more, and whose runs Dagster no longer has."""
+        waiting = set(names_waiting(self.lake))
+        entries = [
+            entry
+            for folder in (STARTED, JOINED)
+            for entry in self.lake.store.entries(f"{folder}/")
+            if not is_leftover(entry.key)
+            and (name := entry.key.split("/")[2].removesuffix(".json")) not in waiting
+            and not self.known_request(name)
+        ]
+        return self._old("old request", self.lake.store, entries)
 
     def _leftovers(self, prefix: str) -> list[Orphan]:
         entries = (entry for entry in self.lake.store.entries(prefix) if is_leftover(entry.key))

@@ -31,8 +31,8 @@ from datacube_assets.storage.lake import DamagedError, Lake
 from datacube_assets.storage.stores import MissingObjectError
 
 _WAITING = "requests/waiting"
-_STARTED = "requests/started"
-_JOINED = "requests/joined"
+STARTED = "requests/started"
+JOINED = "requests/joined"
 _FORCED = "requests/forced"
 _PAUSED = "requests/paused.json"
 _SUFFIX = ".json"
@@ -231,7 +231,7 @@ def runs_started(lake: Lake, names: Sequence[str]) -> None:
             body = lake.store.get(f"{_WAITING}/{name}{_SUFFIX}")
         except MissingObjectError:
             continue
-        lake.store.put(f"{_STARTED}/{name}{_SUFFIX}", body, durably=True)
+        lake.store.put(f"{STARTED}/{name}{_SUFFIX}", body, durably=True)
     drop(lake, names)
 
 
@@ -243,7 +243,7 @@ def drop(lake: Lake, names: Sequence[str]) -> None:
 def asked_for(lake: Lake, name: str) -> Asked | None:
     """A requested run, None when nothing (readable) is known of it; what joined it is not included."""
     # In this order: it is on record as started before it stops waiting.
-    for folder in (_WAITING, _STARTED):
+    for folder in (_WAITING, STARTED):
         try:
             one = _Waiting.model_validate_json(lake.store.get(f"{folder}/{name}{_SUFFIX}"))
         except (MissingObjectError, ValidationError):
@@ -265,7 +265,7 @@ def waits(lake: Lake, name: str) -> bool:
 def join(lake: Lake, name: str, doc_ids: Sequence[str]) -> None:
     """Have further documents of CauseMos wait for the outcome of a requested run. Durable."""
     lake.write_document(
-        f"{_JOINED}/{name}/{uuid.uuid4().hex}{_SUFFIX}", {"doc_ids": list(doc_ids)}, durably=True
+        f"{JOINED}/{name}/{uuid.uuid4().hex}{_SUFFIX}", {"doc_ids": list(doc_ids)}, durably=True
     )
 
 
@@ -273,7 +273,7 @@ def doc_ids_of(lake: Lake, name: str) -> tuple[str, ...]:
     """All documents that wait for the outcome of a requested run."""
     asked = asked_for(lake, name)
     found = list(asked.doc_ids) if asked else []
-    for key, _ in sorted(lake.store.list(f"{_JOINED}/{name}/")):
+    for key, _ in sorted(lake.store.list(f"{JOINED}/{name}/")):
         found += (lake.read_document(key) or {}).get("doc_ids", [])
     return tuple(dict.fromkeys(found))
 

@@ -130,6 +130,19 @@ def test_what_dead_runs_left_is_deleted_and_everything_else_stays(place: Place) 
     assert place.found(known_run=lambda run_id: run_id == "known") == []
 
 
+def test_requests_whose_runs_dagster_has_forgotten_are_found(place: Place) -> None:
+    for name in ("waits", "known", "gone"):
+        place.lake.write_document(f"requests/started/{name}.json", {})
+        place.lake.write_document(f"requests/joined/{name}/more.json", {})
+    place.lake.write_document("requests/waiting/waits.json", {})
+    before = place.everything()
+    found = place.found(known_request=lambda name: name == "known")
+    assert kinds(found) == ["old request"] * 2
+    for orphans in found:
+        orphans.delete()
+    assert before - place.everything() == {"requests/started/gone.json", "requests/joined/gone/more.json"}
+
+
 def test_what_is_young_is_left_alone(place: Place) -> None:
     place.table("two", die=True)
     place.publish("stray.csv", die=True)

@@ -25,6 +25,7 @@ from dagster._core.remote_origin import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.assets.partitions import REQUEST_TAG, model_runs
+from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -40,7 +41,13 @@ from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import Ticket, ask_for_run, doc_ids_of, requested
 from datacube_assets.storage.stores import open_store
-from datacube_assets_tests.integration.system import evaluate
+from datacube_assets_tests.integration.system import (
+    evaluate,
+    indicator_document,
+    model_document,
+    run_document,
+    success,
+)
 
 Json = dict[str, Any]
 
@@ -612,3 +619,33 @@ def test_what_goes_wrong_behind_it_is_told_without_details(desk: Desk) -> None:
     answer = desk.put("enqueue", parameters())
     assert answer.status_code == 500
     assert answer.text.splitlines()[0] == FAILED
+
+
+# --- CauseMos' stand-in ----------------------------------------------------------------------------------
+
+
+def test_what_dojo_tells_causemos_arrives_as_a_request(desk: Desk, tmp_path: Path) -> None:
+    bucket = open_store(tmp_path.as_uri())
+    causemos = CauseMosSimulator(bucket, bucket, queue_url=desk.site.url)
+    causemos.put("data-datacube", model_document("m"))
+    causemos.put("data-model-run", {"id": "r", "status": "SUBMITTED"})
+    run = run_document("r", model_id="m", data_paths=["https://host/r.1.parquet.gzip"], attributes=success())
+    dataset = indicator_document("d", data_paths=["https://host/d.1.parquet.gzip"])
+    with in_background(causemos.app()) as url, httpx.Client(base_url=f"{url}/api/maas", timeout=60) as dojo:
+        assert dojo.post("/model-runs/r/post-process", json=run).status_code == 200
+        assert dojo.post("/model-runs/x/post-process", json={**run, "id": "x"}).status_code == 201
+        assert dojo.post("/model-runs/y/post-process", json={**run, "model_id": "?"}).status_code == 409
+        new = dojo.post("/indicators/post-process", json=dataset)
+        again = dojo.post("/indicators/post-process", json=dataset)
+        assert (new.status_code, again.status_code) == (201, 200)
+        assert again.json() == {"new_ids": [], "existing_ids": new.json()["new_ids"]}
+        told = [(job["model_id"], job["run_id"], job["doc_ids"]) for job in desk.jobs()]
+        assert told == [("m", "r", ["r"]), ("m", "x", []), ("d", "indicator", new.json()["new_ids"])]
+        assert causemos.documents["data-model-run"]["r"]["status"] == "PROCESSING"
+        started = desk.hand_over(desk.started()[0], DagsterRunStatus.STARTED)
+        causemos.put("data-model-run", {"id": "r", "flow_id": started.run_id})
+        assert dojo.get("/model-runs/r/status").json()["state"] == "Running"
+        assert dojo.get("/model-runs/r/logs").json()["logs"]
+        assert dojo.get("/model-runs/x/status").json() == {}
+        desk.open(queue_size=1)
+        assert dojo.post("/model-runs/z/post-process", json={**run, "id": "z"}).status_code == 500
