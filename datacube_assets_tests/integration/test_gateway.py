@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -35,6 +36,7 @@ from datacube_assets.gateway.parameters import LARGEST_BODY, LARGEST_REQUEST
 from datacube_assets.gateway.server import FAILED, application
 from datacube_assets.home import open_instance
 from datacube_assets.jobs import BY_HAND, FORCED, PRIORITY_TAG, process_model_run
+from datacube_assets.s3_server import S3Server
 from datacube_assets.sensors.reports import due
 from datacube_assets.settings import Settings, SettingsError, networks
 from datacube_assets.stand_in import Site, in_background
@@ -50,6 +52,8 @@ from datacube_assets_tests.integration.system import (
 )
 
 Json = dict[str, Any]
+HTTP = httpx.Client(timeout=60)
+"""One for all calls: making one takes longer than they do."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +95,7 @@ class Desk:
 
     @property
     def lake(self) -> Lake:
-        return Lake(open_store(self.settings.lake))
+        return Lake(open_store(self.settings.lake, self.settings.s3_endpoint))
 
     def open(self, **settings: Any) -> Desk:
         """Start the gateway anew, with other settings by field name; it remembers nothing."""
@@ -101,7 +105,7 @@ class Desk:
 
     def call(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
         content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        return httpx.request(method, f"{self.site.url}{path}", content=content, headers=headers, timeout=60)
+        return HTTP.request(method, f"{self.site.url}{path}", content=content, headers=headers)
 
     def put(self, path: str, body: object = None) -> httpx.Response:
         return self.call("PUT", f"/data-pipeline/{path}", body)
@@ -145,19 +149,28 @@ class Desk:
         )
 
 
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterInstance]:
+    """A Dagster on files, as the gateway has it; tests share it, as opening one takes a while."""
+    with mock.patch.dict(os.environ):
+        os.environ.pop("DAGSTER_HOME", None)
+        home = str(tmp_path_factory.mktemp("home"))
+        with open_instance(Settings.from_environment(DATACUBE_HOME=home)) as opened:
+            yield opened
+
+
 @pytest.fixture
-def desk(quick_folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+def desk(
+    quick_folder: Path, site: Site, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
     for name in list(os.environ):
-        if name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_HOME")):
+        if name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_")):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("DATACUBE_HOME", str(quick_folder / "home"))
-    monkeypatch.setenv("DAGSTER_HOME", "restored after the test")
-    monkeypatch.delenv("DAGSTER_HOME")
     # What others do is to be seen at once.
     monkeypatch.setattr(gateway_queue, "LOOK_SECONDS", 0.0)
-    settings = Settings.from_environment()
-    with open_instance(settings) as instance:
-        yield Desk(settings, instance, site).open()
+    yield Desk(Settings.from_environment(DATACUBE_HOME=str(quick_folder / "home")), instance, site).open()
+    for run in instance.get_runs():
+        instance.delete_run(run.run_id)
 
 
 # --- putting in ------------------------------------------------------------------------------------------
@@ -466,6 +479,24 @@ def test_dagster_is_handed_no_more_than_can_soon_start(desk: Desk) -> None:
     assert desk.runs() == ["a", "b", "c"], "whoever asks sees one queue"
 
 
+def test_it_is_the_same_queue_on_s3(desk: Desk, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    desk.open(lake="s3://lake/gateway", s3_endpoint=s3_server.endpoint)
+    assert desk.put("bulk-enqueue", [parameters(str(number)) for number in range(20)]).status_code == 200
+    desk.enqueue("7", doc_ids=["more"])
+    assert desk.open().runs() == list(map(str, range(20)))
+    desk.put("stop")
+    desk.put("force-flow")
+    assert desk.status() == {"count": 20, "is_running": False, "running": 0}
+    (asked,) = desk.started()
+    assert asked.partition_key == "m:0"
+    desk.put("start")
+    assert len(desk.started()) == 20
+    desk.put("clear")
+    assert desk.jobs() == []
+
+
 # --- state and log of a run ------------------------------------------------------------------------------
 
 
@@ -615,6 +646,7 @@ def test_the_figures_are_those_of_the_queue(desk: Desk) -> None:
 
 
 def test_what_goes_wrong_behind_it_is_told_without_details(desk: Desk) -> None:
+    desk.settings.home.mkdir()
     (desk.settings.home / "lake").write_text("a file where a folder should be")
     answer = desk.put("enqueue", parameters())
     assert answer.status_code == 500

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,42 @@ def _the_whole_way(whole: System, gateway: Gateway) -> None:
     assert figures["datacube_published_bytes_total"] > 1000
     assert figures["datacube_reports_undelivered"] == 0
     assert gateway.metrics()["datacube_run_seconds_count"] == 3, "each is counted once"
+
+
+@pytest.mark.slow
+def test_whatever_was_answered_with_200_before_a_kill_waits_after_it(quick_folder: Path) -> None:
+    with system(quick_folder) as whole:
+        gateway = Gateway(whole)
+        try:
+            gateway.up()
+            accepted: list[str] = []
+
+            def send(client: int) -> None:
+                for number in range(10_000):
+                    run_id = f"{client}-{number}"
+                    body = {"model_id": "m", "run_id": run_id, "data_paths": ["x"], "doc_ids": [run_id]}
+                    try:
+                        answer = gateway.put("enqueue", body)
+                    except httpx.TransportError:
+                        return
+                    assert answer.status_code == 200, answer.text
+                    accepted.append(run_id)
+
+            with ThreadPoolExecutor(4) as threads:
+                sending = [threads.submit(send, client) for client in range(4)]
+                wait_for(lambda: len(accepted) >= 100, "a hundred requests")
+                gateway.program.stop(signal.SIGKILL)
+                for one in sending:
+                    one.result()
+            gateway.up()
+            waiting = [job["run_id"] for job in gateway.get("jobs")]
+            assert set(accepted) <= set(waiting)
+            assert len(waiting) <= len(accepted) + 4, "besides, those that nobody heard of any more"
+            for client in range(4):
+                of_one = [run_id for run_id in waiting if run_id.startswith(f"{client}-")]
+                assert of_one == sorted(of_one, key=lambda run_id: int(run_id.partition("-")[2]))
+        finally:
+            gateway.program.stop()
 
 
 # --- its description -------------------------------------------------------------------------------------
