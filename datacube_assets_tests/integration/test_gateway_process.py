@@ -36,6 +36,7 @@ class Gateway:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-P", "-m", "datacube_assets.cli", "gateway", "--port", str(port)]
+        self.http = httpx.Client(timeout=60)
         self.program = Program("gateway", command, {**whole.environment, **environment}, whole.folder)
 
     def up(self) -> None:
@@ -48,23 +49,23 @@ class Gateway:
         wait_for(answers, "the gateway")
 
     def put(self, path: str, body: object = None) -> httpx.Response:
-        return httpx.put(f"{self.url}/data-pipeline/{path}", content=json.dumps(body or {}), timeout=60)
+        return self.http.put(f"{self.url}/data-pipeline/{path}", content=json.dumps(body or {}))
 
     def get(self, path: str) -> Any:
-        return httpx.get(f"{self.url}/data-pipeline/{path}", timeout=60).raise_for_status().json()
+        return self.http.get(f"{self.url}/data-pipeline/{path}").raise_for_status().json()
 
     def flow(self, run_id: str) -> Json:
         """What CauseMos asks for (CONTRACTS F.5)."""
         fields = "state start_time end_time logs { timestamp message } agent { id labels }"
         query = f'query {{ flow_run(where: {{ id: {{_eq: "{run_id}"}}}}) {{ {fields} }} }}'
-        answer = httpx.post(self.url, json={"query": query}, timeout=60).raise_for_status()
+        answer = self.http.post(self.url, json={"query": query}).raise_for_status()
         flow: Json = answer.json()["data"]["flow_run"][0]
         return flow
 
     def metrics(self) -> dict[str, float]:
         """Figures without labels, or summed over them."""
         sums: dict[str, float] = {}
-        for family in text_string_to_metric_families(httpx.get(f"{self.url}/metrics", timeout=60).text):
+        for family in text_string_to_metric_families(self.http.get(f"{self.url}/metrics").text):
             for sample in family.samples:
                 sums[sample.name] = sums.get(sample.name, 0) + sample.value
         return sums
