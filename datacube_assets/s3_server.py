@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class S3Server:
 
     endpoint: str
     folder: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
 
     def environment(self, access_key: str = ACCESS_KEY, secret_key: str = SECRET_KEY) -> dict[str, str]:
         """Variables with which the project, boto3 and the AWS command line use the server."""
@@ -123,7 +124,7 @@ def s3_server(
         ports[2 * _PARTS.index("s3")] = port
     process = _start(weed, folder, ports)
     try:
-        server = S3Server(f"http://127.0.0.1:{ports[2 * _PARTS.index('s3')]}", folder)
+        server = S3Server(f"http://127.0.0.1:{ports[2 * _PARTS.index('s3')]}", folder, process)
         _wait_for(process, server, buckets)
         yield server
     finally:
@@ -136,7 +137,10 @@ def s3_server(
 
 
 def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
-    """Run a server that keeps its data in the home folder, until interrupted."""
+    """Run a server that keeps its data in the home folder, until interrupted.
+
+    Raises SettingsError when it does not start, or ends by itself.
+    """
     with s3_server(settings.home / "s3", port=port) as server:
         say("# A real S3 server (SeaweedFS). For `make dev`, tests by hand and the AWS command line:")
         for name, value in server.environment().items():
@@ -146,8 +150,8 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
             say(f"export {name}=s3://{bucket}")
         say(f"# Data in {server.folder}. Stop it with Ctrl-C, which takes it some seconds.")
         with contextlib.suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+            status = server.process.wait()
+            raise SettingsError(f"the S3 server ended with status {status}: see {server.folder}/weed.log")
 
 
 def _free_ports(count: int) -> list[int]:

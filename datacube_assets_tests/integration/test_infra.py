@@ -1,0 +1,285 @@
+"""What lies in `infra/`, as far as it can be judged without Docker and without a cluster.
+
+Structure is judged by the schemas of Compose and of Kubernetes, and by hadolint, which come with packages of
+the extra `dev`; agreement between the files, and with the package, is judged here. That the commands work is
+shown by `test_stack.py`, which runs them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from dagster._core.instance.config import dagster_instance_config
+
+from datacube_assets.cli import main
+from datacube_assets.home import ADDED_YAML, DAGSTER_YAML
+from datacube_assets.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+INFRA = ROOT / "infra"
+BIN = Path(sys.executable).parent
+ENVIRONMENTS = ("local", "staging", "production")
+KUBERNETES = "1.32"
+LAUNCHER = "run_launcher"
+FOREIGN = {
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"),
+    *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "PGDATA"),
+    *("DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"),
+    *("DAGSTER_CURRENT_IMAGE", "PATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED"),
+}
+"""Variables that others read: AWS' clients, Postgres' image, Dagster, Python."""
+
+Document = dict[str, Any]
+
+
+def compose() -> Document:
+    document: Document = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())
+    return document
+
+
+def variables(path: Path) -> dict[str, str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return dict(line.split("=", 1) for line in lines)
+
+
+def manifests(environment: str) -> list[Document]:
+    """What would be applied, as kustomize makes it."""
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("there is no kubectl here, which has kustomize in it")
+    made = subprocess.run(
+        [kubectl, "kustomize", str(INFRA / "kubernetes" / environment)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return list(yaml.safe_load_all(made.stdout))
+
+
+def pods(documents: list[Document]) -> dict[str, Document]:
+    """The pod of each workload, by its name."""
+    workloads = [one for one in documents if "template" in one.get("spec", {})]
+    return {one["metadata"]["name"]: one["spec"]["template"]["spec"] for one in workloads}
+
+
+def named_by_dagster(path: Path) -> set[str]:
+    """Variables that a file of Dagster's settings reads."""
+    return set(re.findall(r"\{env: (\w+)\}", path.read_text()))
+
+
+# --- structure --------------------------------------------------------------------------------------
+
+
+def test_the_compose_file_keeps_to_the_schema() -> None:
+    schema = files("check_jsonschema.builtin_schemas.vendor") / "compose-spec.json"
+    jsonschema.validate(compose(), json.loads(schema.read_text()))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_manifests_keep_to_the_schemas_of_kubernetes(environment: str) -> None:
+    documents = manifests(environment)
+    for document in documents:
+        kubernetes_validate.validate(document, KUBERNETES, strict=True)
+    names = [(one["kind"], one["metadata"]["name"]) for one in documents]
+    assert len(names) == len(set(names))
+
+
+def test_the_dockerfile_has_no_faults() -> None:
+    found = subprocess.run(
+        [BIN / "hadolint", INFRA / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_scripts_are_understood_by_the_shell() -> None:
+    for script in INFRA.glob("*.sh"):
+        subprocess.run(["bash", "-n", script], check=True)
+
+
+# --- agreement --------------------------------------------------------------------------------------
+
+
+def test_every_variable_is_read_by_somebody() -> None:
+    ours = {str(field.alias) for field in Settings.model_fields.values()}
+    of_dagster = named_by_dagster(INFRA / "dagster" / "dagster.yaml")
+    of_dagster |= named_by_dagster(INFRA / "dagster" / "workspace.yaml")
+    known = ours | of_dagster | FOREIGN
+    used = set(variables(INFRA / "compose" / "env.example"))
+    for service in compose()["services"].values():
+        used |= set(service.get("environment", {}))
+    used |= {
+        name
+        for words in re.findall(r"^ENV ((?:.*\\\n)*.*)", (INFRA / "Dockerfile").read_text(), re.MULTILINE)
+        for name in re.findall(r"(\w+)=", words)
+        if not name.startswith("PIP_")
+    }
+    assert used <= known, sorted(used - known)
+    assert of_dagster <= set(variables(INFRA / "compose" / "env.example"))
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_every_variable_of_kubernetes_is_read_and_is_there(environment: str) -> None:
+    base = INFRA / "kubernetes" / "base"
+    ours = {str(field.alias) for field in Settings.model_fields.values()}
+    of_dagster = named_by_dagster(base / "instance.yaml") | named_by_dagster(base / "workspace.yaml")
+    documents = manifests(environment)
+    given = {
+        name
+        for one in documents
+        if one["kind"] in ("ConfigMap", "Secret") and one["metadata"]["name"] == "datacube"
+        for name in one["data"]
+    }
+    # The secret of a real environment is made by hand, with these.
+    secret = set(variables(INFRA / "kubernetes" / "local" / "secret.env"))
+    assert given <= ours | of_dagster | FOREIGN
+    assert of_dagster <= given | secret
+
+
+def test_the_example_makes_good_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for environment in ("compose/env.example", *(f"kubernetes/{one}/{one}.env" for one in ENVIRONMENTS)):
+        values = {**variables(INFRA / "kubernetes" / "base" / "datacube.env"), **variables(INFRA / environment)}
+        names = {str(field.alias) for field in Settings.model_fields.values()}
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        settings = Settings.from_environment(
+            **{name: value for name, value in values.items() if name in names}
+        )
+        assert settings.environment == "production"
+        assert settings.dask_mode == "scheduler"
+        assert settings.lake.startswith("s3://")
+
+
+def test_commands_of_the_image_exist() -> None:
+    """As programs that the image's packages bring; those of `datacube` with their options."""
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    commands = [
+        list(service["command"])
+        for service in compose()["services"].values()
+        if str(service["image"]).startswith("${DATACUBE_IMAGE")
+    ]
+    for environment in ENVIRONMENTS:
+        for pod in pods(manifests(environment)).values():
+            commands += [
+                one["command"]
+                for one in pod["containers"]
+                if "datacube-assets" in one["image"] and "command" in one
+            ]
+    assert len(commands) > 20
+    for command in commands:
+        assert (BIN / command[0]).exists(), command
+        if command[0] in scripts:
+            subcommand = main.commands[command[1]]
+            options = {name for one in subcommand.params for name in one.opts if isinstance(one, click.Option)}
+            assert {word.partition("=")[0] for word in command if word.startswith("--")} <= options
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_ports_agree(environment: str) -> None:
+    ports: dict[str, set[int]] = {}
+    for name, service in compose()["services"].items():
+        mapped = [str(one).rpartition(":")[2] for one in service.get("ports", ())]
+        ports[name] = {int(one) for one in (*mapped, *service.get("expose", ()))}
+        for port in ports[name] - {5432}:
+            assert any(str(port) in str(word) for word in service["command"]), (name, port)
+    every = [port for found in ports.values() for port in found]
+    assert len(every) == len(set(every)), "infra/stack.py tells services apart by their ports"
+    documents = manifests(environment)
+    found = pods(documents)
+    for service in (one for one in documents if one["kind"] == "Service"):
+        name = service["metadata"]["name"]
+        listening = {p["name"]: p["containerPort"] for p in found[name]["containers"][0]["ports"]}
+        for port in service["spec"]["ports"]:
+            assert listening[port["targetPort"]] == port["port"]
+        assert set(listening.values()) == ports[name]
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_everything_is_one_image_of_this_version(environment: str) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert compose()["x-datacube"]["image"].endswith(f":{version}}}")
+    images = {
+        container["image"]
+        for pod in pods(manifests(environment)).values()
+        for container in pod["containers"]
+        if "datacube" in container["image"]
+    }
+    assert len(images) == 1
+    if environment != "local":
+        assert images.pop().endswith(f":{version}")
+    # A code server tells the launcher of which image runs are.
+    (code,) = pods(manifests(environment))["code"]["containers"]
+    assert {"name": "DAGSTER_CURRENT_IMAGE", "value": code["image"]} in code["env"]
+
+
+def test_nothing_of_the_image_runs_as_root() -> None:
+    users = re.findall(r"^USER (.*)$", (INFRA / "Dockerfile").read_text(), re.MULTILINE)
+    assert users[-1] == "10001:10001"
+    for environment in ENVIRONMENTS:
+        for name, pod in pods(manifests(environment)).items():
+            if name in ("code", "daemon", "webserver", "gateway", "dask-scheduler", "dask-worker", "migrate"):
+                assert pod["securityContext"]["runAsNonRoot"]
+                assert not pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"]
+
+
+def test_secrets_are_in_no_manifest() -> None:
+    for environment in ("staging", "production"):
+        assert "Secret" not in {one["kind"] for one in manifests(environment)}
+
+
+def test_dagsters_settings_are_the_same_everywhere() -> None:
+    """With Postgres: but for the launcher; in the embedded default: but for what depends on the machine."""
+    shared = yaml.safe_load((INFRA / "dagster" / "dagster.yaml").read_text())
+    base = INFRA / "kubernetes" / "base"
+    kubernetes = yaml.safe_load((base / "instance.yaml").read_text())
+    assert kubernetes.pop(LAUNCHER)["class"] == "K8sRunLauncher"
+    local = {**shared}
+    assert local.pop(LAUNCHER)["class"] == "LocalProcessLauncher"
+    assert kubernetes == local
+    assert (base / "workspace.yaml").read_text() == (INFRA / "dagster" / "workspace.yaml").read_text()
+
+    embedded = yaml.safe_load(DAGSTER_YAML.format(added=ADDED_YAML, max_runs=2))
+    for name in ("telemetry", "nux", "python_logs", LAUNCHER, "run_monitoring", "run_retries"):
+        assert embedded[name] == shared[name], name
+    queue = shared["run_coordinator"]["config"]
+    assert embedded["concurrency"]["runs"]["tag_concurrency_limits"] == queue["tag_concurrency_limits"]
+    assert embedded["run_queue"]["dequeue_interval_seconds"] == queue["dequeue_interval_seconds"]
+
+
+def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both files, as far as that goes without the database and without the cluster."""
+    for name, value in variables(INFRA / "compose" / "env.example").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DAGSTER_NAMESPACE", "datacube")
+    from dagster._core.instance.ref import InstanceRef
+    from dagster_k8s import K8sRunLauncher
+
+    for source in (INFRA / "dagster" / "dagster.yaml", INFRA / "kubernetes" / "base" / "instance.yaml"):
+        home = tmp_path / source.stem
+        home.mkdir()
+        (home / "dagster.yaml").write_text(source.read_text())
+        dagster_instance_config(str(home))
+        ref = InstanceRef.from_dir(str(home))
+        assert ref.run_coordinator.max_concurrent_runs == 4  # type: ignore[union-attr]
+        assert "S3ComputeLogManager" in type(ref.compute_log_manager).__name__
+    from dagster._config import process_config
+    from dagster._config.field_utils import convert_potential_field
+
+    launcher = yaml.safe_load((INFRA / "kubernetes" / "base" / "instance.yaml").read_text())[LAUNCHER]
+    checked = process_config(
+        convert_potential_field(K8sRunLauncher.config_type()).config_type, launcher["config"]
+    )
+    assert checked.success, checked.errors
