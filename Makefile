@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo view cluster dev s3 notebook test fuzz browser screenshots lint types format bench docs soak audit lock clean
+.PHONY: help install demo view cluster dev s3 notebook stack postgres test fuzz browser screenshots lint types format bench docs soak audit lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 
 s3: $(STAMP) ## run a real S3 server on this machine, with buckets to develop against
 	@$(BIN)/datacube s3 $(ARGS)
+
+stack: $(STAMP) ## run the production stack on this machine: Postgres, Dask, gateway and all
+	@$(BIN)/python infra/stack.py $(ARGS)
+
+postgres: ## install Postgres, where it is missing, for the stack and its tests (Debian, as root)
+	@infra/postgres.sh
 
 notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) docs/notebooks/explore_datacube.ipynb

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -141,7 +142,9 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
 
     Raises SettingsError when it does not start, or ends by itself.
     """
-    with s3_server(settings.home / "s3", port=port) as server:
+    # Whoever ends this means the server too, which is a process of its own.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), s3_server(settings.home / "s3", port=port) as server:
         say("# A real S3 server (SeaweedFS). For `make dev`, tests by hand and the AWS command line:")
         for name, value in server.environment().items():
             say(f"export {name}={value}")
@@ -149,9 +152,8 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
             name = "DATACUBE_LAKE" if bucket == "lake" else f"DATACUBE_{bucket.upper()}_BUCKET"
             say(f"export {name}=s3://{bucket}")
         say(f"# Data in {server.folder}. Stop it with Ctrl-C, which takes it some seconds.")
-        with contextlib.suppress(KeyboardInterrupt):
-            status = server.process.wait()
-            raise SettingsError(f"the S3 server ended with status {status}: see {server.folder}/weed.log")
+        status = server.process.wait()
+        raise SettingsError(f"the S3 server ended with status {status}: see {server.folder}/weed.log")
 
 
 def _free_ports(count: int) -> list[int]:

@@ -182,9 +182,7 @@ class Stack:
                 continue
             # Postgres takes SIGINT for "now, and cleanly"; SIGTERM waits for whoever is connected.
             with contextlib.suppress(ProcessLookupError):
-                service.process.send_signal(
-                    signal.SIGINT if service.name == "postgres" else signal.SIGTERM
-                )
+                service.process.send_signal(signal.SIGINT if service.name == "postgres" else signal.SIGTERM)
             try:
                 service.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -350,7 +348,9 @@ def _postgres(service: Service, folder: Path, port: int, values: Mapping[str, st
     """Prepare a database as the image does at its first start; it does not run as root."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     if not found:
-        raise StackError("there is no Postgres here: run `make postgres`, or install the package `postgresql`")
+        raise StackError(
+            "there is no Postgres here: run `make postgres`, or install the package `postgresql`"
+        )
     binaries = found[-1]
     user = "postgres" if os.geteuid() == 0 else None
     data = folder / "postgres"
@@ -419,13 +419,19 @@ def _running(stack: Stack) -> Iterator[None]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="make stack", description="Run the production stack without Docker.")
+    parser = argparse.ArgumentParser(
+        prog="make stack", description="Run the production stack without Docker."
+    )
     default = Path("datacube-home/stack")
-    parser.add_argument("--folder", type=Path, default=default, help=f"where data and logs are kept [{default}]")
+    parser.add_argument(
+        "--folder", type=Path, default=default, help=f"where data and logs are kept [{default}]"
+    )
     parser.add_argument(
         "--env-file", type=Path, default=INFRA / "compose" / "env.example", help="[infra/compose/env.example]"
     )
-    parser.add_argument("--free-ports", action="store_true", help="any ports, instead of those of compose.yaml")
+    parser.add_argument(
+        "--free-ports", action="store_true", help="any ports, instead of those of compose.yaml"
+    )
     options = parser.parse_args()
 
     def interrupt(*_: object) -> None:

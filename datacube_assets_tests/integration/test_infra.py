@@ -8,6 +8,7 @@ shown by `test_stack.py`, which runs them.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 from dagster._core.instance.config import dagster_instance_config
+from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.cli import main
 from datacube_assets.home import ADDED_YAML, DAGSTER_YAML
 from datacube_assets.settings import Settings
+from datacube_assets_tests.integration.system import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -35,7 +39,13 @@ ENVIRONMENTS = ("local", "staging", "production")
 KUBERNETES = "1.32"
 LAUNCHER = "run_launcher"
 FOREIGN = {
-    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL_S3"),
+    *(
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL_S3",
+    ),
     *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "PGDATA"),
     *("DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"),
     *("DAGSTER_CURRENT_IMAGE", "PATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED"),
@@ -151,7 +161,10 @@ def test_every_variable_of_kubernetes_is_read_and_is_there(environment: str) -> 
 
 def test_the_example_makes_good_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for environment in ("compose/env.example", *(f"kubernetes/{one}/{one}.env" for one in ENVIRONMENTS)):
-        values = {**variables(INFRA / "kubernetes" / "base" / "datacube.env"), **variables(INFRA / environment)}
+        values = {
+            **variables(INFRA / "kubernetes" / "base" / "datacube.env"),
+            **variables(INFRA / environment),
+        }
         names = {str(field.alias) for field in Settings.model_fields.values()}
         for name in names:
             monkeypatch.delenv(name, raising=False)
@@ -183,7 +196,9 @@ def test_commands_of_the_image_exist() -> None:
         assert (BIN / command[0]).exists(), command
         if command[0] in scripts:
             subcommand = main.commands[command[1]]
-            options = {name for one in subcommand.params for name in one.opts if isinstance(one, click.Option)}
+            options = {
+                name for one in subcommand.params for name in one.opts if isinstance(one, click.Option)
+            }
             assert {word.partition("=")[0] for word in command if word.startswith("--")} <= options
 
 
@@ -265,6 +280,7 @@ def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DAGSTER_NAMESPACE", "datacube")
     from dagster._core.instance.ref import InstanceRef
+    from dagster._core.run_coordinator import QueuedRunCoordinator
     from dagster_k8s import K8sRunLauncher
 
     for source in (INFRA / "dagster" / "dagster.yaml", INFRA / "kubernetes" / "base" / "instance.yaml"):
@@ -273,7 +289,9 @@ def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.Mo
         (home / "dagster.yaml").write_text(source.read_text())
         dagster_instance_config(str(home))
         ref = InstanceRef.from_dir(str(home))
-        assert ref.run_coordinator.max_concurrent_runs == 4  # type: ignore[union-attr]
+        coordinator = ref.run_coordinator
+        assert isinstance(coordinator, QueuedRunCoordinator)
+        assert coordinator.get_run_queue_config().max_concurrent_runs == 4
         assert "S3ComputeLogManager" in type(ref.compute_log_manager).__name__
     from dagster._config import process_config
     from dagster._config.field_utils import convert_potential_field
@@ -283,3 +301,62 @@ def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.Mo
         convert_potential_field(K8sRunLauncher.config_type()).config_type, launcher["config"]
     )
     assert checked.success, checked.errors
+
+
+def test_dashboard_and_alerts_name_figures_that_the_gateway_has(tmp_path: Path) -> None:
+    """The gateway is asked over HTTP, after it was used, what it tells Prometheus."""
+    figures = exposed(tmp_path)
+    dashboard = json.loads((INFRA / "grafana" / "datacube.json").read_text())
+    alerts = yaml.safe_load((INFRA / "prometheus" / "alerts.yaml").read_text())
+    expressions = [one["expr"] for panel in dashboard["panels"] for one in panel["targets"]]
+    rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+    assert all(rule["annotations"]["action"] for rule in rules)
+    shown = {name for text in expressions for name in re.findall(r"\bdatacube_\w+", text)}
+    alerted = {name for rule in rules for name in re.findall(r"\bdatacube_\w+", rule["expr"])}
+    assert shown <= figures, sorted(shown - figures)
+    assert alerted <= figures, sorted(alerted - figures)
+    of_gateway = {name for name in figures if not name.endswith(("_created", "_sum", "_count", "_bucket"))}
+    ours = {name for name in of_gateway if name.startswith("datacube_")}
+    families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
+    assert ours <= families, f"not on the dashboard: {sorted(ours - families)}"
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def exposed(folder: Path) -> set[str]:
+    """Names of samples at `/metrics` of a gateway that has a request."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "datacube_assets.cli",
+        "gateway",
+        "--port",
+        str(port := free_port()),
+    ]
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
+    }
+    environment |= {"DATACUBE_HOME": str(folder), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as gateway:
+        try:
+            address = f"http://127.0.0.1:{port}"
+            wait_for(lambda: httpx.get(f"{address}/healthz").is_success, "the gateway")
+            told = httpx.get(f"{address}/data-pipeline/status", timeout=60)
+            assert told.is_success
+            text = httpx.get(f"{address}/metrics", timeout=60).text
+        finally:
+            gateway.terminate()
+    samples = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+    # One that has labels has no samples before something happened.
+    return samples | {
+        name
+        for family in text_string_to_metric_families(text)
+        for name in (
+            [f"{family.name}_total"]
+            if family.type == "counter"
+            else [f"{family.name}_{part}" for part in ("bucket", "count", "sum")]
+            if family.type == "histogram"
+            else [family.name]
+        )
+    }
