@@ -10,7 +10,7 @@ from __future__ import annotations
 import click
 
 from datacube_assets import __version__
-from datacube_assets.cli.operate import copy, gc, request
+from datacube_assets.cli.operate import copy, gc, reprocess
 from datacube_assets.cli.process import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, s3, view
 from datacube_assets.startup import keep_memory
@@ -36,7 +36,7 @@ for _command in (
     demo,
     dev,
     view,
-    request,
+    reprocess,
     copy,
     gc,
     s3,

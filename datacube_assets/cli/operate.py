@@ -30,12 +30,14 @@ from datacube_assets.settings import Settings
 @click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
 @click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
 @click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was asked for, as JSON.")
 @store_options
-def request(
+def reprocess(
     keys: tuple[str, ...],
     models: tuple[str, ...],
     failed: bool,
     tasks: str | None,
+    as_json: bool,
     settings: Settings,
     **changes: Any,
 ) -> None:
@@ -43,16 +45,18 @@ def request(
 
     What is asked for waits in the lake; the sensor `requests` starts it within a tick. Parameters given
     here replace those of the request the partition was last made from, or that Dojo's documents imply,
-    and stay in force for later runs.
+    and stay in force for later runs. `-` reads partitions from standard input, one a line.
 
     \b
     Examples
-      datacube request locusts:run-1
-      datacube request locusts:run-1 --thresholds '{"max_count": 50}'
-      datacube request --failed
-      datacube request --model locusts --tasks compute_tiles
+      datacube reprocess locusts:run-1
+      datacube reprocess locusts:run-1 --thresholds '{"max_count": 50}'
+      datacube reprocess --failed
+      datacube reprocess --model locusts --tasks compute_tiles
+      datacube list --failed --newer-than 1d --keys | datacube reprocess -
     """
-    from datacube_assets.reprocess import failed_partitions, partitions_of, reprocess
+    from datacube_assets.reprocess import failed_partitions, partitions_of
+    from datacube_assets.reprocess import reprocess as ask
 
     replaced: dict[str, object] = {
         name: value for name, value in changes.items() if value is not None and name != "thresholds"
@@ -63,7 +67,9 @@ def request(
         replaced["qualifier_thresholds"] = known_limits(read_json("--thresholds", changes["thresholds"]))
     if tasks is not None:
         replaced["selected_output_tasks"] = known_tasks(tasks)
-    wanted = list(keys)
+    wanted = [key for key in keys if key != "-"]
+    if "-" in keys:
+        wanted += [line.strip() for line in click.get_text_stream("stdin") if line.strip()]
     if models or failed:
         from datacube_assets.home import open_instance
 
@@ -72,21 +78,26 @@ def request(
                 wanted += partitions_of(instance, model)
             if failed:
                 wanted += failed_partitions(instance)
-    if not wanted and (models or failed):
-        click.echo("Nothing to ask for: no partition is of that kind.")
-        return
-    if not wanted:
+    if not wanted and not (models or failed or "-" in keys):
         raise click.ClickException("nothing to ask for: name partitions, or use --model or --failed")
-    refused = 0
+    asked: list[str] = []
+    refused: dict[str, str] = {}
     for key in dict.fromkeys(wanted):
         try:
-            reprocess(settings, key, replaced)
-            click.echo(f"Asked for {key}")
+            ask(settings, key, replaced)
+            asked.append(key)
+            if not as_json:
+                click.echo(f"Asked for {key}")
         except (ValueError, ValidationError, RuntimeError) as error:
-            refused += 1
-            click.echo(f"{key}: {error}", err=True)
+            refused[key] = str(error)
+            if not as_json:
+                click.echo(f"{key}: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps({"asked": asked, "refused": refused}, indent=1))
+    elif not wanted:
+        click.echo("Nothing to ask for: no partition is of that kind.")
     if refused:
-        raise click.ClickException(f"{refused} of {len(set(wanted))} could not be asked for")
+        raise click.ClickException(f"{len(refused)} of {len(set(wanted))} could not be asked for")
 
 
 @click.command(short_help="Copy published datacubes to another bucket.")
