@@ -1,4 +1,4 @@
-"""Runs that somebody asks for: what `datacube reprocess` leaves, what the sensor makes of it, and for how long.
+"""Runs somebody asks for: what `datacube reprocess` leaves, what the sensor makes of it, and for how long.
 
 The command runs in this process; the sensor is evaluated as Dagster's code server does it. How a daemon
 picks requests up is tried in `test_watching_daemon.py`.
