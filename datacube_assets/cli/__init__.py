@@ -10,6 +10,7 @@ from __future__ import annotations
 import click
 
 from datacube_assets import __version__
+from datacube_assets.cli.look import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess
 from datacube_assets.cli.process import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, s3, view
@@ -36,7 +37,11 @@ for _command in (
     demo,
     dev,
     view,
+    status,
+    list_,
     reprocess,
+    inspect,
+    verify,
     copy,
     gc,
     s3,

@@ -110,8 +110,10 @@ def known_tasks(tasks: str) -> list[str]:
     return named
 
 
-def age(_: click.Context, option: click.Parameter, text: str) -> float:
-    """Seconds of `7d`, `12h`, `30m` or `0`."""
+def age(_: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """Seconds of `7d`, `12h`, `30m` or `0`; None where the option is not given."""
+    if text is None:
+        return None
     match = re.fullmatch(r"(\d+)(?:([dhm]))?", text.strip())
     if match is None or (match[2] is None and int(match[1])):
         raise click.BadParameter("give days, hours or minutes, such as 7d, 12h or 30m", param=option)
