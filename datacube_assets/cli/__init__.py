@@ -10,6 +10,7 @@ from __future__ import annotations
 import click
 
 from datacube_assets import __version__
+from datacube_assets.cli.between import compare, export, import_, sync
 from datacube_assets.cli.look import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess
 from datacube_assets.cli.process import demo, publish
@@ -43,6 +44,10 @@ for _command in (
     inspect,
     verify,
     copy,
+    export,
+    import_,
+    sync,
+    compare,
     gc,
     s3,
     dojo_simulator,

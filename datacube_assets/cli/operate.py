@@ -69,7 +69,7 @@ def reprocess(
         replaced["selected_output_tasks"] = known_tasks(tasks)
     wanted = [key for key in keys if key != "-"]
     if "-" in keys:
-        wanted += [line.strip() for line in click.get_text_stream("stdin") if line.strip()]
+        wanted += [line.strip() for line in sys.stdin if line.strip()]
     if models or failed:
         from datacube_assets.home import open_instance
 

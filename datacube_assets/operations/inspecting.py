@@ -128,7 +128,7 @@ def _tile(tile: Tile, *, bins: bool) -> dict[str, Any]:
         x, y, precision = tile.subtile_x, tile.subtile_y, tile.precision
         lat = (north_edges(y, precision) + north_edges(y + 1, precision)) / 2
         lng = (west_edges(x, precision) + west_edges(x + 1, precision)) / 2
-        columns = (tile.bin, lat.round(6), lng.round(6), *figures.values())
+        columns: list[np.ndarray[Any, Any]] = [tile.bin, lat.round(6), lng.round(6), *figures.values()]
         places = zip(*(values.tolist() for values in columns), strict=True)
         names = ("bin", "lat", "lng", *figures)
         facts["each bin"] = [dict(zip(names, place, strict=True)) for place in places]
