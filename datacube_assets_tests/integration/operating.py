@@ -1,4 +1,4 @@
-"""What tests of the operator's commands share: a home with published datacubes, and the commands run in it."""
+"""What tests of the operator's commands share: a home folder, and the commands run in it."""
 
 from __future__ import annotations
 

@@ -64,11 +64,14 @@ def parts(place: Place, *arguments: str, status: int) -> dict[str, dict[str, obj
 def test_status_tells_what_is_well_and_what_is_worth_a_look(place: Place) -> None:
     stores = (open_store((place.home / "buckets" / name).as_uri()) for name in ("models", "indicators"))
     causemos = CauseMosSimulator(*stores)
-    with in_background(DojoSimulator().app()) as dojo_url, in_background(causemos.app()) as causemos_url:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DOJO_URL", dojo_url)
-            patch.setenv("CAUSEMOS_URL", causemos_url)
-            found = parts(place, status=1)
+    with (
+        in_background(DojoSimulator().app()) as dojo_url,
+        in_background(causemos.app()) as causemos_url,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("DOJO_URL", dojo_url)
+        patch.setenv("CAUSEMOS_URL", causemos_url)
+        found = parts(place, status=1)
     assert found["dojo"]["state"] == found["causemos"]["state"] == "well"
     assert {"lake", "models bucket", "indicators bucket", "dask", "code", "reports", "requests"} <= {
         name for name, part in found.items() if part["state"] == "well"
@@ -165,7 +168,7 @@ def test_a_table_and_a_manifest_are_shown(place: Place) -> None:
     columns = next(one["columns"] for one in table["of each folder"].values() if "value" in one["columns"])
     assert (columns["value"]["min"], columns["value"]["max"], columns["value"]["nulls"]) == (1.0, 4.0, 0)
     manifest = place.json("inspect", KEY, "--manifest", "spatial_tiles")
-    tiles = [path for path in place.object("").rglob("*.tile")]
+    tiles = list(place.object("").rglob("*.tile"))
     assert manifest["objects"] == len(manifest["recorded"]) == len(tiles)
     assert place.run("inspect", KEY, "--table", "nothing").exit_code == 1
     missing = place.run("inspect", KEY, "--object", "month/nothing.csv")
