@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -87,6 +88,13 @@ def test_a_run_that_is_not_complete_is_not_compared(place: Place, theirs: Path, 
 
 
 # --- differences that are wanted -------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_the_page_about_differences() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "differences.md").read_text()
+    numbered = set(re.findall(r"^\*\*(\d+)\. ", page, re.MULTILINE))
+    # Of these nothing is left to compare, and order counts as equal.
+    assert numbered - {"11", "12", "13", "15"} == set(WANTED) - {"ties"}
 
 
 def _put(folder: Path, key: str, text: str) -> None:
