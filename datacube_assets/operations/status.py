@@ -32,6 +32,8 @@ _REPORT_IS_LATE = 600.0
 """Seconds after which an undelivered report is worth a look."""
 _TICK_IS_LATE = 10
 """Intervals of a sensor after which its silence is worth a look."""
+_DAEMON_IS_DEAD, _DAEMON_HANGS = 120.0, 600.0
+"""Seconds without a heartbeat of any of its parts, and of one of them; they beat every 30 s, unless busy."""
 _NAMED = 5
 
 
@@ -255,31 +257,30 @@ def _reports(settings: Settings) -> Part:
 
 
 def _daemon(instance: DagsterInstance) -> Part:
-    statuses = instance.get_daemon_statuses()
-    heartbeats = {
-        name: one.last_heartbeat.timestamp if one.last_heartbeat else None for name, one in statuses.items()
-    }
-    needed = {name for name, one in statuses.items() if one.required}
-    healthy = {name for name in needed if statuses[name].healthy}
-    figures = {"last heartbeats": {name: seen for name, seen in sorted(heartbeats.items()) if name in needed}}
-    beats = [one.last_heartbeat for name, one in statuses.items() if name in needed and one.last_heartbeat]
-    errors = sorted({error.message.splitlines()[0] for beat in beats for error in beat.errors or ()})
-    if not any(heartbeats[name] for name in needed):
+    beats = {name: one.last_heartbeat for name, one in instance.get_daemon_statuses().items() if one.required}
+    ages = {name: time.time() - beat.timestamp if beat else None for name, beat in beats.items()}
+    figures = {"seconds since": {name: None if age is None else round(age) for name, age in ages.items()}}
+    known = [age for age in ages.values() if age is not None]
+    if not known:
         return Part(
             "daemon", "warning", "none has run here yet: sensors are off until dagster-daemon runs", figures
         )
-    if healthy != needed:
-        seen = max(heartbeats[name] or 0.0 for name in needed)
-        dead = ", ".join(sorted(needed - healthy))
+    # Dagster itself believes in a daemon for half an hour after its last heartbeat.
+    if min(known) > _DAEMON_IS_DEAD:
         return Part(
-            "daemon",
-            "broken",
-            f"no heartbeat of {dead} (last seen {time.time() - seen:,.0f} s ago): start dagster-daemon",
-            figures,
+            "daemon", "broken", f"no heartbeat for {min(known):,.0f} s: start dagster-daemon", figures
         )
+    silent = sorted(name for name, age in ages.items() if age is None or age > _DAEMON_HANGS)
+    if silent:
+        return Part(
+            "daemon", "broken", f"no heartbeat of {', '.join(silent)}: restart dagster-daemon", figures
+        )
+    errors = sorted(
+        {error.message.splitlines()[0] for beat in beats.values() if beat for error in beat.errors or ()}
+    )
     if errors:
         return Part("daemon", "warning", f"it beats, with errors: {errors[0]}", figures)
-    return Part("daemon", "well", f"all of {', '.join(sorted(needed))} beat", figures)
+    return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
 
 
 def _queue(instance: DagsterInstance) -> Part:

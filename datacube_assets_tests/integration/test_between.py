@@ -9,6 +9,7 @@ import io
 import json
 import os
 import tarfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.dojo.seal import Seal
 from datacube_assets.dojo.simulator import DojoSimulator
 from datacube_assets.operations.archive import _sha256
+from datacube_assets.s3_server import S3Server
 from datacube_assets.settings import Settings
 from datacube_assets.stand_in import in_background
 from datacube_assets.storage.lake import Lake
@@ -235,6 +237,52 @@ def test_a_link_in_an_archive_is_refused(archive: Path, tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
     assert other.run("import", str(bad)).exit_code == 1
     assert not (other.home / "buckets").exists()
+
+
+def test_a_datacube_goes_to_a_bucket_on_s3_and_is_verified_there(
+    place: Place, archive: Path, tmp_path: Path, s3_server: S3Server
+) -> None:
+    other = Place(tmp_path / "other")
+    prefix = f"between-{uuid.uuid4().hex[:8]}"
+    names = {
+        "DATACUBE_LAKE": "lake",
+        "DATACUBE_MODELS_BUCKET": "models",
+        "DATACUBE_INDICATORS_BUCKET": "indicators",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, bucket in names.items():
+            patch.setenv(name, f"s3://{bucket}/{prefix}")
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        answer = other.run("import", str(archive))
+        assert answer.exit_code == 0, answer.output
+        listed = s3_server.client().list_objects_v2(Bucket="models", Prefix=f"{prefix}/toy/one/")["Contents"]
+        newest = max(listed, key=lambda one: one["LastModified"])
+        assert len(listed) == len(checksums(place.object("")))
+        assert (
+            next(one for one in listed if one["Key"].endswith("results.json"))["LastModified"]
+            == (newest["LastModified"])
+        )
+        (found,) = other.json("verify", KEY)
+        assert found["recorded"] == found["read"] == found["formatted"] == len(listed)
+        key = f"s3://models/{prefix}/toy/one/month/rain/tiles/1577836800000-0-0-0.tile"
+        assert other.json("inspect", key)["bins"] == 2
+        assert [one["state"] for one in other.json("list")] == ["READY"]
+        assert other.run("export", KEY, str(tmp_path / "back.tar")).exit_code == 0
+        states = {part["name"]: part["state"] for part in other.json("status", status=1)["parts"]}
+        assert states["lake"] == states["models bucket"] == "well"
+        agree = other.run("compare", f"s3://models/{prefix}", str(place.bucket), "--run", KEY)
+        assert agree.exit_code == 0, agree.output
+        s3_server.client().delete_object(Bucket="models", Key=listed[0]["Key"])
+        (lacking,) = other.json("verify", KEY, "--no-tables", status=1)
+        assert lacking["faults"] == {"missing": 1}
+    # Only the bucket that manifests name is another one.
+    with tarfile.open(archive) as first, tarfile.open(tmp_path / "back.tar") as back:
+        objects = [
+            {one.name: tar.extractfile(one).read() for one in tar if one.name.startswith("objects/")}  # type: ignore[union-attr]
+            for tar in (first, back)
+        ]
+    assert objects[0] == objects[1]
 
 
 # --- sync ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
 from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.dojo.model_run import ModelRun
@@ -24,7 +25,7 @@ from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import runs_requested
 from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
-from datacube_assets_tests.integration.system import free_port
+from datacube_assets_tests.integration.system import MODEL, free_port, system, wait_for
 
 FAILED = "toy:bad"
 
@@ -112,6 +113,33 @@ def test_status_counts_what_waits_and_since_when(other: Place) -> None:
     assert found["requests"]["state"] == found["reports"]["state"] == "warning"
     assert "503: busy" in str(found["reports"]["says"])
     assert found["requests"]["figures"]["waiting"] == 1  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_system_that_runs_is_well_until_its_daemon_dies_or_a_sensor_is_stopped(tmp_path: Path) -> None:
+    with nothing_set(), system(tmp_path) as running:
+        running.start_daemon()
+        running.dojo.finish("first")
+        wait_for(lambda: running.published(f"{MODEL}:first") and running.settled(), "the run")
+
+        def state() -> dict[str, str]:
+            answer = running.command("status", "--timeout", "30", "--json")
+            assert answer.stdout, answer.stderr
+            found = json.loads(answer.stdout)
+            assert answer.returncode == ("well", "warning", "broken").index(found["state"])
+            return {part["name"]: part["state"] for part in found["parts"]}
+
+        wait_for(lambda: set(state().values()) == {"well"}, "everything well")
+        for one in running.instance.all_instigator_state(instigator_type=InstigatorType.SENSOR):
+            if one.name == "requests":
+                running.instance.update_instigator_state(one.with_status(InstigatorStatus.STOPPED))
+        assert state()["sensors"] == "warning"
+        running.dojo.down()
+        assert state()["dojo"] == "broken"
+        running.kill_daemon()
+        # A daemon that is busy may be silent for a while.
+        wait_for(lambda: state()["daemon"] == "broken", "the daemon found dead", 180)
 
 
 # --- list ------------------------------------------------------------------------------------------
