@@ -100,23 +100,31 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
     Example
       datacube import locusts.tar
     """
+    from dagster._core.utils import make_new_run_id
+
     from datacube_assets.assets.partitions import model_runs
     from datacube_assets.collecting import is_busy
     from datacube_assets.home import open_instance
+    from datacube_assets.locks import Locked, locked
     from datacube_assets.operations import archive
     from datacube_assets.storage.lake import Lake
     from datacube_assets.storage.stores import open_store
 
     with told(), open_instance(settings) as instance:
         run = archive.contents_of(file)
+        busy = f"a run is at work on {run}: import it when that is over"
         if is_busy(instance, run):
-            raise click.ClickException(f"a run is at work on {run}: import it when that is over")
+            raise click.ClickException(busy)
         url = settings.indicators_bucket if run.is_indicator else settings.models_bucket
         lake, bucket = (open_store(one, settings.s3_endpoint) for one in (settings.lake, url))
         lake.check("DATACUBE_LAKE")
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")
         progress = _bar("import", sys.stdout.isatty() and not as_json)
-        done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
+        try:
+            with locked(instance, run.key, make_new_run_id()):
+                done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
+        except Locked:
+            raise click.ClickException(busy) from None
         instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     if as_json:
         click.echo(json.dumps(done.to_json(), indent=1))
