@@ -43,7 +43,9 @@ def place(quick_folder: Path) -> Iterator[Place]:
         yield Place(quick_folder / "home")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["hopper", *(pytest.param(name, marks=pytest.mark.slow) for name in ("geotemporal", "census"))]
+)
 def test_the_originals_objects_are_found_equal(
     name: str, place: Place, shared: Path, quick_folder: Path
 ) -> None:

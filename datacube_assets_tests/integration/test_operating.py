@@ -94,7 +94,7 @@ def test_one_part_that_does_not_answer_hides_no_other(place: Place, tmp_path: Pa
         patch.setenv("CAUSEMOS_URL", f"http://127.0.0.1:{free_port()}")
         patch.setenv("DATACUBE_INDICATORS_BUCKET", str(tmp_path / "file"))
         patch.setenv("DATACUBE_DASK_SCHEDULER", f"tcp://127.0.0.1:{free_port()}")
-        found = parts(place, "--timeout", "6", status=2)
+        found = parts(place, "--timeout", "4", status=2)
     broken = {name for name, part in found.items() if part["state"] == "broken"}
     assert broken == {"dojo", "causemos", "indicators bucket", "dask"}
     assert "DATACUBE_INDICATORS_BUCKET" in str(found["indicators bucket"]["says"])
