@@ -87,7 +87,7 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
             before=time.time() - older_than,
             bucket_of=bucket_of,
             open_bucket=lambda url: open_store(url, settings.s3_endpoint),
-            busy=lambda run: _busy(instance, run),
+            busy=lambda run: is_busy(instance, run),
             # A storage without any run is hardly the one that these reports are about.
             known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
             known_request=(
@@ -101,12 +101,13 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
         for orphans in search.orphans():
             if orphans.unfinished and orphans.run is not None:
                 unfinished.append(orphans.run)
-            if delete and (orphans.run is None or not _busy(instance, orphans.run)):
+            if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
                 orphans.delete()
             found += orphans.found
     return Collected(tuple(found), tuple(unfinished), delete)
 
 
-def _busy(instance: DagsterInstance, run: ModelRun) -> bool:
+def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
+    """Whether a run of the partition is waiting or at work."""
     filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(NOT_FINISHED_STATUSES))
     return bool(instance.get_runs(filters=filters, limit=1))

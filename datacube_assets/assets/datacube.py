@@ -24,12 +24,16 @@ from datacube_assets.datacube.parts import BATCH_ROWS
 from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.datacube.shards import Chunks
 from datacube_assets.datacube.spatial import Breakdown
+from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.resources.publishing import Publisher, View
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder, scratch_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
 GROUP = "datacube"
+
+Works = dict[str, View]
+"""How the objects of an asset are formatted, by piece of work."""
 
 
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
@@ -49,15 +53,24 @@ def raw_data(
 ) -> MaterializeResult[None]:
     same_version(raw_dojo_output, normalized_points)
     info = RunInfo.of(normalized_points)
-    limit = info.request.raw_count_threshold
-    rows = info.report.num_rows_per_feature
-    few = sorted(feature for feature in rows if rows[feature] <= limit)
+    many = sorted(set(info.report.num_rows_per_feature) - set(_with_few_rows(info)))
     return publisher.publish(
         context,
         raw_dojo_output,
-        {"raw": partial(_raw_data, info=info, features=few)} if few else {},
-        metadata={"features with too many rows": MetadataValue.json(sorted(set(rows) - set(few)))},
+        _works_of_rows(normalized_points),
+        metadata={"features with too many rows": MetadataValue.json(many)},
     )
+
+
+def _with_few_rows(info: RunInfo) -> list[str]:
+    rows = info.report.num_rows_per_feature
+    return sorted(feature for feature in rows if rows[feature] <= info.request.raw_count_threshold)
+
+
+def _works_of_rows(points: LakeTable) -> Works:
+    info = RunInfo.of(points)
+    few = _with_few_rows(info)
+    return {"raw": partial(_raw_data, info=info, features=few)} if few else {}
 
 
 def _raw_data(lake: Lake, raw: LakeTable, _: str, info: RunInfo, features: list[str]) -> Iterator[Objects]:
@@ -124,23 +137,25 @@ def _qualifier_lists(lake: Lake, points: LakeTable, file: str) -> Iterator[Objec
 def global_timeseries(
     context: AssetExecutionContext, global_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    works: dict[str, View] = {}
-    for resolution in RESOLUTIONS:
-        view: View = partial(_global_timeseries, resolution=resolution)
-        works |= dict.fromkeys(global_aggregates.names(aggregate_folder(resolution)), view)
-        for qualifier in global_aggregates.info["qualifiers"]:
-            view = partial(_qualifier_timeseries, resolution=resolution, qualifier=qualifier)
-            works |= dict.fromkeys(
-                global_aggregates.names(aggregate_folder(resolution, qualifier=qualifier)), view
-            )
     lake = publisher.lake.open()
     return publisher.publish(
         context,
         global_aggregates,
-        works,
+        _works_of_timeseries(global_aggregates),
         metadata=pictures.mean_figures(lake, global_aggregates),
         picture=publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
     )
+
+
+def _works_of_timeseries(table: LakeTable) -> Works:
+    works: Works = {}
+    for resolution in RESOLUTIONS:
+        view: View = partial(_global_timeseries, resolution=resolution)
+        works |= dict.fromkeys(table.names(aggregate_folder(resolution)), view)
+        for qualifier in table.info["qualifiers"]:
+            view = partial(_qualifier_timeseries, resolution=resolution, qualifier=qualifier)
+            works |= dict.fromkeys(table.names(aggregate_folder(resolution, qualifier=qualifier)), view)
+    return works
 
 
 def _global_timeseries(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:
@@ -161,16 +176,21 @@ def regional_timeseries(
     publisher: Publisher,
 ) -> MaterializeResult[None]:
     same_version(regional_aggregates, normalized_points)
-    used = breakdowns(publisher.lake.open(), normalized_points)
-    works: dict[str, View] = {}
+    works = _works_of_regional_timeseries(publisher.lake.open(), regional_aggregates, normalized_points)
+    return publisher.publish(context, regional_aggregates, works)
+
+
+def _works_of_regional_timeseries(lake: Lake, table: LakeTable, points: LakeTable) -> Works:
+    used = breakdowns(lake, points)
+    works: Works = {}
     for resolution in RESOLUTIONS:
-        for level in RunInfo.of(regional_aggregates).layout.levels:
+        for level in RunInfo.of(table).layout.levels:
             for breakdown in (None, *used.in_timeseries(level)):
                 qualifier = breakdown.qualifier if breakdown else None
                 folder = aggregate_folder(resolution, level, qualifier=qualifier)
                 view = partial(_regional_timeseries, resolution=resolution, level=level, breakdown=breakdown)
-                works |= dict.fromkeys(regional_aggregates.names(folder), view)
-    return publisher.publish(context, regional_aggregates, works)
+                works |= dict.fromkeys(table.names(folder), view)
+    return works
 
 
 def _regional_timeseries(
@@ -197,17 +217,24 @@ def _regional_timeseries(
 def regional_maps(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    works: dict[str, View] = {}
-    for resolution in RESOLUTIONS:
-        for level in RunInfo.of(regional_aggregates).layout.levels:
-            for qualifier in (None, *regional_aggregates.info["qualifiers"]):
-                folder = aggregate_folder(resolution, level, qualifier=qualifier)
-                view = partial(_regional_maps, resolution=resolution, level=level, qualifier=qualifier)
-                works |= dict.fromkeys(regional_aggregates.names(folder), view)
     draw = partial(pictures.of_regions, publisher.lake.open(), regional_aggregates)
     return publisher.publish(
-        context, regional_aggregates, works, picture=publisher.ui.picture(context.log, draw)
+        context,
+        regional_aggregates,
+        _works_of_maps(regional_aggregates),
+        picture=publisher.ui.picture(context.log, draw),
     )
+
+
+def _works_of_maps(table: LakeTable) -> Works:
+    works: Works = {}
+    for resolution in RESOLUTIONS:
+        for level in RunInfo.of(table).layout.levels:
+            for qualifier in (None, *table.info["qualifiers"]):
+                folder = aggregate_folder(resolution, level, qualifier=qualifier)
+                view = partial(_regional_maps, resolution=resolution, level=level, qualifier=qualifier)
+                works |= dict.fromkeys(table.names(folder), view)
+    return works
 
 
 def _regional_maps(
@@ -225,12 +252,16 @@ def _regional_maps(
 def regional_extrema(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    works: dict[str, View] = {}
+    return publisher.publish(context, regional_aggregates, _works_of_extrema(regional_aggregates))
+
+
+def _works_of_extrema(table: LakeTable) -> Works:
+    works: Works = {}
     for resolution in RESOLUTIONS:
-        for level in RunInfo.of(regional_aggregates).layout.levels:
+        for level in RunInfo.of(table).layout.levels:
             view = partial(_regional_extrema, resolution=resolution, level=level)
-            works |= dict.fromkeys(regional_aggregates.names(aggregate_folder(resolution, level)), view)
-    return publisher.publish(context, regional_aggregates, works)
+            works |= dict.fromkeys(table.names(aggregate_folder(resolution, level)), view)
+    return works
 
 
 def _regional_extrema(
@@ -246,12 +277,17 @@ def _regional_extrema(
 def spatial_tiles(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    works: dict[str, View] = {}
-    for resolution in RESOLUTIONS:
-        view = partial(_spatial_tiles, resolution=resolution)
-        works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     draw = partial(pictures.of_tiles, publisher.lake.open(), grid_cells)
+    works = _works_of_grid(grid_cells, _spatial_tiles)
     return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
+
+
+def _works_of_grid(table: LakeTable, form: Callable[..., Iterable[Objects]]) -> Works:
+    works: Works = {}
+    for resolution in RESOLUTIONS:
+        view = partial(form, resolution=resolution)
+        works |= dict.fromkeys(table.names(aggregate_folder(resolution)), view)
+    return works
 
 
 def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterable[Objects]:
@@ -262,11 +298,8 @@ def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resoluti
 def grid_stats(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
-    works: dict[str, View] = {}
-    for resolution in RESOLUTIONS:
-        view = partial(_grid_stats, resolution=resolution)
-        works |= dict.fromkeys(grid_cells.names(aggregate_folder(resolution)), view)
     draw = partial(pictures.of_grid_stats, publisher.lake.open(), grid_cells)
+    works = _works_of_grid(grid_cells, _grid_stats)
     return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
 
 
@@ -285,3 +318,38 @@ DATACUBE_ASSETS = [
     spatial_tiles,
     grid_stats,
 ]
+
+
+def works_of(lake: Lake, run: ModelRun, asset: str) -> tuple[LakeTable, Works]:
+    """The table that an asset of this group is formatted from, and how, from what is in the lake.
+
+    Raises MissingTableError, and KeyError for another asset.
+    """
+    points = lake.table(run, "normalized_points")
+    table = lake.table(run, _TABLES[asset])
+    works: dict[str, Callable[[], Works]] = {
+        "raw_data": lambda: _works_of_rows(points),
+        "region_lists": lambda: {REGIONS: _region_lists},
+        "qualifier_lists": lambda: {QUALIFIER_VALUES: _qualifier_lists},
+        "global_timeseries": lambda: _works_of_timeseries(table),
+        "regional_timeseries": lambda: _works_of_regional_timeseries(lake, table, points),
+        "regional_maps": lambda: _works_of_maps(table),
+        "regional_extrema": lambda: _works_of_extrema(table),
+        "spatial_tiles": lambda: _works_of_grid(table, _spatial_tiles),
+        "grid_stats": lambda: _works_of_grid(table, _grid_stats),
+    }
+    return table, works[asset]()
+
+
+_TABLES = {
+    "raw_data": "raw_dojo_output",
+    "region_lists": "normalized_points",
+    "qualifier_lists": "normalized_points",
+    "global_timeseries": "global_aggregates",
+    "regional_timeseries": "regional_aggregates",
+    "regional_maps": "regional_aggregates",
+    "regional_extrema": "regional_aggregates",
+    "spatial_tiles": "grid_cells",
+    "grid_stats": "grid_cells",
+}
+"""The table of each asset."""

@@ -15,7 +15,7 @@ from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.datacube import views
 from datacube_assets.datacube.schema import RESOLUTIONS
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
-from datacube_assets.storage.lake import LakeTable, aggregate_folder
+from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
 from datacube_assets.storage.publishing import complete
 from datacube_assets.storage.run_info import RunInfo
 
@@ -38,20 +38,7 @@ def pipeline_results(
     started = time.monotonic()
     version = same_version(normalized_points, global_aggregates)
     info, lake = RunInfo.of(normalized_points), publisher.lake.open()
-    sizes = {
-        resolution: views.timeseries_sizes(
-            lake.read_all(global_aggregates, aggregate_folder(resolution), ["feature", "timestamp"])
-        )
-        for resolution in RESOLUTIONS
-    }
-    body = views.results(
-        info.report,
-        info.layout,
-        features=info.features,
-        raw_count_threshold=info.request.raw_count_threshold,
-        timeseries_sizes=sizes,
-        summary=lake.read_all(global_aggregates, aggregate_folder("all")) if "all" in info.periods else None,
-    )
+    body = results_of(lake, normalized_points, global_aggregates)
     bucket = publisher.bucket(normalized_points)
     published = complete(
         lake,
@@ -72,4 +59,23 @@ def pipeline_results(
             "input version": version,
             **publisher.ui.links(info.run),
         },
+    )
+
+
+def results_of(lake: Lake, points: LakeTable, aggregates: LakeTable) -> bytes:
+    """results.json as the tables say."""
+    info = RunInfo.of(points)
+    sizes = {
+        resolution: views.timeseries_sizes(
+            lake.read_all(aggregates, aggregate_folder(resolution), ["feature", "timestamp"])
+        )
+        for resolution in RESOLUTIONS
+    }
+    return views.results(
+        info.report,
+        info.layout,
+        features=info.features,
+        raw_count_threshold=info.request.raw_count_threshold,
+        timeseries_sizes=sizes,
+        summary=lake.read_all(aggregates, aggregate_folder("all")) if "all" in info.periods else None,
     )

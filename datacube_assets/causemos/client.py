@@ -96,6 +96,7 @@ class CauseMosClient:
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
+        self._front = f"{plain_url(base_url)}/"
         self._reporting_url = f"{plain_url(base_url)}/api/maas/pipeline-reporting"
         self._credentials = username, password
         self._http = httpx.Client(auth=(username, password) if username else None, timeout=timeout)
@@ -114,6 +115,16 @@ class CauseMosClient:
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
+
+    def answers(self) -> Delivery:
+        """Ask for its front page, which changes nothing: whether it is there, and lets us in."""
+        try:
+            response = self._http.get(self._front)
+        except httpx.RequestError as error:
+            return Unreachable(failure(error))
+        known = response.status_code < 500 and response.status_code not in (401, 403)
+        message = scrubbed(_message(response), *self._credentials)[:300]
+        return Delivered("") if known else Refused(response.status_code, message)
 
     def queue_runtime(self, report: QueueRuntime) -> Delivery:
         """Say that a request left the queue. The original ignored the answer (CONTRACTS F.4)."""

@@ -171,6 +171,10 @@ class DojoClient:
         """Give the connections back."""
         self._http.close()
 
+    def count_runs(self) -> int:
+        """How many runs Dojo has: one quick request, to see whether it answers."""
+        return self._page("runs", {"size": 1}).hits
+
     def run(self, run_id: str) -> RunDocument:
         """One model run. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
         return self._document(RunDocument, "runs", run_id)

@@ -12,6 +12,7 @@ nor pandas.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -73,13 +74,27 @@ def open_tables(
 def list_datacubes(url: str | Path, *, s3_endpoint: str = "") -> list[PublishedDatacube]:
     """The complete datacubes in a bucket, by model id and run id.
 
-    Reads the names of their folders, and of each its results.json. Arguments as in `open_datacube`. Raises
-    NoDataError when there is no such folder.
+    Reads the names of their folders, and of each its results.json; one whose results.json cannot be read is
+    left out, with a warning that names it. Arguments as in `open_datacube`. Raises NoDataError when there is
+    no such folder.
     """
     store = _store(url, s3_endpoint)
     found = _runs(store, "", lambda name: name)
     cubes = [PublishedDatacube(Published(store, run)) for run in found]
-    return _chosen(cubes, lambda cube: cube.is_complete)
+    unreadable: list[str] = []
+
+    def is_complete(cube: PublishedDatacube) -> bool:
+        try:
+            return cube.is_complete
+        except UnreadableObjectError as error:
+            unreadable.append(f"{cube.model_id}/{cube.run_id} in {cube.url} is left out: {error}")
+            return False
+
+    chosen = _chosen(cubes, is_complete)
+    for problem in sorted(unreadable):
+        # Threads have no caller to point at.
+        warnings.warn(problem, stacklevel=2)
+    return chosen
 
 
 def list_tables(url: str | Path, *, s3_endpoint: str = "") -> list[LakeDatacube]:

@@ -35,7 +35,7 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         job=process_model_run,
         minimum_interval_seconds=interval,
         default_status=DefaultSensorStatus.RUNNING,
-        description="Starts the runs that were asked for with `datacube request`, or by CauseMos.",
+        description="Starts the runs that were asked for with `datacube reprocess`, or by CauseMos.",
     )
     def requests(context: SensorEvaluationContext, lake: LakeResource) -> SensorResult:
         store = lake.open()

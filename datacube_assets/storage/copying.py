@@ -52,7 +52,7 @@ def copy(
     target.delete_many([results])
     size = sizes.pop(results, 0)
     done = 0
-    for content_type, batch in _batches(sizes):
+    for kind, batch in _batches(sizes):
         try:
             bodies = _read(source, batch)
         except MissingObjectError:
@@ -60,7 +60,7 @@ def copy(
         if any(len(body) != sizes[key] for key, body in zip(batch, bodies, strict=True)):
             # Or the answer of a server was cut short.
             raise _changed(run)
-        target.put_many(batch, bodies, content_type)
+        target.put_many(batch, bodies, kind)
         done += len(batch)
         progress(done + 1, len(sizes) + 1)
     target.delete_many(stale)
@@ -102,13 +102,11 @@ def _batches(sizes: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Content type and keys, as many as may be held at once."""
     batch: list[str] = []
     size, current = 0, ""
-    for content_type, key in sorted((_content_type(key), key) for key in sizes):
-        if batch and (
-            content_type != current or len(batch) == BATCH_OBJECTS or size + sizes[key] > BATCH_BYTES
-        ):
+    for kind, key in sorted((content_type(key), key) for key in sizes):
+        if batch and (kind != current or len(batch) == BATCH_OBJECTS or size + sizes[key] > BATCH_BYTES):
             yield current, batch
             batch, size = [], 0
-        current = content_type
+        current = kind
         batch.append(key)
         size += sizes[key]
     if batch:
@@ -120,6 +118,7 @@ def _read(source: Store, batch: list[str]) -> list[bytes]:
         return list(readers.map(source.get, batch))
 
 
-def _content_type(key: str) -> str:
+def content_type(key: str) -> str:
+    """Content type of an object, by its key."""
     suffix = key[key.rfind(".") :]
     return _TYPES.get(suffix, "application/octet-stream")

@@ -130,9 +130,7 @@ class Publication:
         total, names = Published(), []
         trusted = self._trusted(work)
         for number, objects in enumerate(batches):
-            fragment = _fragment(objects, self.run.prefix)
-            made = fragment["key"].combine_chunks()
-            storable = self.bucket.storable(made) & _unambiguous(made)
+            fragment, storable = described(objects, self.bucket, self.run)
             left_out = objects.left_out + len(objects) - int(storable.sum())
             name = f"{file_name(work)}-{number:05}.parquet"
             kept = fragment if storable.all() else fragment.filter(pa.array(storable))
@@ -320,13 +318,18 @@ def _check_complete(lake: Lake, bucket: Store, run: ModelRun, version: str, asse
 _SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
 
 
-def _fragment(objects: Objects, prefix: str) -> pa.Table:
+def described(
+    objects: Objects, bucket: Store, run: ModelRun
+) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.bool_]]]:
+    """What a manifest says of objects (key, size in bytes, checksum), and which of them are published."""
     # MD5 tells changes, not forgeries; it is also what S3 answers as the tag of an object.
     checksums = [hashlib.md5(body, usedforsecurity=False).digest() for body in objects.bodies()]
-    keys_ = pc.binary_join_element_wise(pa.scalar(prefix), objects.names, "")
-    return pa.table(
+    keys_ = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
+    fragment = pa.table(
         [keys_, pa.array(objects.sizes(), pa.int64()), pa.array(checksums, pa.binary(16))], schema=_SCHEMA
     )
+    made = fragment["key"].combine_chunks()
+    return fragment, bucket.storable(made) & _unambiguous(made)
 
 
 def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np.dtype[np.bool_]]:

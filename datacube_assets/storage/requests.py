@@ -67,7 +67,7 @@ def requested(lake: Lake, run: ModelRun) -> DatacubeRequest | None:
             f"the request left for it cannot be read: {shown(reason)}",
             run=str(run),
             file=f"{lake.store.url}/{_key(run)}",
-            remedy="Leave it again, with `datacube request` or `datacube publish`, or delete this file",
+            remedy="Leave it again, with `datacube reprocess` or `datacube publish`, or delete this file",
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Runs that somebody asks for: what `datacube request` leaves, what the sensor makes of it, and for how long.
+"""Runs somebody asks for: what `datacube reprocess` leaves, what the sensor makes of it, and for how long.
 
 The command runs in this process; the sensor is evaluated as Dagster's code server does it. How a daemon
 picks requests up is tried in `test_watching_daemon.py`.
@@ -58,8 +58,8 @@ class Desk:
         return Lake(open_store(self.house.settings.lake))
 
     def ask(self, *arguments: str) -> Result:
-        """Run `datacube request`."""
-        return CliRunner().invoke(main, ["request", *arguments])
+        """Run `datacube reprocess`."""
+        return CliRunner().invoke(main, ["reprocess", *arguments])
 
     def tick(self, cursor: str | None = None) -> SensorExecutionData:
         """Evaluate the sensor."""

@@ -70,7 +70,7 @@ def test_a_request_at_the_command_line_is_picked_up_by_the_next_tick(watched: Sy
     watched.dojo.finish("by-hand")
     wait_for(lambda: watched.published(key) and watched.settled(), "the first run")
     thresholds = {"max_count": 1, "regional_timeseries_count": 1, "regional_timeseries_max_level": 0}
-    answer = watched.command("request", key, "--thresholds", json.dumps(thresholds))
+    answer = watched.command("reprocess", key, "--thresholds", json.dumps(thresholds))
     assert (answer.returncode, answer.stdout) == (0, f"Asked for {key}\n"), answer.stderr
     after_ticks(watched, 2)
     first, asked = watched.runs(key)
@@ -95,7 +95,7 @@ def succeeded(watched: System, run_id: str) -> list[str]:
 
 def test_lost_cursors_start_and_tell_nothing_twice(watched: System) -> None:
     watched.dojo.finish("once")
-    watched.command("request", f"{MODEL}:once", "--fill-timestamp", "1")
+    watched.command("reprocess", f"{MODEL}:once", "--fill-timestamp", "1")
     wait_for(lambda: len(watched.runs(f"{MODEL}:once")) == 2, "both runs")
     for _ in range(3):
         lose_cursors(watched.instance)

@@ -1,0 +1,58 @@
+"""The `datacube` command.
+
+Reading arguments and telling people what happened belong here; what a command does is elsewhere. Commands
+are in the modules of this package, by what they are for. Dagster is imported only by the commands that need
+it, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import click
+
+from datacube_assets import __version__
+from datacube_assets.cli.between import compare, export, import_, sync
+from datacube_assets.cli.look import inspect, list_, status, verify
+from datacube_assets.cli.operate import copy, gc, reprocess
+from datacube_assets.cli.process import demo, publish
+from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
+from datacube_assets.startup import keep_memory
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def main() -> None:
+    """Turn model output from Dojo into the datacubes that CauseMos shows.
+
+    \b
+    Begin with
+      datacube demo                     process a small sample, see what comes out
+      datacube publish PART... --help   process files of your own
+      datacube view                     look at what is published, on a map
+      datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
+      datacube status                   is everything well? docs/operating.md has what to do
+    """
+    keep_memory()
+
+
+for _command in (
+    publish,
+    demo,
+    dev,
+    view,
+    gateway,
+    status,
+    list_,
+    reprocess,
+    inspect,
+    verify,
+    copy,
+    export,
+    import_,
+    sync,
+    compare,
+    gc,
+    s3,
+    dojo_simulator,
+    causemos_simulator,
+):
+    main.add_command(_command)

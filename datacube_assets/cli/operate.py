@@ -1,0 +1,201 @@
+"""Commands that change what is stored, or leave work to be done: `reprocess`, `copy`, `gc`.
+
+What they do belongs elsewhere (`reprocess.py`, `storage/copying.py`, `collecting.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+import click
+from pydantic import ValidationError
+
+from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
+from datacube_assets.settings import Settings
+
+
+@click.command(short_help="Ask for runs: process again, with other parameters or as they were.")
+@click.argument("keys", nargs=-1, metavar="[MODEL_ID:RUN_ID]...")
+@click.option("--model", "models", multiple=True, metavar="ID", help="All known runs of a model or dataset.")
+@click.option("--failed", is_flag=True, help="All partitions whose last run failed.")
+@click.option(
+    "--qualifier-map", metavar="JSON|@FILE", help="Replaces the qualifiers that break features down."
+)
+@click.option("--weight-column", metavar="NAME", help="Replaces the weight column; an empty one is none.")
+@click.option("--thresholds", metavar="JSON", help="Replaces the limits on qualifiers.")
+@click.option("--fill-timestamp", type=int, metavar="MS", help="Replaces the time of rows without one.")
+@click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
+@click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
+@click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was asked for, as JSON.")
+@store_options
+def reprocess(
+    keys: tuple[str, ...],
+    models: tuple[str, ...],
+    failed: bool,
+    tasks: str | None,
+    as_json: bool,
+    settings: Settings,
+    **changes: Any,
+) -> None:
+    """Ask for runs of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
+
+    What is asked for waits in the lake; the sensor `requests` starts it within a tick. Parameters given
+    here replace those of the request the partition was last made from, or that Dojo's documents imply,
+    and stay in force for later runs. `-` reads partitions from standard input, one a line.
+
+    \b
+    Examples
+      datacube reprocess locusts:run-1
+      datacube reprocess locusts:run-1 --thresholds '{"max_count": 50}'
+      datacube reprocess --failed
+      datacube reprocess --model locusts --tasks compute_tiles
+      datacube list --failed --newer-than 1d --keys | datacube reprocess -
+    """
+    from datacube_assets.reprocess import failed_partitions, partitions_of
+    from datacube_assets.reprocess import reprocess as ask
+
+    replaced: dict[str, object] = {
+        name: value for name, value in changes.items() if value is not None and name != "thresholds"
+    }
+    if changes["qualifier_map"] is not None:
+        replaced["qualifier_map"] = read_json("--qualifier-map", changes["qualifier_map"])
+    if changes["thresholds"] is not None:
+        replaced["qualifier_thresholds"] = known_limits(read_json("--thresholds", changes["thresholds"]))
+    if tasks is not None:
+        replaced["selected_output_tasks"] = known_tasks(tasks)
+    wanted = [key for key in keys if key != "-"]
+    if "-" in keys:
+        wanted += [line.strip() for line in sys.stdin if line.strip()]
+    if models or failed:
+        from datacube_assets.home import open_instance
+
+        with told(), open_instance(settings) as instance:
+            for model in models:
+                wanted += partitions_of(instance, model)
+            if failed:
+                wanted += failed_partitions(instance)
+    if not wanted and not (models or failed or "-" in keys):
+        raise click.ClickException("nothing to ask for: name partitions, or use --model or --failed")
+    asked: list[str] = []
+    refused: dict[str, str] = {}
+    for key in dict.fromkeys(wanted):
+        try:
+            ask(settings, key, replaced)
+            asked.append(key)
+            if not as_json:
+                click.echo(f"Asked for {key}")
+        except (ValueError, ValidationError, RuntimeError) as error:
+            refused[key] = str(error)
+            if not as_json:
+                click.echo(f"{key}: {error}", err=True)
+    if as_json:
+        click.echo(json.dumps({"asked": asked, "refused": refused}, indent=1))
+    elif not wanted:
+        click.echo("Nothing to ask for: no partition is of that kind.")
+    if refused:
+        raise click.ClickException(f"{len(refused)} of {len(set(wanted))} could not be asked for")
+
+
+@click.command(short_help="Copy published datacubes to another bucket.")
+@click.argument("keys", nargs=-1, required=True, metavar="MODEL_ID:RUN_ID...")
+@click.option(
+    "--to", "target", required=True, metavar="URL", help="Bucket to copy to: s3://, file:// or a folder."
+)
+@click.option(
+    "--from",
+    "source",
+    metavar="URL",
+    help="Bucket to copy from. [default: the one that such runs are published into]",
+)
+@store_options
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Settings, quiet: bool) -> None:
+    """Copy the datacubes of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
+
+    Only complete datacubes are copied. Objects of an older copy that are no longer part of the datacube are
+    deleted at the target, and results.json is written last: a copy that was interrupted does not count as
+    complete, and is made good by copying again. Both buckets are reached through the same endpoint and
+    account; docs/s3.md tells how to copy between two servers.
+
+    \b
+    Examples
+      datacube copy locusts:run-1 --to s3://other-models
+      datacube copy locusts:run-1 --from s3://old-models --to /backup/models
+    """
+    from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.settings import as_url
+    from datacube_assets.storage.copying import copy as copy_datacube
+    from datacube_assets.storage.lake import Lake
+    from datacube_assets.storage.stores import open_store
+
+    try:
+        runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+    def progress(done: int, total: int) -> None:
+        if not quiet and sys.stdout.isatty():
+            click.echo(f"  {done:,} of {total:,}\r", nl=False)
+
+    with told():
+        lake = open_store(settings.lake, settings.s3_endpoint)
+        lake.check("DATACUBE_LAKE", write=False)
+        to = open_store(as_url(target), settings.s3_endpoint)
+        to.check("--to")
+        for run in runs:
+            run.check()
+            configured = settings.indicators_bucket if run.is_indicator else settings.models_bucket
+            bucket = open_store(as_url(source or configured), settings.s3_endpoint)
+            bucket.check("--from", write=False)
+            started = time.monotonic()
+            copied = copy_datacube(Lake(lake), bucket, to, run, progress)
+            if not quiet:
+                seconds, size = time.monotonic() - started, copied.bytes / 1e6
+                click.echo(
+                    f"Copied  {to.url}/{run.prefix}  {copied.objects:,} objects, {size:,.1f} MB "
+                    f"in {seconds:.1f} s, {copied.deleted:,} stale deleted"
+                )
+
+
+@click.command("gc", short_help="Find, and delete, what nothing refers to any more.")
+@click.option("--delete", is_flag=True, help="Delete it. Without this, nothing is changed.")
+@click.option(
+    "--older-than",
+    default="7d",
+    show_default=True,
+    callback=age,
+    metavar="AGE",
+    help="Leave alone what is younger: 7d, 12h, 30m. Longer than any run takes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that is found, as JSON.")
+@store_options
+def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> None:
+    """Find what runs that died have left in the lake and in the buckets, and that no later run cleared.
+
+    These are files of tables that were never committed, traces of publications, objects that no manifest
+    names, unfinished writes, and settled reports about runs that Dagster has forgotten. Nothing that waits
+    or is in use is touched, nor anything of a partition that a run is at work on, nor anything that is not
+    ours. docs/lake.md tells more.
+
+    \b
+    Examples
+      datacube gc                           say what would be deleted
+      datacube gc --delete --older-than 2d
+    """
+    from datacube_assets.collecting import collect
+
+    with told():
+        report = collect(settings, older_than, delete=delete)
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+        return
+    for kind, (number, size) in report.by_kind().items():
+        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
+    done = "deleted" if delete else "would be deleted; add --delete"
+    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    for run in report.unfinished:
+        click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")

@@ -1,0 +1,199 @@
+"""Which datacubes there are, and how each is: for looking, and for choosing what to process again.
+
+What the states mean belongs here. Which runs count as failed is decided in `reprocess.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+from urllib.parse import unquote
+
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord
+
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.partitions import model_runs
+from datacube_assets.datacube import keys
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.jobs import is_full
+from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
+from datacube_assets.storage.requests import runs_requested
+from datacube_assets.storage.stores import StoreError, open_store
+
+State = Literal["READY", "PROCESSING", "QUEUED", "FAILED", "INCOMPLETE", "NEW", "UNKNOWN"]
+STATES: Mapping[State, str] = {
+    "READY": "complete, and its newest run did not fail",
+    "PROCESSING": "a run is at work on it",
+    "QUEUED": "a run waits for its turn, or is asked for",
+    "FAILED": "its newest run failed or was canceled; an older datacube may still stand",
+    "INCOMPLETE": "objects are published, but results.json is not",
+    "NEW": "known, and nothing of it is published",
+    "UNKNOWN": "what is stored of it cannot be read; the error says why",
+}
+_WAITING = 100_000
+_READERS = 16
+_RUNNING = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
+_QUEUED = (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.MANAGED)
+_FAILED = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One partition."""
+
+    key: str
+    model_id: str
+    run_id: str
+    state: State
+    published: float | None
+    """Seconds UTC when results.json was written; None where there is none."""
+    objects: int
+    bytes: int
+    newest_run: str | None
+    """Id of the newest run of all assets."""
+    ended: float | None
+    """Seconds UTC when that run ended."""
+    error: str | None
+    """Why it failed, in one line."""
+
+    @property
+    def changed(self) -> float | None:
+        """Seconds UTC of the last that happened to it."""
+        return max((at for at in (self.published, self.ended) if at), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def list_partitions(settings: Settings, instance: DagsterInstance, only: Iterable[str] = ()) -> list[Listed]:
+    """Every partition that Dagster or the lake knows (or `only` these keys), by key.
+
+    Reads of each partition the heads of its manifests and when its results.json was written. Raises
+    StoreError when the lake cannot be read.
+    """
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    lake.store.check("DATACUBE_LAKE", write=False)
+    wanted = set(only) or {*instance.get_dynamic_partitions(str(model_runs.name)), *_in_lake(lake)}
+    runs = sorted(run for key in wanted if (run := ModelRun.known(key)))
+    newest = _newest_runs(instance)
+    asked = {one.partition for one in runs_requested(lake, _WAITING)}
+
+    def look(run: ModelRun) -> Listed:
+        return _look(settings, lake, instance, run, newest.get(run.key), run.key in asked)
+
+    with ThreadPoolExecutor(_READERS, "list") as readers:
+        return list(readers.map(look, runs))
+
+
+def _in_lake(lake: Lake) -> set[str]:
+    return {
+        ModelRun(unquote(model), unquote(run)).key
+        for model in lake.store.folders("runs/")
+        for run in lake.store.folders(f"runs/{model}/")
+    }
+
+
+def _newest_runs(instance: DagsterInstance) -> dict[str, RunRecord]:
+    newest: dict[str, RunRecord] = {}
+    for record in instance.get_run_records():
+        partition = record.dagster_run.tags.get("dagster/partition")
+        if partition and is_full(record.dagster_run):
+            # Dagster lists the newest first.
+            newest.setdefault(partition, record)
+    return newest
+
+
+def _look(
+    settings: Settings,
+    lake: Lake,
+    instance: DagsterInstance,
+    run: ModelRun,
+    newest: RunRecord | None,
+    asked: bool,
+) -> Listed:
+    status = newest.dagster_run.status if newest else None
+    error: str | None = None
+    heads: Sequence[Mapping[str, Any]] = ()
+    published: float | None = None
+    readable = True
+    try:
+        names = [*(asset.key.path[-1] for asset in DATACUBE_ASSETS), RESULTS_ASSET]
+        heads = [head for name in names if (head := manifest(lake, run, name))]
+        results = manifest(lake, run, RESULTS_ASSET)
+        if results is not None:
+            bucket = open_store(results["bucket"], settings.s3_endpoint)
+            key = f"{run.prefix}{keys.RESULTS}"
+            folder = f"{run.prefix}results/"
+            published = next((one.modified for one in bucket.entries(folder) if one.key == key), None)
+    except (StoreError, OSError) as problem:
+        readable, error = False, str(problem).splitlines()[0]
+    state: State
+    if status in _RUNNING:
+        state = "PROCESSING"
+    elif status in _QUEUED or asked:
+        state = "QUEUED"
+    elif not readable:
+        state = "UNKNOWN"
+    elif status in _FAILED:
+        state = "FAILED"
+    elif published is not None:
+        state = "READY"
+    else:
+        state = "INCOMPLETE" if heads else "NEW"
+    if newest is not None and status in _FAILED:
+        error = failure_of(instance, newest.dagster_run.run_id) or error
+    return Listed(
+        run.key,
+        run.model_id,
+        run.run_id,
+        state,
+        published,
+        sum(head["objects"] for head in heads),
+        sum(head["bytes"] for head in heads),
+        newest.dagster_run.run_id if newest else None,
+        newest.end_time if newest else None,
+        error,
+    )
+
+
+def failure_of(instance: DagsterInstance, run_id: str) -> str | None:
+    """Why a run failed, in one line: what the step that failed first says; None when nothing is known."""
+    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
+        for entry in instance.all_logs(run_id, of_type=kind):
+            event = entry.dagster_event
+            error = getattr(event.event_specific_data, "error", None) if event else None
+            while error is not None and error.cause is not None:
+                error = error.cause
+            text = error.message if error is not None else (event.message if event else "")
+            lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+            if lines:
+                return lines[0]
+    return None
+
+
+def chosen(
+    listed: Iterable[Listed],
+    *,
+    states: Sequence[str] = (),
+    models: Sequence[str] = (),
+    older_than: float | None = None,
+    newer_than: float | None = None,
+) -> list[Listed]:
+    """Those of these states and models, whose last change is so many seconds ago or more, or less."""
+    now = time.time()
+
+    def fits(one: Listed) -> bool:
+        age = None if one.changed is None else now - one.changed
+        return (
+            (not states or one.state in states)
+            and (not models or one.model_id in models)
+            and (older_than is None or (age is not None and age >= older_than))
+            and (newer_than is None or (age is not None and age <= newer_than))
+        )
+
+    return [one for one in listed if fits(one)]

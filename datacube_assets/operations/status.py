@@ -1,0 +1,353 @@
+"""Is the system well? Every part is asked by itself, with a time limit, so that none hides another.
+
+What a part is asked belongs here. What is done about a fault is in docs/operating.md.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from datacube_assets.causemos.client import CauseMosClient, Delivered, Refused
+from datacube_assets.dojo.client import DojoClient, DojoError
+from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.requests import runs_requested
+from datacube_assets.storage.stores import StoreError, open_store
+from datacube_assets.web import RetryPolicy
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+State = Literal["well", "warning", "broken"]
+SEVERITY: Mapping[State, int] = {"well": 0, "warning": 1, "broken": 2}
+"""Exit status of `datacube status`, as monitoring systems expect it."""
+_MANY = 10_000
+"""Waiting requests that are counted, at most."""
+_REPORT_IS_LATE = 600.0
+"""Seconds after which an undelivered report is worth a look."""
+_TICK_IS_LATE = 10
+"""Intervals of a sensor after which its silence is worth a look."""
+_DAEMON_IS_DEAD, _DAEMON_HANGS = 120.0, 600.0
+"""Seconds without a heartbeat of any of its parts, and of one of them; they beat every 30 s, unless busy."""
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """How one part of the system is."""
+
+    name: str
+    state: State
+    says: str
+    """For people, with a remedy where one is known."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Status:
+    """How the system is."""
+
+    parts: Sequence[Part]
+
+    @property
+    def state(self) -> State:
+        """That of the part that is worst."""
+        return max((part.state for part in self.parts), key=SEVERITY.__getitem__)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"state": self.state, "parts": [asdict(part) for part in self.parts]}
+
+
+def status(settings: Settings, seconds: float) -> Status:
+    """Ask every part; each gets so many seconds, all at the same time. Raises nothing.
+
+    Nothing is changed, but that a bucket on S3 is tried by writing and deleting one small object.
+    """
+    questions: dict[str, Callable[[], Part]] = {
+        "dojo": lambda: _dojo(settings, seconds),
+        "causemos": lambda: _causemos(settings, seconds),
+        "lake": lambda: _store("lake", settings.lake, settings, "DATACUBE_LAKE"),
+        "models bucket": lambda: _store(
+            "models bucket", settings.models_bucket, settings, "DATACUBE_MODELS_BUCKET"
+        ),
+        "indicators bucket": lambda: _store(
+            "indicators bucket", settings.indicators_bucket, settings, "DATACUBE_INDICATORS_BUCKET"
+        ),
+        "dask": lambda: _dask(settings),
+        "code": lambda: _code(settings),
+        "requests": lambda: _requests(settings),
+        "reports": lambda: _reports(settings),
+    }
+    # Dagster's storage is one place, which several questions are put to.
+    of_dagster: dict[str, Callable[[DagsterInstance], Part]] = {
+        "daemon": _daemon,
+        "run queue": _queue,
+        "sensors": lambda instance: _sensors(instance, settings),
+        "partitions": _partitions,
+    }
+    answers: dict[str, Part] = {}
+
+    def ask(name: str, question: Callable[[], Part]) -> None:
+        try:
+            answers[name] = question()
+        except Exception as error:
+            answers[name] = Part(name, "broken", str(error).splitlines()[0] if str(error) else repr(error))
+
+    def ask_dagster() -> None:
+        from datacube_assets.home import open_instance
+
+        try:
+            with open_instance(settings) as instance:
+                for name, question in of_dagster.items():
+                    ask(name, lambda question=question: question(instance))  # type: ignore[misc]
+        except Exception as error:
+            for name in of_dagster:
+                answers.setdefault(
+                    name,
+                    Part(
+                        name,
+                        "broken",
+                        f"Dagster's storage cannot be used: {str(error).splitlines()[0]}. "
+                        "See DAGSTER_HOME and its dagster.yaml",
+                    ),
+                )
+
+    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in questions.items()]
+    # Imports are not what is waited for.
+    import datacube_assets.definitions  # noqa: F401
+
+    threads.append(threading.Thread(target=ask_dagster, daemon=True))
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = f"no answer within {seconds:g} s"
+    return Status([answers.get(name, Part(name, "broken", late)) for name in (*questions, *of_dagster)])
+
+
+# --- services --------------------------------------------------------------------------------------
+
+
+def _dojo(settings: Settings, seconds: float) -> Part:
+    if not settings.dojo_url:
+        return Part("dojo", "well", "not asked: DOJO_URL is not set")
+    with DojoClient(
+        settings.dojo_url,
+        settings.dojo_username,
+        settings.dojo_password.get_secret_value(),
+        timeout=seconds,
+        retries=RetryPolicy(attempts=1),
+    ) as client:
+        try:
+            runs = client.count_runs()
+        except DojoError as error:
+            return Part("dojo", "broken", str(error), {"url": settings.dojo_url})
+    return Part("dojo", "well", f"answers at {settings.dojo_url}: {runs:,} runs", {"runs": runs})
+
+
+def _causemos(settings: Settings, seconds: float) -> Part:
+    if not settings.causemos_url:
+        return Part("causemos", "well", "not told: CAUSEMOS_URL is not set")
+    with CauseMosClient(
+        settings.causemos_url,
+        settings.causemos_username,
+        settings.causemos_password.get_secret_value(),
+        timeout=seconds,
+    ) as client:
+        answer = client.answers()
+    url = settings.causemos_url
+    if isinstance(answer, Delivered):
+        return Part("causemos", "well", f"answers at {url}")
+    if isinstance(answer, Refused):
+        remedy = (
+            "Set CAUSEMOS_USERNAME and CAUSEMOS_PASSWORD"
+            if answer.status in (401, 403)
+            else "Reports wait until it is well"
+        )
+        return Part("causemos", "broken", f"{url} answers {answer.status}. {remedy}")
+    return Part(
+        "causemos", "broken", f"{url} does not answer: {answer.error}. Reports wait; see CAUSEMOS_URL"
+    )
+
+
+def _store(name: str, url: str, settings: Settings, setting: str) -> Part:
+    try:
+        open_store(url, settings.s3_endpoint).check(setting)
+    except StoreError as error:
+        return Part(name, "broken", str(error), {"url": url})
+    return Part(name, "well", f"{url} can be read and written", {"url": url})
+
+
+def _dask(settings: Settings) -> Part:
+    if settings.dask_mode != "scheduler":
+        where = "threads of the run" if settings.dask_mode == "threads" else "processes of the run"
+        return Part("dask", "well", f"no cluster: {where} compute (DATACUBE_DASK={settings.dask_mode})")
+    from datacube_assets.resources.dask import open_client
+    from datacube_assets.settings import SettingsError
+
+    try:
+        client = open_client(settings.dask_scheduler)
+    except SettingsError as error:
+        return Part("dask", "broken", str(error), {"scheduler": settings.dask_scheduler})
+    try:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+    finally:
+        client.close()
+    figures = {"scheduler": settings.dask_scheduler, "workers": len(workers)}
+    if not workers:
+        return Part("dask", "broken", f"{settings.dask_scheduler} has no workers: runs wait", figures)
+    return Part(
+        "dask",
+        "well",
+        f"{settings.dask_scheduler} has {len(workers)} worker(s), with the versions that are installed here",
+        figures,
+    )
+
+
+def _code(settings: Settings) -> Part:
+    from datacube_assets import __version__
+    from datacube_assets.definitions import build_definitions
+
+    definitions = build_definitions(settings)
+    assets, sensors = len(list(definitions.assets or ())), len(list(definitions.sensors or ()))
+    return Part(
+        "code",
+        "well",
+        f"version {__version__} loads: {assets} assets, {sensors} sensors",
+        {"version": __version__, "assets": assets, "sensors": sensors},
+    )
+
+
+# --- what waits ------------------------------------------------------------------------------------
+
+
+def _requests(settings: Settings) -> Part:
+    waiting = runs_requested(Lake(open_store(settings.lake, settings.s3_endpoint)), _MANY)
+    oldest = min((one.asked_at for one in waiting if one.asked_at), default=None)
+    age = None if oldest is None else time.time() - oldest / 1000
+    figures = {"waiting": len(waiting), "oldest seconds": None if age is None else round(age)}
+    if age is not None and age > _TICK_IS_LATE * settings.sensor_interval:
+        return Part(
+            "requests",
+            "warning",
+            f"{len(waiting):,} wait, the oldest for {age:,.0f} s: see that the sensor `requests` is on",
+            figures,
+        )
+    return Part("requests", "well", f"{len(waiting):,} wait for the next tick", figures)
+
+
+def _reports(settings: Settings) -> Part:
+    waiting = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint))).waiting()
+    if not waiting:
+        return Part("reports", "well", "all reports to CauseMos are delivered", {"waiting": 0})
+    age = time.time() - waiting[0].created / 1000
+    refused = next((report.last_error for report in waiting if report.last_error), None)
+    figures = {"waiting": len(waiting), "oldest seconds": round(age), "last error": refused}
+    says = f"{len(waiting):,} undelivered, the oldest for {age:,.0f} s" + (f": {refused}" if refused else "")
+    return Part("reports", "warning" if refused or age > _REPORT_IS_LATE else "well", says, figures)
+
+
+# --- Dagster ---------------------------------------------------------------------------------------
+
+
+def _daemon(instance: DagsterInstance) -> Part:
+    beats = {name: one.last_heartbeat for name, one in instance.get_daemon_statuses().items() if one.required}
+    ages = {name: time.time() - beat.timestamp if beat else None for name, beat in beats.items()}
+    figures = {"seconds since": {name: None if age is None else round(age) for name, age in ages.items()}}
+    known = [age for age in ages.values() if age is not None]
+    if not known:
+        return Part(
+            "daemon", "warning", "none has run here yet: sensors are off until dagster-daemon runs", figures
+        )
+    # Dagster itself believes in a daemon for half an hour after its last heartbeat.
+    if min(known) > _DAEMON_IS_DEAD:
+        return Part(
+            "daemon", "broken", f"no heartbeat for {min(known):,.0f} s: start dagster-daemon", figures
+        )
+    silent = sorted(name for name, age in ages.items() if age is None or age > _DAEMON_HANGS)
+    if silent:
+        return Part(
+            "daemon", "broken", f"no heartbeat of {', '.join(silent)}: restart dagster-daemon", figures
+        )
+    errors = sorted(
+        {error.message.splitlines()[0] for beat in beats.values() if beat for error in beat.errors or ()}
+    )
+    if errors:
+        return Part("daemon", "warning", f"it beats, with errors: {errors[0]}", figures)
+    return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
+
+
+def _queue(instance: DagsterInstance) -> Part:
+    from dagster import DagsterRunStatus, RunsFilter
+
+    counts = {
+        what: instance.get_runs_count(RunsFilter(statuses=list(statuses)))
+        for what, statuses in {
+            "queued": (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED),
+            "running": (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING),
+        }.items()
+    }
+    return Part("run queue", "well", f"{counts['running']:,} running, {counts['queued']:,} queued", counts)
+
+
+def _sensors(instance: DagsterInstance, settings: Settings) -> Part:
+    from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
+
+    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    if not states:
+        return Part("sensors", "warning", "no sensor has ticked yet: is dagster-daemon running?")
+    figures: dict[str, Any] = {}
+    stopped, failing, late = [], [], []
+    for state in states:
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        last = ticks[0] if ticks else None
+        figures[state.name] = {
+            "on": state.status != InstigatorStatus.STOPPED,
+            "last tick": last.timestamp if last else None,
+            "outcome": last.status.value if last else None,
+        }
+        if state.status == InstigatorStatus.STOPPED:
+            stopped.append(state.name)
+        elif last and last.status == TickStatus.FAILURE:
+            failing.append(f"{state.name}: {_reason(last.error.message if last.error else '')}")
+        elif last is None or time.time() - last.timestamp > _TICK_IS_LATE * max(settings.sensor_interval, 30):
+            late.append(state.name)
+    faults = [
+        f"stopped: {', '.join(sorted(stopped))}" if stopped else "",
+        f"failed last: {'; '.join(sorted(failing))}" if failing else "",
+        f"silent for long: {', '.join(sorted(late))}" if late else "",
+    ]
+    told = "; ".join(fault for fault in faults if fault)
+    if told:
+        return Part("sensors", "warning", told, figures)
+    return Part("sensors", "well", f"{len(states)} tick: {', '.join(sorted(figures))}", figures)
+
+
+def _reason(message: str) -> str:
+    """The line of an error that says most: Dagster puts where it happened before what happened."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason is known"
+
+
+def _partitions(instance: DagsterInstance) -> Part:
+    from datacube_assets.assets.partitions import model_runs
+    from datacube_assets.reprocess import failed_partitions
+
+    known = len(instance.get_dynamic_partitions(str(model_runs.name)))
+    failed = failed_partitions(instance)
+    figures = {"known": known, "failed": len(failed), "failed partitions": failed}
+    if failed:
+        some = ", ".join(failed[:_NAMED]) + (" ..." if len(failed) > _NAMED else "")
+        return Part(
+            "partitions",
+            "warning",
+            f"the newest run of {len(failed):,} of {known:,} failed: {some}. See `datacube list --failed`",
+            figures,
+        )
+    return Part("partitions", "well", f"{known:,} known, none whose newest run failed", figures)
