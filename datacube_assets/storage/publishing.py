@@ -12,6 +12,7 @@ version is published, and written by `complete` only when every asset stands at 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -86,6 +87,8 @@ class Publication:
     abandoned: tuple[str, ...] = field(default=())
     """Keys in the lake of fragments of attempts that died."""
     anew: bool = False
+    began: float = field(default_factory=time.time)
+    """Seconds UTC."""
 
     @property
     def folder(self) -> str:
@@ -145,13 +148,18 @@ class Publication:
         return total, names
 
     def finish(self, published: Published, fragments: dict[str, list[str]]) -> Published:
-        """Delete stale objects and make the new fragments the manifest; call once, after all pieces."""
+        """Delete stale objects, and what attempts that died left half written; then make the new fragments
+        the manifest. Call once, after all pieces.
+        """
         stale = self._stale(fragments)
         if stale:
             # Written down first: should this attempt die, the old manifest must not be believed about them.
             self._put_fragment(_STALE, pa.table({"key": pa.array(stale, pa.string())}))
             self.bucket.delete_many(stale)
         published += Published(deleted=len(stale))
+        for fragment in self.abandoned:
+            doubtful = self._keys_if_there(fragment)["key"].to_pylist()
+            self.bucket.sweep(doubtful, self.began)
         self.lake.write_document(
             f"{self.folder}/{HEAD}",
             {

@@ -254,6 +254,9 @@ class S3:
 
         self._each(zip(keys, bodies, strict=True), put, len(keys))
 
+    def sweep(self, keys: Sequence[str], before: float) -> None:
+        """Nothing: an object is there whole or not at all."""
+
     def delete_many(self, keys: Sequence[str]) -> None:
         import obstore
 

@@ -137,6 +137,9 @@ class Store(Protocol):
     def delete_many(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are passed over."""
 
+    def sweep(self, keys: Sequence[str], before: float) -> None:
+        """Remove what writes that broke off left beside these keys, begun before a time (seconds UTC)."""
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Key and size of every object whose key starts with the prefix (a folder with final `/`)."""
 
@@ -275,7 +278,11 @@ class LocalStore:
                     file.flush()
                     os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
+            try:
+                os.replace(temporary, path)
+            except FileNotFoundError:
+                # Taken for the leftover of somebody who died.
+                return self._write_whole(path, body, durably)
             if durably:
                 _sync_folder(folder)
         except BaseException:
@@ -342,6 +349,23 @@ class LocalStore:
                     written += os.write(descriptor, memoryview(body)[written:])
             finally:
                 os.close(descriptor)
+
+    def sweep(self, keys: Sequence[str], before: float) -> None:
+        check_keys(keys)
+        for folder in {os.path.dirname(f"{self.root}/{key}") for key in keys}:
+            leftovers: list[os.DirEntry[str]] = []
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+                leftovers = [entry for entry in entries if entry.name.startswith(_WRITING)]
+            for entry in leftovers:
+                # Whoever is at work there yet ends it, or has ended it by now.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_mtime >= before:
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+                    else:
+                        os.unlink(entry.path)
+            self._remove_empty(folder)
 
     def delete_many(self, keys: Sequence[str]) -> None:
         check_keys(keys)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -153,6 +155,42 @@ def test_traces_of_a_killed_write_are_not_listed(store: LocalStore, root: Path) 
     store.put("a/object", b"body")
     (root / "a" / ".writing-abc").write_bytes(b"half")
     assert list(store.list("a/")) == [("a/object", 4)]
+
+
+def test_traces_of_killed_writes_are_swept_beside_the_keys_named_and_younger_ones_are_left(
+    store: LocalStore, root: Path
+) -> None:
+    store.put_many(["a/object", "b/object"], [b"1", b"2"], JSON)
+    for folder in ("a", "b", "gone"):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / ".writing-abc").write_bytes(b"half")
+    (root / "a" / ".writing-folder").mkdir()
+    (root / "a" / ".writing-folder" / "part").write_bytes(b"half")
+    now = time.time()
+    store.sweep(["a/object"], now - 60)
+    assert (root / "a" / ".writing-abc").exists(), "somebody may be writing it"
+    store.sweep(["a/object", "gone/object", "never/there"], now + 1)
+    assert files(root) == {"a/object": b"1", "b/object": b"2", "b/.writing-abc": b"half"}
+    assert not (root / "gone").exists()
+
+
+def test_a_write_whose_unfinished_file_is_swept_is_written_again(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+    swept: list[str] = []
+
+    def replace_too_late(source: str, target: str) -> None:
+        if not swept:
+            swept.append(source)
+            store.sweep(["a/object"], time.time() + 1)
+        replace(source, target)
+
+    store.put("a/object", b"old")
+    monkeypatch.setattr(os, "replace", replace_too_late)
+    store.put("a/object", b"new")
+    assert swept
+    assert files(root) == {"a/object": b"new"}
 
 
 def test_deleting_removes_folders_that_become_empty_but_neither_others_nor_the_root(
