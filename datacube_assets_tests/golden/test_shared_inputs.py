@@ -152,11 +152,12 @@ def computed(
 
 MODES = ["threads", "threads-s3", "local", "local-s3", "scheduler", "scheduler-s3"]
 in_every_mode = pytest.mark.parametrize("computed", MODES, indirect=True)
-in_threads_unless_slow = pytest.mark.parametrize(
+in_every_mode_if_slow = pytest.mark.parametrize(
     "computed",
-    ["threads", *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("local", "scheduler"))],
+    [pytest.param(mode, marks=[pytest.mark.slow] if mode.startswith("local") else []) for mode in MODES],
     indirect=True,
 )
+in_folders = pytest.mark.parametrize("computed", ["threads", "local", "scheduler"], indirect=True)
 
 
 @in_every_mode
@@ -170,7 +171,7 @@ def test_hoppers_agree_with_the_original_in_every_object(
     assert len(ours.objects) == 499
 
 
-@in_every_mode
+@in_every_mode_if_slow
 def test_the_sample_of_dojos_documentation_agrees_in_every_object(
     computed: Computed, shared: Path, compare: Compare
 ) -> None:
@@ -184,7 +185,7 @@ def test_the_sample_of_dojos_documentation_agrees_in_every_object(
     assert not compare("geotemporal", ours)
 
 
-@in_every_mode
+@in_every_mode_if_slow
 def test_a_census_in_a_numeric_and_a_text_part_agrees_in_every_object(
     computed: Computed, shared: Path, compare: Compare
 ) -> None:
@@ -199,7 +200,8 @@ def test_a_census_in_a_numeric_and_a_text_part_agrees_in_every_object(
     assert not compare("census", ours)
 
 
-@in_threads_unless_slow
+@pytest.mark.slow
+@in_folders
 def test_floods_agree_but_for_which_of_many_equal_regions_are_listed_as_extremes(
     computed: Computed, shared: Path, compare: Compare
 ) -> None:

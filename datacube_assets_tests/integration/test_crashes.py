@@ -134,6 +134,7 @@ def moments(versions: Versions, tmp_path_factory: pytest.TempPathFactory) -> lis
 # --- runs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("place", [pytest.param("folders", marks=pytest.mark.slow), "s3"], indirect=True)
 def test_a_run_that_dies_at_every_point_in_turn_is_made_good_by_the_next_try(
     place: Place, versions: Versions, moments: list[str]
 ) -> None:
@@ -228,12 +229,13 @@ ONLY_AGAIN = (
 """Points that only a run passes whose partition was published before."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "points",
     [
         pytest.param(QUICK, id="some"),
-        pytest.param([name for name in POINTS if name not in ONLY_AGAIN], marks=pytest.mark.slow, id="every"),
+        pytest.param([name for name in POINTS if name not in ONLY_AGAIN], id="every"),
     ],
 )
 def test_under_the_daemon_every_run_that_dies_is_published_and_told_once(

@@ -374,7 +374,7 @@ def tiles(home: Path) -> int:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["threads", pytest.param("local", marks=pytest.mark.slow), "scheduler"])
 def test_when_a_cancelled_run_is_over_none_of_its_tasks_is_left(
     mode: str, how: signal.Signals, running: Cluster, large_part: Path, quick_folder: Path
 ) -> None:
@@ -403,7 +403,7 @@ def test_when_a_cancelled_run_is_over_none_of_its_tasks_is_left(
     assert tiles(home) == written
 
 
-@pytest.mark.parametrize("mode", ["local", "scheduler"])
+@pytest.mark.parametrize("mode", [pytest.param("local", marks=pytest.mark.slow), "scheduler"])
 def test_a_killed_run_leaves_no_task_and_no_process(
     mode: str, running: Cluster, large_part: Path, quick_folder: Path
 ) -> None:

@@ -123,6 +123,7 @@ def test_the_original_still_fails_on_partitioned_runs(
     assert "Iteration is not allowed on `@record`" in said
 
 
+@pytest.mark.slow
 def test_the_original_still_drops_the_steps_of_a_second_run(
     instance: DagsterInstance, running: Cluster, tmp_path: Path
 ) -> None:
@@ -184,6 +185,7 @@ def test_ours_fails_a_step_whose_worker_has_other_settings(
     assert "a Dask worker has other settings than the run: DATACUBE_LAKE. With" in said
 
 
+@pytest.mark.slow
 def test_ours_publishes_what_the_executor_in_process_publishes(
     instance: DagsterInstance, running: Cluster, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ class Gateway:
         return sums
 
 
+@pytest.mark.slow
 def test_a_request_outlives_a_killed_gateway_runs_and_is_told(quick_folder: Path) -> None:
     with system(quick_folder) as whole:
         gateway = Gateway(whole)

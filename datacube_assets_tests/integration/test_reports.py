@@ -311,7 +311,9 @@ def test_success_that_causemos_cannot_follow_becomes_a_report_of_failure(post: P
     assert post.outbox.settled(run.run_id) == ["delivered", "delivered"]
 
 
-@pytest.mark.parametrize("status", [400, 404, 409, 422])
+@pytest.mark.parametrize(
+    "status", [404, *(pytest.param(status, marks=pytest.mark.slow) for status in (400, 409, 422))]
+)
 def test_success_that_is_refused_for_good_becomes_a_report_of_failure(status: int, post: Post) -> None:
     post.publish()
     version = (manifest(post.lake, RUN, RESULTS_ASSET) or {})["version"]

@@ -429,6 +429,7 @@ def test_pieces_of_parts_change_no_object(
     assert house.datacube().hash == one_shard.hash
 
 
+@pytest.mark.slow
 def test_shards_change_no_object_and_neither_do_worker_processes(
     house: House, one_shard: Datacube, synthetic: str
 ) -> None:
