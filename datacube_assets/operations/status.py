@@ -16,7 +16,7 @@ from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox
-from datacube_assets.storage.requests import runs_requested
+from datacube_assets.storage.requests import is_paused, runs_requested
 from datacube_assets.storage.stores import StoreError, open_store
 from datacube_assets.web import RetryPolicy
 
@@ -228,10 +228,23 @@ def _code(settings: Settings) -> Part:
 
 
 def _requests(settings: Settings) -> Part:
-    waiting = runs_requested(Lake(open_store(settings.lake, settings.s3_endpoint)), _MANY)
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    waiting = runs_requested(lake, _MANY)
+    paused = is_paused(lake)
     oldest = min((one.asked_at for one in waiting if one.asked_at), default=None)
     age = None if oldest is None else time.time() - oldest / 1000
-    figures = {"waiting": len(waiting), "oldest seconds": None if age is None else round(age)}
+    figures = {
+        "waiting": len(waiting),
+        "oldest seconds": None if age is None else round(age),
+        "paused": paused,
+    }
+    if paused:
+        return Part(
+            "requests",
+            "warning",
+            f"paused, and {len(waiting):,} wait: PUT /data-pipeline/start at the gateway resumes the queue",
+            figures,
+        )
     if age is not None and age > _TICK_IS_LATE * settings.sensor_interval:
         return Part(
             "requests",

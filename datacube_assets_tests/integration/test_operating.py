@@ -22,7 +22,7 @@ from datacube_assets.read import list_datacubes
 from datacube_assets.stand_in import in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox, Report
-from datacube_assets.storage.requests import runs_requested
+from datacube_assets.storage.requests import pause, resume, runs_requested
 from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.system import MODEL, free_port, system, wait_for
@@ -113,6 +113,16 @@ def test_status_counts_what_waits_and_since_when(other: Place) -> None:
     assert found["requests"]["state"] == found["reports"]["state"] == "warning"
     assert "503: busy" in str(found["reports"]["says"])
     assert found["requests"]["figures"]["waiting"] == 1  # type: ignore[index]
+
+
+def test_status_tells_that_the_queue_is_paused_until_it_is_resumed(other: Place) -> None:
+    lake = lake_of(other)
+    pause(lake)
+    told = parts(other, status=1)["requests"]
+    assert told["state"] == "warning"
+    assert "paused" in str(told["says"])
+    resume(lake)
+    assert parts(other, status=1)["requests"]["state"] == "well"
 
 
 @pytest.mark.slow
