@@ -1,4 +1,4 @@
-"""Steps that wait for what is not there just now: Dojo, a file server, a store, room on a disk.
+"""Steps that wait for what is not there just now: Dojo, a file server, a store, room on a disk, a cluster.
 
 Dagster is asked to repeat such a step later. What has been done of it is not done again: tables that are
 whole are handed on, objects that are published stay. Quick repetitions of single requests belong to the
@@ -17,6 +17,7 @@ from dagster import DagsterRun, RetryRequested
 from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
 from datacube_assets.dojo.client import DojoUnavailable
 from datacube_assets.dojo.fetch import FetchError
+from datacube_assets.resources.dask import ClusterUnavailable
 from datacube_assets.storage.stores import StoreUnavailable
 
 RETRIES = 60
@@ -36,7 +37,7 @@ def retried_later(run: DagsterRun, tried: int) -> Iterator[None]:
     """
     try:
         yield
-    except (DojoUnavailable, FetchError, StoreUnavailable) as error:
+    except (DojoUnavailable, FetchError, StoreUnavailable, ClusterUnavailable) as error:
         if run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
             raise
         wait = min(FIRST_RETRY * 2 ** min(tried, 10), LAST_RETRY)

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import PrivateAttr
 
+from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
 from datacube_assets.cluster import start_cluster
 from datacube_assets.datacube.errors import shorten
 from datacube_assets.progress import Stage, tell
@@ -55,6 +56,10 @@ SAME_ON_WORKERS = ("datacube-assets", "numpy", "pyarrow", "polars")
 
 class ClusterConfigurationError(SettingsError):
     """A cluster that cannot do the work as configured; the message says what to change."""
+
+
+class ClusterUnavailable(ClusterConfigurationError):
+    """No scheduler answers, or it went away in the middle of the work; it may be there again later."""
 
 
 class WorkersLostError(RuntimeError):
@@ -97,7 +102,8 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         try:
             if self.mode == "scheduler":
                 # A cluster that cannot be used is known before anything is fetched.
-                self._connect()
+                with self._patience(context):
+                    self._connect()
             yield self
         finally:
             with _LOCK:
@@ -105,6 +111,17 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                 last = _USERS[self._address] == 0
             if last:
                 self.close()
+
+    @contextmanager
+    def _patience(self, context: InitResourceContext) -> Iterator[None]:
+        """Leave a scheduler that is away just now to the steps that need it: unlike a run, they can wait."""
+        try:
+            yield
+        except ClusterUnavailable as error:
+            if context.run is None or context.run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
+                raise
+            if context.log:
+                context.log.warning(f"{error}. Steps that need it will wait for it")
 
     def close(self) -> None:
         """Let go of the cluster, ending one that was started here."""
@@ -145,7 +162,8 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         tells how much work each piece is: the largest begin first, so that none is left to the end. `objects`
         counts what a piece published, for those who watch. Being interrupted cancels what has not run, stops
         what runs, and waits until it has stopped. A piece whose worker dies is computed again by another one,
-        so what it writes must be the same every time. Raises WorkersLostError when that does not help.
+        so what it writes must be the same every time. Raises WorkersLostError when that does not help, and
+        ClusterUnavailable when the scheduler goes away.
         """
         if not pieces:
             return []
@@ -205,6 +223,12 @@ class DaskResource(ConfigurableResource["DaskResource"]):
 
     def _connect(self) -> Client:
         with _LOCK:
+            known = _CONNECTIONS.get(self._address)
+            if known is not None and self.mode == "scheduler" and known.client.status != "running":
+                # Its scheduler went away. Whoever waits for tasks has been told that they are cancelled.
+                del _CONNECTIONS[self._address]
+                with suppress(Exception):
+                    known.client.close(timeout=1)
             if self._address not in _CONNECTIONS:
                 _CONNECTIONS[self._address] = _Connection(self._new_client())
             connection = _CONNECTIONS[self._address]
@@ -251,20 +275,28 @@ def _silence() -> None:
 
 
 def open_client(scheduler: str) -> Client:
-    """Connect to a scheduler. Raises ClusterConfigurationError when it cannot be used."""
+    """Connect to a scheduler.
+
+    Raises ClusterUnavailable when none answers, ClusterConfigurationError when it cannot be used.
+    """
     from distributed import Client
 
     _silence()
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:
-        raise ClusterConfigurationError(
+        # An address that is none will not become one by waiting.
+        unusable = ClusterUnavailable if isinstance(error, OSError) else ClusterConfigurationError
+        raise unusable(
             f"no Dask scheduler answers at {scheduler}: start it, or set DATACUBE_DASK_SCHEDULER to its "
             "address (tcp://host:port), or unset it to compute in threads"
         ) from error
     try:
         found: Any = client.get_versions(packages=list(SAME_ON_WORKERS))
         check_versions(found)
+    except OSError as error:
+        client.close()
+        raise ClusterUnavailable(f"the Dask scheduler {scheduler} went away: see that it runs") from error
     except BaseException:
         client.close()
         raise
@@ -361,12 +393,11 @@ class _Call:
             raise self._killed(error, pieces) from error
         except CancelledError as error:
             abandon(self.client, futures, [self.group])
-            raise WorkersLostError(
-                f"{self.name}: the Dask scheduler ended, was restarted or dropped the tasks of this run. "
-                "Start the run again"
-            ) from error
-        except BaseException:
+            raise self._gone() from error
+        except BaseException as error:
             abandon(self.client, futures, [self.group])
+            if isinstance(error, Exception) and self.client.status != "running":
+                raise self._gone() from error
             raise
         for future in futures:
             future.release()
@@ -392,6 +423,12 @@ class _Call:
         )
         mapped = self.client.map(_compute_shared, range(len(pieces)), key=keys, pure=False, work=work)
         return [*mapped, work]
+
+    def _gone(self) -> ClusterUnavailable:
+        return ClusterUnavailable(
+            f"{self.name}: the Dask scheduler ended, was restarted or dropped the tasks of this run. "
+            "Start the run again"
+        )
 
     def _killed(self, error: Any, pieces: Sequence[Any]) -> WorkersLostError:
         which = error.task[1] if isinstance(error.task, tuple) else None

@@ -154,7 +154,7 @@ MODES = ["threads", "threads-s3", "local", "local-s3", "scheduler", "scheduler-s
 in_every_mode = pytest.mark.parametrize("computed", MODES, indirect=True)
 in_every_mode_if_slow = pytest.mark.parametrize(
     "computed",
-    [pytest.param(mode, marks=[pytest.mark.slow] if mode.startswith("local") else []) for mode in MODES],
+    ["threads", *(pytest.param(mode, marks=pytest.mark.slow) for mode in MODES[1:])],
     indirect=True,
 )
 in_folders = pytest.mark.parametrize("computed", ["threads", "local", "scheduler"], indirect=True)

@@ -87,9 +87,9 @@ def _watched(kind: type[Any], tell: Passed) -> dict[str, Callable[..., None]]:
     put, put_file, put_many, delete_many = kind.put, kind.put_file, kind.put_many, kind.delete_many
 
     def one(name: str, method: Callable[..., None]) -> Callable[..., None]:
-        def told(store: Store, key: str, *arguments: Any) -> None:
+        def told(store: Store, key: str, *arguments: Any, **options: Any) -> None:
             tell(f"before {name} {key}")
-            method(store, key, *arguments)
+            method(store, key, *arguments, **options)
             tell(f"after {name} {key}")
 
         return told

@@ -21,20 +21,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
+from datacube_assets.assets import retries
+from datacube_assets.assets.partitions import model_runs
 from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.progress import listening
 from datacube_assets.resources import dask as dask_resource
 from datacube_assets.resources.dask import (
     DASHBOARD_TAG,
     ClusterConfigurationError,
+    ClusterUnavailable,
     DaskResource,
     WorkersLostError,
     check_versions,
     group_of,
 )
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.dask_cluster import (
     Cluster,
     Shared,
@@ -237,6 +244,62 @@ def test_pieces_of_a_worker_that_dies_are_computed_by_another(
         (tmp_path / "open").touch()
         assert mapped.result() == list(range(number))
     wait_until(running.idle)
+
+
+def test_a_scheduler_that_is_killed_is_noticed_and_used_again_when_it_is_back(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {**os.environ, "DATACUBE_HOME": str(tmp_path / "home")}
+    gate = tmp_path / "gate"
+    gate.mkdir()
+    with closing(DaskResource(mode="scheduler", scheduler=f"tcp://127.0.0.1:{port}")) as resource:
+        with start_cluster_command(port, environment, subprocess.DEVNULL) as process:
+            read_start(process)
+            with ThreadPoolExecutor(1) as pool:
+                mapped = pool.submit(
+                    resource.map, partial(wait_for_gate, gate), range(4), name="gated", run_id=RUN
+                )
+                wait_until(lambda: len(list(gate.glob("waits-*"))) == 2)
+                for pid in (process.pid, *(child.pid for child in descendants(process.pid))):
+                    os.kill(pid, signal.SIGKILL)
+                with pytest.raises(ClusterUnavailable, match="scheduler ended"):
+                    mapped.result(120)
+        with pytest.raises(ClusterUnavailable, match="no Dask scheduler answers"):
+            resource.map(square, [2, 3], name="away", run_id=RUN)
+        with start_cluster_command(port, environment, subprocess.DEVNULL) as process:
+            try:
+                read_start(process)
+                assert resource.map(square, [2, 3], name="back", run_id=RUN) == [4, 9]
+            finally:
+                process.terminate()
+
+
+def test_a_run_of_the_daemon_waits_for_a_scheduler_that_is_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_resource, "CONNECT_SECONDS", 1)
+    monkeypatch.setattr(retries, "FIRST_RETRY", 1.0)
+    request = DatacubeRequest(model_id="model", run_id="run", data_paths=(house.write(rows(), "a.parquet"),))
+    run = leave_request(Lake(open_store(house.settings.lake)), request)
+    house.instance.add_dynamic_partitions(str(model_runs.name), [run.key])
+    port = free_port()
+    away = house.with_settings(dask_mode="scheduler", dask_scheduler=f"tcp://127.0.0.1:{port}")
+    environment = {**os.environ, "DATACUBE_HOME": str(house.folder)}
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(away.materialize, run, "dojo_request", "raw_dojo_output", "normalized_points")
+        wait_until(lambda: made.done() or retried(house.instance) >= 2)
+        assert not made.done(), made.exception()
+        with start_cluster_command(port, environment, subprocess.DEVNULL) as process:
+            try:
+                read_start(process)
+                assert made.result(120).success
+            finally:
+                process.terminate()
+
+
+def retried(instance: DagsterInstance) -> int:
+    """How often a step of the newest run was put off."""
+    runs = instance.get_runs(limit=1)
+    return sum(len(instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)) for run in runs)
 
 
 def test_a_run_whose_worker_is_killed_publishes_the_same_and_everything(

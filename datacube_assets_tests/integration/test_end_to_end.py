@@ -238,7 +238,8 @@ def test_every_run_that_becomes_ready_is_published_and_reported_once(whole: Syst
     check_sensors(whole)
 
 
-@pytest.mark.parametrize("runs", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [4, 30])
 def test_kills_and_outages_lead_to_the_same_end(whole: System, runs: int) -> None:
     story = Story(whole, runs)
     story.begin()
