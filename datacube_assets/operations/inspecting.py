@@ -6,6 +6,7 @@ What is worth knowing of each belongs here; everything is plain data, ready for 
 from __future__ import annotations
 
 import csv
+import datetime as dt
 import hashlib
 import io
 import json
@@ -260,7 +261,8 @@ def health(settings: Settings, instance: DagsterInstance, partition: str) -> dic
         "faults": faults,
         "warnings": warnings,
         "newest run": listed.newest_run,
-        "published": listed.published,
+        "published": listed.published
+        and dt.datetime.fromtimestamp(listed.published, dt.UTC).isoformat(timespec="seconds"),
         "tables": tables,
         "manifests": {
             asset: {name: head[name] for name in ("version", "bucket", "objects", "bytes", "left_out")}
