@@ -156,7 +156,7 @@ def test_the_page_of_an_asset_counts_its_rows_and_judges_them(backfilled: Dagste
         expect(ui.figure(figure)).to_have_text(str(count))
     ui.tab("Checks")
     ui.line("rows_are_usable").click()
-    expect(ui.page.get_by_text("allowed share: dropped")).to_be_visible()
+    expect(ui.page.get_by_role("cell", name="allowed share: dropped")).to_be_visible()
 
 
 @pytest.mark.parametrize("asset", ["normalized_points", "spatial_tiles"])

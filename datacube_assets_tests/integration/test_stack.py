@@ -169,10 +169,11 @@ def undisturbed(value: float) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     # Not below pytest's folder, which only its owner may enter: Postgres does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="datacube-stack-"))
     folder.chmod(0o755)
+    failed_before = request.session.testsfailed
     environment = (ROOT / "infra" / "compose" / "env.example").read_text()
     environment += "\nDATACUBE_SENSOR_INTERVAL=2\nDATACUBE_MAX_RUNS=2\n"
     (folder / "env").write_text(environment)
@@ -196,7 +197,10 @@ def stack() -> Iterator[Stack]:
         process.wait(120)
     left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_of(pid, folder)]
     assert left == [], "Ctrl-C stops everything"
-    shutil.rmtree(folder)
+    if request.session.testsfailed == failed_before:
+        shutil.rmtree(folder)
+    else:
+        print(f"logs and storage are kept in {folder}")
 
 
 def _is_of(pid: int, folder: Path) -> bool:
