@@ -232,7 +232,10 @@ class DaskResource(ConfigurableResource["DaskResource"]):
             if self._address not in _CONNECTIONS:
                 _CONNECTIONS[self._address] = _Connection(self._new_client())
             connection = _CONNECTIONS[self._address]
-            self._tell(connection)
+            try:
+                self._tell(connection)
+            except OSError as error:
+                raise _went_away(self.scheduler) from error
             return connection.client
 
     def _new_client(self) -> Client:
@@ -296,11 +299,15 @@ def open_client(scheduler: str) -> Client:
         check_versions(found)
     except OSError as error:
         client.close()
-        raise ClusterUnavailable(f"the Dask scheduler {scheduler} went away: see that it runs") from error
+        raise _went_away(scheduler) from error
     except BaseException:
         client.close()
         raise
     return client
+
+
+def _went_away(scheduler: str) -> ClusterUnavailable:
+    return ClusterUnavailable(f"the Dask scheduler {scheduler} went away: see that it runs")
 
 
 def _number_of_workers(client: Client) -> int:
