@@ -246,7 +246,10 @@ def test_pieces_of_a_worker_that_dies_are_computed_by_another(
     wait_until(running.idle)
 
 
-def test_a_scheduler_that_is_killed_is_noticed_and_used_again_when_it_is_back(tmp_path: Path) -> None:
+def test_a_scheduler_that_is_killed_is_noticed_and_used_again_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask_resource, "CONNECT_SECONDS", 4)
     port = free_port()
     environment = {**os.environ, "DATACUBE_HOME": str(tmp_path / "home")}
     gate = tmp_path / "gate"
