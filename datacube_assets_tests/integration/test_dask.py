@@ -14,6 +14,7 @@ from contextlib import ExitStack, closing
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
 from datacube_assets.assets import retries
@@ -287,9 +288,11 @@ def test_a_run_of_the_daemon_waits_for_a_scheduler_that_is_away(
     port = free_port()
     away = house.with_settings(dask_mode="scheduler", dask_scheduler=f"tcp://127.0.0.1:{port}")
     environment = {**os.environ, "DATACUBE_HOME": str(house.folder)}
+    asked = watch_calls(monkeypatch, dask_resource, "open_client")
     with ThreadPoolExecutor(1) as pool:
         made = pool.submit(away.materialize, run, "dojo_request", "raw_dojo_output", "normalized_points")
-        wait_until(lambda: made.done() or retried(house.instance) >= 2)
+        # At the start of the run, then by the step, and by the step again.
+        wait_until(lambda: made.done() or len(asked) > 2)
         assert not made.done(), made.exception()
         with start_cluster_command(port, environment, subprocess.DEVNULL) as process:
             try:
@@ -299,10 +302,17 @@ def test_a_run_of_the_daemon_waits_for_a_scheduler_that_is_away(
                 process.terminate()
 
 
-def retried(instance: DagsterInstance) -> int:
-    """How often a step of the newest run was put off."""
-    runs = instance.get_runs(limit=1)
-    return sum(len(instance.all_logs(run.run_id, of_type=DagsterEventType.STEP_UP_FOR_RETRY)) for run in runs)
+def watch_calls(monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> list[tuple[object, ...]]:
+    """The arguments of each call of a function of a module, from now on."""
+    calls: list[tuple[object, ...]] = []
+    function = getattr(module, name)
+
+    def watched(*arguments: object) -> object:
+        calls.append(arguments)
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, watched)
+    return calls
 
 
 def test_a_run_whose_worker_is_killed_publishes_the_same_and_everything(
