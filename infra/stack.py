@@ -151,7 +151,7 @@ class Stack:
                 service.ended_at = service.ended_at or time.monotonic()
                 if time.monotonic() > service.ended_at + RESTART_SECONDS:
                     print(f"{service.name} ended with status {status}, and is started again.", flush=True)
-                    service.ended_at = 0.0
+                    service.ended_at, service.healthy = 0.0, False
                     service.start(self.folder)
             elif not service.healthy:
                 service.healthy = service.is_healthy(self.folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -111,9 +112,12 @@ def reprocess(
     metavar="URL",
     help="Bucket to copy from. [default: the one that such runs are published into]",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print what was copied, as JSON.")
 @store_options
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
-def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Settings, quiet: bool) -> None:
+def copy(
+    keys: tuple[str, ...], target: str, source: str | None, as_json: bool, settings: Settings, quiet: bool
+) -> None:
     """Copy the datacubes of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
 
     Only complete datacubes are copied. Objects of an older copy that are no longer part of the datacube are
@@ -138,9 +142,10 @@ def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Setti
         raise click.ClickException(str(error)) from error
 
     def progress(done: int, total: int) -> None:
-        if not quiet and sys.stdout.isatty():
+        if not quiet and not as_json and sys.stdout.isatty():
             click.echo(f"  {done:,} of {total:,}\r", nl=False)
 
+    all_copied: dict[str, Any] = {}
     with told():
         lake = open_store(settings.lake, settings.s3_endpoint)
         lake.check("DATACUBE_LAKE", write=False)
@@ -153,12 +158,15 @@ def copy(keys: tuple[str, ...], target: str, source: str | None, settings: Setti
             bucket.check("--from", write=False)
             started = time.monotonic()
             copied = copy_datacube(Lake(lake), bucket, to, run, progress)
-            if not quiet:
+            all_copied[run.key] = asdict(copied)
+            if not quiet and not as_json:
                 seconds, size = time.monotonic() - started, copied.bytes / 1e6
                 click.echo(
                     f"Copied  {to.url}/{run.prefix}  {copied.objects:,} objects, {size:,.1f} MB "
                     f"in {seconds:.1f} s, {copied.deleted:,} stale deleted"
                 )
+    if as_json:
+        click.echo(json.dumps({"to": to.url, "copied": all_copied}, indent=1))
 
 
 @click.command("gc", short_help="Find, and delete, what nothing refers to any more.")

@@ -17,10 +17,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dagster import DagsterInstance, DagsterRunStatus
 
+from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.dojo.seal import Seal
 from datacube_assets.dojo.simulator import DojoSimulator
+from datacube_assets.locks import locked
 from datacube_assets.operations.archive import _sha256
 from datacube_assets.s3_server import S3Server
 from datacube_assets.settings import Settings
@@ -95,6 +98,31 @@ def test_what_is_there_is_replaced_only_when_told_to(archive: Path, tmp_path: Pa
     assert not [name for name in checksums(other.object("")) if "Uganda" in name]
     (found,) = other.json("verify", KEY)
     assert found["well"]
+
+
+def test_nothing_is_imported_under_a_run_that_is_at_work(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Place(tmp_path / "other")
+    assert other.publish(value=[5.0, 6.0, 7.0, 8.0]).exit_code == 0
+    before = checksums(other.bucket)
+    monkeypatch.setenv("DATACUBE_HOME", str(other.home))
+    monkeypatch.setenv("DAGSTER_HOME", str(other.home / "dagster"))
+    with DagsterInstance.get() as instance:
+        with locked(instance, KEY, str(uuid.uuid4())):
+            by_command = other.run("import", str(archive), "--replace")
+        started = instance.create_run_for_job(
+            build_definitions(Settings.from_environment()).resolve_job_def("process_model_run"),
+            tags={"dagster/partition": KEY},
+            status=DagsterRunStatus.STARTED,
+        )
+        by_daemon = other.run("import", str(archive), "--replace")
+        instance.report_run_failed(started)
+    for answer in (by_command, by_daemon):
+        assert answer.exit_code == 1
+        assert "a run is at work" in answer.output
+    assert checksums(other.bucket) == before
+    assert other.run("import", str(archive), "--replace").exit_code == 0
 
 
 def test_a_datacube_that_is_not_complete_is_not_exported(place: Place, tmp_path: Path) -> None:

@@ -610,6 +610,10 @@ def test_the_command_copies_between_buckets_and_folders(
     code, _, _ = command("model:run", "--from", str(folder), "--to", account.url("indicators"), "-q")
     assert code == 0
     assert sorted(account.listed("indicators")) == sorted(account.listed())
+    code, out, _ = command("model:run", "--to", str(folder), "--json")
+    assert code == 0
+    copied = json.loads(out)["copied"]["model:run"]
+    assert (copied["objects"], copied["deleted"]) == (51, 0)
     assert command("model:run", "--to", "s3://no-such-bucket") == (
         1,
         "",

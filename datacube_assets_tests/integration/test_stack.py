@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -66,14 +66,19 @@ class Stack:
         pid: int = self.told["processes"][name]
         return pid
 
-    def kill(self, name: str) -> None:
-        """SIGKILL a service's process; whatever it started lives on."""
-        starts = self.told["starts"][name]
-        # What serves S3 is a child of the command that looks after it.
-        pids = children(self.pid(name)) if name == "s3" else [self.pid(name)]
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: self.told["starts"][name] > starts, f"{name} to be started again", PATIENCE)
+    def kill(self, *names: str) -> None:
+        """SIGKILL processes of services; whatever they started lives on."""
+        before = self.told["starts"]
+        for name in names:
+            # What serves S3 is a child of the command that looks after it.
+            for pid in children(self.pid(name)) if name == "s3" else [self.pid(name)]:
+                os.kill(pid, signal.SIGKILL)
+        for name in names:
+            wait_for(partial(self.is_anew, name, before[name]), f"{name} to be started again", PATIENCE)
+
+    def is_anew(self, name: str, starts: int) -> bool:
+        """Whether a service was started more often than that."""
+        return bool(self.told["starts"][name] > starts)
 
     def kill_a_run(self) -> None:
         """SIGKILL a process that executes a run."""
@@ -155,6 +160,17 @@ class Stack:
             for key in keys
         }
 
+    def has_published(self, wanted: Mapping[str, float]) -> None:
+        """Wait until CauseMos was told of these runs, each once, and hold what is published to the truth."""
+        end = time.monotonic() + 2 * PATIENCE
+        while missing := wanted.keys() - self.ready():
+            assert time.monotonic() < end, f"never told of {sorted(missing)}: {self.status()}"
+            time.sleep(1)
+        for run_id, value in wanted.items():
+            assert self.objects(run_id) == undisturbed(value), run_id
+        told = Counter(str(one["run_id"]) for one in self.reports())
+        assert {run_id: told[run_id] for run_id in wanted} == dict.fromkeys(wanted, 1)
+
 
 def children(pid: int) -> list[int]:
     lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
@@ -217,40 +233,38 @@ def test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of(stack: 
     wait_for(lambda: stack.status().get("count") == 0, "an empty queue", PATIENCE)
 
 
-def test_nothing_is_lost_whatever_is_killed(stack: Stack) -> None:
-    """Every process in turn, while requests keep coming and runs are at work."""
-    # CauseMos and Dojo are not ours, and what CauseMos' stand-in knows is in its process.
-    services = [
-        *("gateway", "daemon", "code", "webserver", "dask-worker", "dask-worker-2"),
-        *("dask-scheduler", "s3", "postgres"),
-    ]
-    wanted: dict[str, float] = {}
-    for number, name in enumerate([*services, "run"]):
-        for one in range(3):
-            run_id = f"{name}-{one}"
-            wanted[run_id] = float(number * 10 + one)
-            stack.enqueue(run_id, wanted[run_id])
-        if name == "run":
-            stack.kill_a_run()
-        else:
-            wait_for(lambda: stack.status().get("running"), "runs at work", PATIENCE)
-            stack.kill(name)
-        after = f"{name}-after"
-        wanted[after] = float(number * 10 + 5)
-        stack.enqueue(after, wanted[after])
-        wait_for(lambda: stack.told["up"], f"everything after {name} was killed", PATIENCE)
-    end = time.monotonic() + 2 * PATIENCE
-    while missing := wanted.keys() - stack.ready():
-        assert time.monotonic() < end, f"never told of {sorted(missing)}: {stack.status()}"
-        time.sleep(2)
+SERVICES = (
+    *("gateway", "daemon", "code", "webserver", "dask-worker", "dask-worker-2"),
+    *("dask-scheduler", "s3", "postgres"),
+)
+"""What is ours to kill. CauseMos and Dojo are not, and what CauseMos' stand-in knows is in its process."""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [*((name,) for name in SERVICES), SERVICES],
+    ids=lambda names: names[0] if len(names) == 1 else "everything",
+)
+def test_nothing_is_lost_when_a_service_is_killed(stack: Stack, names: tuple[str, ...]) -> None:
+    """While runs are at work and others wait; then all services in the same moment."""
+    mark = "everything" if len(names) > 1 else names[0]
+    wanted = {f"{mark}-{number}": 10.0 + number for number in range(3)}
     for run_id, value in wanted.items():
-        assert stack.objects(run_id) == undisturbed(value), run_id
-    told = Counter(str(one["run_id"]) for one in stack.reports())
-    assert {run_id: told[run_id] for run_id in wanted} == dict.fromkeys(wanted, 1)
+        stack.enqueue(run_id, value)
+    wait_for(lambda: stack.status().get("running"), "runs at work", PATIENCE)
+    stack.kill(*names)
+    wanted[f"{mark}-after"] = 20.0
+    stack.enqueue(f"{mark}-after", 20.0)
+    wait_for(lambda: stack.told["up"], "everything again", PATIENCE)
+    stack.has_published(wanted)
 
 
-def _is_anew(stack: Stack, name: str, starts: int) -> bool:
-    return bool(stack.told["starts"][name] > starts)
+def test_nothing_is_lost_when_a_run_is_killed(stack: Stack) -> None:
+    wanted = {f"killed-{number}": 10.0 + number for number in range(3)}
+    for run_id, value in wanted.items():
+        stack.enqueue(run_id, value)
+    stack.kill_a_run()
+    stack.has_published(wanted)
 
 
 def test_rolling_the_code_during_a_run_loses_nothing(stack: Stack) -> None:
@@ -262,9 +276,5 @@ def test_rolling_the_code_during_a_run_loses_nothing(stack: Stack) -> None:
     for name in ("code", "dask-worker", "dask-worker-2", "daemon", "webserver", "gateway"):
         starts = stack.told["starts"][name]
         os.kill(stack.pid(name), signal.SIGTERM)
-        wait_for(partial(_is_anew, stack, name, starts), f"{name} anew", PATIENCE)
-    wait_for(lambda: wanted.keys() <= stack.ready(), "all reports", 2 * PATIENCE)
-    for run_id, value in wanted.items():
-        assert stack.objects(run_id) == undisturbed(value), run_id
-    told = Counter(str(one["run_id"]) for one in stack.reports())
-    assert {run_id: told[run_id] for run_id in wanted} == dict.fromkeys(wanted, 1)
+        wait_for(partial(stack.is_anew, name, starts), f"{name} anew", PATIENCE)
+    stack.has_published(wanted)
