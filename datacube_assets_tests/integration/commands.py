@@ -112,9 +112,11 @@ def make_checkout(folder: Path) -> Path:
         (folder / name).symlink_to(ROOT / name)
     # The environment that these tests run in, whichever it is.
     environment = folder / ".venv"
-    (environment / "bin").mkdir(parents=True)
-    for program in Path(sys.executable).parent.iterdir():
-        (environment / "bin" / program.name).symlink_to(program)
+    environment.mkdir()
+    (environment / "bin").symlink_to(Path(sys.executable).parent)
+    for name in ("lib", "lib64", "pyvenv.cfg"):
+        if (Path(sys.prefix) / name).exists():
+            (environment / name).symlink_to(Path(sys.prefix) / name)
     (environment / ".installed").touch()
     return folder
 
@@ -167,7 +169,13 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(command: str, folder: Path, environment: Mapping[str, str], output: Path) -> Iterator[Running]:
+def running(
+    command: str,
+    folder: Path,
+    environment: Mapping[str, str],
+    output: Path,
+    how: signal.Signals = signal.SIGINT,
+) -> Iterator[Running]:
     """Start a command in a terminal of its own; end it with Ctrl-C, and see that all of it ends."""
     with (
         output.open("wb") as file,
@@ -184,19 +192,20 @@ def running(command: str, folder: Path, environment: Mapping[str, str], output: 
         try:
             yield Running(process, output)
         finally:
-            _interrupt(process)
+            _interrupt(process, how)
 
 
-def _interrupt(process: subprocess.Popen[bytes]) -> None:
-    """Ctrl-C for all processes of a terminal; what has not ended by then is killed."""
+def _interrupt(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    """Ctrl-C for all processes of a terminal; AssertionError when some have to be killed."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, how)
         end = time.monotonic() + 40
         while time.monotonic() < end:
             process.poll()  # It would be counted until somebody has waited for it.
             os.killpg(process.pid, 0)
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError(f"{how.name} does not end {process.args!r}")
 
 
 def free_ports(count: int) -> int:
