@@ -143,7 +143,8 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
     Raises SettingsError when it does not start, or ends by itself.
     """
     # Whoever ends this means the server too, which is a process of its own.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), s3_server(settings.home / "s3", port=port) as server:
         say("# A real S3 server (SeaweedFS). For `make dev`, tests by hand and the AWS command line:")
         for name, value in server.environment().items():
