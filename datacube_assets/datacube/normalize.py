@@ -565,8 +565,10 @@ def _filled(indices: pa.Array) -> npt.NDArray[np.int64]:
 
 def _to_float(column: pa.ChunkedArray) -> Floats:
     """A numeric column as a new float64 array, nulls as NaN."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+    column = _plain(column)
+    if pa.types.is_decimal(column.type):
+        # Arrow makes some floats of decimals that are not the nearest; of text it makes those that are.
+        column = column.cast(pa.string())
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy()
     return np.array(values)
 
