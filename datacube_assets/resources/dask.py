@@ -287,9 +287,10 @@ def open_client(scheduler: str) -> Client:
     _silence()
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
-    except (OSError, ValueError) as error:
-        # An address that is none will not become one by waiting.
-        unusable = ClusterUnavailable if isinstance(error, OSError) else ClusterConfigurationError
+    except (OSError, ValueError, AssertionError) as error:
+        # An address that is none will not become one by waiting. Dask asserts that a thread of its own
+        # begins within ten seconds, which on a machine that is busy enough it does not.
+        unusable = ClusterConfigurationError if isinstance(error, ValueError) else ClusterUnavailable
         raise unusable(
             f"no Dask scheduler answers at {scheduler}: start it, or set DATACUBE_DASK_SCHEDULER to its "
             "address (tcp://host:port), or unset it to compute in threads"
