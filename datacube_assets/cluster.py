@@ -88,7 +88,10 @@ def main(workers: int, port: int, dashboard_port: int) -> None:
         ):
             click.echo(line)
         sys.stdout.flush()
-        over.wait()
+        # Code that comes with the tasks of runs may put a handler of its own before Python's, after which a
+        # signal wakes nobody who waits without end.
+        while not over.wait(1):
+            pass
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
 
     Raises SettingsError when it does not start, or ends by itself.
     """
-    # Whoever ends this means the server too, which is a process of its own.
+    # Whoever ends this means the server too, which is a process of its own. Python's own handler is set
+    # again because a library may have put one before it that wakes nobody who waits.
     for end in (signal.SIGINT, signal.SIGTERM):
         signal.signal(end, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), s3_server(settings.home / "s3", port=port) as server:

@@ -174,7 +174,6 @@ def running(
     folder: Path,
     environment: Mapping[str, str],
     output: Path,
-    how: signal.Signals = signal.SIGINT,
 ) -> Iterator[Running]:
     """Start a command in a terminal of its own; end it with Ctrl-C, and see that all of it ends."""
     with (
@@ -192,20 +191,20 @@ def running(
         try:
             yield Running(process, output)
         finally:
-            _interrupt(process, how)
+            _interrupt(process)
 
 
-def _interrupt(process: subprocess.Popen[bytes], how: signal.Signals) -> None:
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
     """Ctrl-C for all processes of a terminal; AssertionError when some have to be killed."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, how)
+        os.killpg(process.pid, signal.SIGINT)
         end = time.monotonic() + 40
         while time.monotonic() < end:
             process.poll()  # It would be counted until somebody has waited for it.
             os.killpg(process.pid, 0)
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
-        raise AssertionError(f"{how.name} does not end {process.args!r}")
+        raise AssertionError(f"Ctrl-C does not end {process.args!r}")
 
 
 def free_ports(count: int) -> int:
