@@ -43,12 +43,12 @@ class Place:
         assert answer.exit_code == status, answer.output
         return json.loads(answer.stdout)
 
-    def publish(self, run_id: str = "one", **columns: Any) -> Result:
+    def publish(self, run_id: str = "one", *options: str, **columns: Any) -> Result:
         """Publish a small part; columns of None are left out, which makes it fail for some."""
         part = self.home / f"{run_id}.parquet.gzip"
         part.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(rows(**columns), part, compression="gzip")
-        return self.run("publish", str(part), "--model-id", "toy", "--run-id", run_id, "--quiet")
+        return self.run("publish", str(part), "--model-id", "toy", "--run-id", run_id, "--quiet", *options)
 
     @property
     def bucket(self) -> Path:

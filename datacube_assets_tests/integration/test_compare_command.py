@@ -19,6 +19,8 @@ import pytest
 from datacube_assets.operations.comparing import WANTED
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 
+MONTHS = [1_577_836_800_000, 1_577_923_200_000, 1_580_515_200_000]
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
@@ -28,6 +30,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         columns: dict[str, Any] = {"crop": ["1", None, "2", "1"], "value": [1.0, 2.0, 3.5, 4.25]}
         assert place.publish(**columns).exit_code == 0
         assert place.publish("lost", lat=[None, 7.5, -1.25, 7.5]).exit_code == 0
+        # A level of regions is left out; a timestamp is before 1677; sums are beyond any number.
+        assert place.publish("hole", admin1=None, admin2=["a", "b", "a", "b"]).exit_code == 0
+        assert place.publish("old", timestamp=[-(10**13), *MONTHS]).exit_code == 0
+        assert place.publish("huge", value=[1.7e308] * 4).exit_code == 0
+        weighted = {"people": [1.0, 2.0, 3.0, 4.0], "value": [1.0, None, 3.5, 4.25]}
+        assert place.publish("weighted", "--weight-column", "people", **weighted).exit_code == 0
         yield place
 
 
@@ -74,15 +82,15 @@ def test_what_is_missing_unexpected_or_otherwise_is_told(place: Place, theirs: P
     assert f"DIFFERS  {KEY}" in shown.output
     assert "missing: month/rain/more.csv" in shown.output
     assert "theirs '4.0'" in shown.output
-    assert "1 of 2 agree" in shown.output
+    assert "5 of 6 agree" in shown.output
 
 
 def test_a_run_that_is_not_complete_is_not_compared(place: Place, theirs: Path, tmp_path: Path) -> None:
     (theirs / "toy/one/results/results.json").unlink()
     assert "not complete in theirs" in found(place, theirs, status=2)["problem"]
-    assert [run["partition"] for run in place.json("compare", str(place.bucket), str(theirs))["runs"]] == [
-        "toy:lost"
-    ]
+    rest = place.json("compare", str(place.bucket), str(theirs))["runs"]
+    assert "toy:lost" in {run["partition"] for run in rest}
+    assert KEY not in {run["partition"] for run in rest}
     (tmp_path / "empty").mkdir()
     assert place.run("compare", str(place.bucket), str(tmp_path / "empty")).exit_code == 1
 
@@ -205,6 +213,56 @@ def test_rows_without_coordinates_explain_what_the_original_lost(place: Place, t
     )
     assert elsewhere.exit_code == 1
     assert "because of difference" not in elsewhere.output
+
+
+def rules_of(one: dict[str, Any]) -> dict[str, int]:
+    return {rule: told["objects"] for rule, told in one["intended differences"].items()}
+
+
+def test_levels_that_the_original_mislabels_are_known(place: Place, theirs: Path) -> None:
+    regional = theirs / "toy/hole/month/rain/regional"
+    moved = sum(path.is_file() for path in (regional / "admin2").rglob("*"))
+    (regional / "admin2").rename(regional / "admin1")
+    one = found(place, theirs, run="toy:hole")
+    # Each is missing under one name, and too many under the other.
+    assert rules_of(one) == {"2": 2 * moved}
+
+
+def test_times_that_the_original_moves_to_1970_are_known(place: Place, theirs: Path) -> None:
+    aggregates = theirs / "toy/old/month/rain/regional/country/aggs"
+    shutil.copytree(aggregates / str(MONTHS[0]), aggregates / "0")
+    one = found(place, theirs, run="toy:old")
+    assert rules_of(one) == {"10": 1}
+
+
+def test_infinite_figures_of_the_original_are_known(place: Place, theirs: Path) -> None:
+    def infinite(text: str) -> str:
+        return re.sub(r",(?=,)", ",inf", text)
+
+    _edit(theirs / "toy/huge", "month/rain/timeseries/global/global.csv", infinite)
+    one = found(place, theirs, run="toy:huge")
+    assert rules_of(one) == {"14": 1}
+
+
+def test_weighted_means_over_missing_values_are_explained(place: Place, theirs: Path) -> None:
+    key = "month/rain/timeseries/global/global.csv"
+
+    def other(name: str) -> Callable[[str], str]:
+        def change(text: str) -> str:
+            head, first, *rest = text.splitlines()
+            at, fields = head.split(",").index(name), first.split(",")
+            fields[at] = "0.125"
+            return "\n".join((head, ",".join(fields), *rest)) + "\n"
+
+        return change
+
+    (weighted, *_) = (name for name in (theirs / "toy/weighted" / key).read_text().splitlines()[0].split(",")
+                      if "wavg" in name)  # fmt: skip
+    _edit(theirs / "toy/weighted", key, other(weighted))
+    assert rules_of(found(place, theirs, run="toy:weighted")) == {"6": 1}
+    # Weights explain nothing of a sum.
+    _edit(theirs / "toy/weighted", key, other("s_sum_t_sum"))
+    assert found(place, theirs, run="toy:weighted", status=1)["objects"]["differs"] == 1
 
 
 def test_ties_beyond_twenty_are_known(place: Place, theirs: Path) -> None:
