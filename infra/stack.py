@@ -17,11 +17,13 @@ import os
 import pwd
 import re
 import secrets
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from datacube_assets.sample import write_sample
 
 INFRA = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -100,6 +104,10 @@ class Service:
         return False
 
 
+ENVIRONMENT = "environment"
+"""The file, below the folder of the stack, to be sourced before `datacube` is asked about it."""
+
+
 @dataclass
 class Stack:
     """All services, in the folder where they keep their data."""
@@ -114,6 +122,9 @@ class Stack:
 
     def up(self) -> None:
         """Start everything in order. Raises StackError naming the service that does not start."""
+        own = self.environment.keys() - {"HOME", "LANG", "PATH", "TMPDIR"}
+        lines = (f"export {name}={shlex.quote(self.environment[name])}\n" for name in sorted(own))
+        _write_private(self.folder / ENVIRONMENT, "".join(lines))
         waiting = dict(self.services)
         end = time.monotonic() + START_SECONDS
         while waiting or not all(one.healthy for one in self.services.values()):
@@ -168,12 +179,7 @@ class Stack:
         }
         if told != self.told:
             self.told = told
-            path = self.folder / "stack.json"
-            path.touch(mode=0o600)
-            scratch = path.with_suffix(".new")
-            scratch.touch(mode=0o600)
-            scratch.write_text(json.dumps(told, indent=1))
-            scratch.replace(path)
+            _write_private(self.folder / "stack.json", json.dumps(told, indent=1))
 
     def down(self) -> None:
         """End everything: first what uses, then what is used, and the processes of runs with the daemon."""
@@ -203,6 +209,15 @@ class Stack:
                         and b"execute_run" in (entry / "cmdline").read_bytes()
                     ):
                         os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file in one go by one that only its owner may read."""
+    scratch = path.with_name(f"{path.name}.new")
+    scratch.unlink(missing_ok=True)
+    scratch.touch(mode=0o600)
+    scratch.write_text(text)
+    scratch.replace(path)
 
 
 def _in_order(services: Mapping[str, Service]) -> list[Service]:
@@ -284,7 +299,12 @@ def build(folder: Path, env_file: Path, *, free_ports: bool) -> Stack:
         "PYTHONUNBUFFERED": "1",
         **{name: value_here(name, value) for name, value in values.items()},
     }
-    (folder / "home" / "dojo").mkdir(parents=True, exist_ok=True)
+    dojo = folder / "home" / "dojo"
+    if not dojo.exists():
+        # Parts to ask for. Without documents about them, nothing starts by itself.
+        with tempfile.TemporaryDirectory() as sample:
+            write_sample(Path(sample))
+            shutil.copytree(Path(sample) / "files", dojo / "files")
     built: dict[str, Service] = {}
     for name, one in services.items():
         after = {other: how["condition"] for other, how in one.get("depends_on", {}).items()}
@@ -444,7 +464,9 @@ def main() -> int:
             stack.up()
             for name, what in SHOWN.items():
                 print(f"{what:<24}{stack.addresses[name]}")
-            print(f"{'Logs':<24}{stack.folder}/logs\nStop everything with Ctrl-C.", flush=True)
+            print(f"{'Logs':<24}{stack.folder}/logs")
+            print(f"{'For datacube status':<24}source {stack.folder}/{ENVIRONMENT}")
+            print("Stop everything with Ctrl-C.", flush=True)
             stack.watch()
     except StackError as error:
         print(f"Error: {error}", file=sys.stderr)

@@ -29,6 +29,7 @@ from datacube_assets_tests.integration.support import House, rows
 
 RUN = ModelRun("model", "run")
 PICTURED = ["normalized_points", "global_timeseries", "regional_maps", "spatial_tiles", "grid_stats"]
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def picture(instance: DagsterInstance, asset: str) -> ET.Element | None:
@@ -140,7 +141,9 @@ def test_every_asset_leads_to_its_page(house: House) -> None:
     for docs_url, start in (("", "docs/"), ("https://docs.example/main/", "https://docs.example/main/")):
         settings = house.with_settings(docs_url=docs_url).settings
         for spec in build_definitions(settings).resolve_all_asset_specs():
-            assert str(spec.metadata["documentation"].value).startswith(start), spec.key
+            page = str(spec.metadata["documentation"].value)
+            assert page.startswith(start), spec.key
+            assert (DOCS / page.removeprefix(start).partition("#")[0]).is_file(), page
             assert spec.owners == ["team:datacube"]
 
 
