@@ -122,6 +122,7 @@ class Stack:
 
     def up(self) -> None:
         """Start everything in order. Raises StackError naming the service that does not start."""
+        self._check_ports()
         own = self.environment.keys() - {"HOME", "LANG", "PATH", "TMPDIR"}
         lines = (f"export {name}={shlex.quote(self.environment[name])}\n" for name in sorted(own))
         _write_private(self.folder / ENVIRONMENT, "".join(lines))
@@ -138,6 +139,22 @@ class Stack:
                 late = sorted(name for name, one in self.services.items() if not one.healthy)
                 raise StackError(f"{late[0]} does not start: see {self.folder}/logs/{late[0]}.log")
             time.sleep(POLL_SECONDS)
+
+    def _check_ports(self) -> None:
+        taken = []
+        for port in sorted(self.ports.values()):
+            with socket.socket() as probe:
+                # As servers do, so that one that just ended is in nobody's way.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError:
+                    taken.append(str(port))
+        if taken:
+            raise StackError(
+                f"somebody listens on port {', '.join(taken)} of this machine: end that (another stack?), or "
+                "use --free-ports"
+            )
 
     def watch(self) -> None:
         """Start again what ends, for ever."""
@@ -457,7 +474,9 @@ def main() -> int:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, interrupt)
+    # SIGINT as well: it is ignored by what a script starts in the background.
+    for end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(end, interrupt)
     try:
         stack = build(options.folder.absolute(), options.env_file, free_ports=options.free_ports)
         with _running(stack):

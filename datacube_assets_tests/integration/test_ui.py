@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 from dagster import (
