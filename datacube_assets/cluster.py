@@ -23,6 +23,18 @@ HOST = "127.0.0.1"
 PORT, DASHBOARD_PORT = 8786, 8787
 """Where Dask listens by habit."""
 
+SETTINGS = {
+    # The profiler asks for the frames of all threads a hundred times a second. Python before 3.12 may collect
+    # garbage meanwhile, and stands still for ever if a thread begins or ends in that moment.
+    "distributed.worker.profile.enabled": False,
+    # Before a worker that stands still for whatever reason is replaced, and its work is done again.
+    "distributed.scheduler.worker-ttl": "120s",
+    # Fifteen seconds after a worker was lost, Dask looks whether one of its name is there, and else gives up
+    # its place for good: one that is slow to start, or is lost again just then, is never replaced.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
+}
+"""Of Dask, for every cluster that is started here. The first two stand in `infra/`, too."""
+
 
 def start_cluster(workers: int, *, port: int = 0, dashboard_port: int = 0) -> LocalCluster:
     """A cluster with single-threaded workers; port 0 is any free one. Raises OSError, port in use."""
@@ -32,10 +44,8 @@ def start_cluster(workers: int, *, port: int = 0, dashboard_port: int = 0) -> Lo
     # Results are small and go at once, so there is nothing worth spilling; and a disk that fills up
     # unseen is worse than a worker that is ended because it needs too much memory.
     memory = {"distributed.worker.memory.target": False, "distributed.worker.memory.spill": False}
-    # Fifteen seconds after a worker was lost, Dask looks whether one of its name is there, and else gives
-    # up its place for good: one that is slow to start, or is lost again just then, is never replaced. Looked
-    # up at every loss, hence set for good.
-    dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
+    # Looked up again and again, hence set for good.
+    dask.config.set(SETTINGS)
     # Ctrl-C reaches every process of a terminal, but is for this one to act on. Workers inherit the mask
     # of the thread that starts them, those that replace a lost one too. Starting Python's resource tracker
     # clears the mask, so that comes first.

@@ -263,6 +263,11 @@ def write_or_refuse(folder: Path, piece: int) -> None:
         (folder / "stopped-0").touch()
 
 
+def has_profiler(dask_worker: Worker) -> bool:
+    """Whether a worker asks for the frames of its threads again and again."""
+    return "profile" in dask_worker.periodic_callbacks
+
+
 def die(piece: str) -> None:
     """Kills its worker as the kernel does where memory is short."""
     if piece == "heavy":

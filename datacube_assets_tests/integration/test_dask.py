@@ -27,6 +27,7 @@ from dask.utils import key_split
 
 from datacube_assets.assets import retries
 from datacube_assets.assets.partitions import model_runs
+from datacube_assets.cluster import SETTINGS as cluster_settings
 from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.progress import listening
@@ -50,6 +51,7 @@ from datacube_assets_tests.integration.dask_cluster import (
     cluster,
     descendants,
     die,
+    has_profiler,
     number_of,
     read_start,
     refuse,
@@ -245,6 +247,27 @@ def test_pieces_of_a_worker_that_dies_are_computed_by_another(
         (tmp_path / "open").touch()
         assert mapped.result() == list(range(number))
     wait_until(running.idle)
+
+
+def test_pieces_of_a_worker_that_stands_still_are_computed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker stood still in Dask's profiler, and with it the runs, for nine minutes."""
+    monkeypatch.setitem(cluster_settings, "distributed.scheduler.worker-ttl", "5s")
+    with closing(DaskResource(mode="local", workers=2)) as resource:
+        assert resource.map(square, [2], name="begin", run_id=RUN) == [4]
+        client = resource._connect()
+        assert client.run(has_profiler) == dict.fromkeys(client.nthreads(), False)
+        victim = next(iter(client.run(os.getpid).values()))
+        with ThreadPoolExecutor(1) as pool:
+            mapped = pool.submit(
+                resource.map, partial(wait_for_gate, tmp_path), range(4), name="gated", run_id=RUN
+            )
+            wait_until(lambda: len(list(tmp_path.glob("waits-*"))) == 2)
+            os.kill(victim, signal.SIGSTOP)
+            (tmp_path / "open").touch()
+            assert mapped.result(120) == list(range(4))
+    assert not Path(f"/proc/{victim}").exists()
 
 
 def test_a_scheduler_that_is_killed_is_noticed_and_used_again_when_it_is_back(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import dask.config
 import httpx
 import jsonschema
 import kubernetes_validate
@@ -28,6 +29,7 @@ from dagster._core.instance.config import dagster_instance_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.cli import main
+from datacube_assets.cluster import SETTINGS
 from datacube_assets.home import ADDED_YAML, DAGSTER_YAML
 from datacube_assets.settings import Settings
 from datacube_assets_tests.integration.system import free_port, wait_for
@@ -48,9 +50,10 @@ FOREIGN = {
     ),
     *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "PGDATA"),
     *("DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"),
+    *("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL"),
     *("DAGSTER_CURRENT_IMAGE", "PATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED"),
 }
-"""Variables that others read: AWS' clients, Postgres' image, Dagster, Python."""
+"""Variables that others read: AWS' clients, Postgres' image, Dagster, Dask, Python."""
 
 Document = dict[str, Any]
 
@@ -121,6 +124,14 @@ def test_scripts_are_understood_by_the_shell() -> None:
 
 
 # --- agreement --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["compose/env.example", "kubernetes/base/datacube.env"])
+def test_clusters_elsewhere_are_set_up_as_those_that_are_started_here(path: str) -> None:
+    environment = {name: value for name, value in variables(INFRA / path).items() if name.startswith("DASK_")}
+    set_there = dask.config.collect_env(environment)
+    for name in ("distributed.worker.profile.enabled", "distributed.scheduler.worker-ttl"):
+        assert dask.config.get(name, config=set_there) == SETTINGS[name]
 
 
 def test_every_variable_is_read_by_somebody() -> None:
