@@ -290,11 +290,7 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
     _patiently(lambda: system.causemos.switch(error_next=0, truncate_next=0))
     end, told = time.monotonic() + patience, -1
     while time.monotonic() < end:
-        ready = {
-            name
-            for name, document in system.causemos.documents().items()
-            if document.get("status") == "READY"
-        }
+        ready = _told_since(system, watched)
         if (
             ready >= _newest(watched).keys()
             and system.settled()
@@ -307,6 +303,19 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
             print(f"\r{told} of {len(_newest(watched))} ready   ", end="", file=sys.stderr, flush=True)
         time.sleep(1)
     return False
+
+
+def _told_since(system: System, watched: Watched) -> set[str]:
+    """Runs that CauseMos was told of after their last execution."""
+    newest = _newest(watched)
+    return {
+        name
+        for one in system.causemos.reports()
+        if one["call"] == "processing-succeeded"
+        and one["status"] == 200
+        and (name := one["body"]["run_id"]) in newest
+        and one["received_at"] / 1000 >= watched.finished[name, newest[name]]
+    }
 
 
 def _is_behind(system: System, watched: Watched, name: str) -> bool:
@@ -337,6 +346,8 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
     for one in taken:
         told[one["body"]["run_id"]].append(one["received_at"])
     flows = Counter((one["body"]["run_id"], one["body"]["flow_id"]) for one in taken)
+    # Whose answer was lost has to be told again: CauseMos cannot be asked what it heard.
+    unheard = Counter((one["body"]["run_id"], one["body"]["flow_id"]) for one in taken if one["is_cut"])
     behind = {name for name in newest if _is_behind(system, watched, name)}
     delays = [
         min((at / 1000 - finished for at in told[name] if at / 1000 >= finished), default=float("inf"))
@@ -359,7 +370,8 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "published": len(newest) - len(behind),
         "reported": len(set(told) & set(newest)),
         "lost": len(behind | (set(newest) - set(told))),
-        "duplicated": sum(number - 1 for number in flows.values()),
+        "duplicated": sum(max(0, number - 1 - unheard[flow]) for flow, number in flows.items()),
+        "told again, unheard": unheard.total(),
         "wrong": len(wrong),
         "wrong after collecting": len(_wrong(system, bucket, newest)),
         "failures told": sum(one["call"] == "processing-failed" for one in reports),

@@ -130,6 +130,10 @@ class StandIn:
         return Response(status_code=204)
 
 
+IS_CUT = "datacube.is_cut"
+"""Of the scope of a request: its answer breaks off, so whoever asked does not learn it."""
+
+
 class _Misbehaving:
     def __init__(self, app: ASGIApp, standin: StandIn) -> None:
         self._app = app
@@ -147,7 +151,8 @@ class _Misbehaving:
             refusal = PlainTextResponse("switched to fail", switches.error_status, headers)
             await refusal(scope, receive, send)
         else:
-            await self._app(scope, receive, _cut(send) if switches.truncates() else send)
+            scope[IS_CUT] = switches.truncates()
+            await self._app(scope, receive, _cut(send) if scope[IS_CUT] else send)
 
 
 class _Guarded:

@@ -36,7 +36,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from datacube_assets.dojo.derive import NUMERIC_TYPES, request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
-from datacube_assets.stand_in import Document, StandIn, json_object, validated
+from datacube_assets.stand_in import IS_CUT, Document, StandIn, json_object, validated
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 Index = Literal["data-model-run", "data-datacube"]
@@ -67,6 +67,8 @@ class ReceivedReport:
     body: Document
     status: int
     message: str
+    is_cut: bool = False
+    """Whether the answer was made to break off: whoever reported does not know it."""
 
 
 class CauseMosSimulator(StandIn):
@@ -100,10 +102,10 @@ class CauseMosSimulator(StandIn):
         """Add or replace a document under its id."""
         self.documents[index][document["id"]] = document
 
-    def receive(self, call: str, body: Document) -> tuple[int, str]:
+    def receive(self, call: str, body: Document, *, is_cut: bool = False) -> tuple[int, str]:
         """Take a report, as (status, message); the effects are those of CONTRACTS F.4."""
         status, message = self._handle(call, body)
-        self.reports.append(ReceivedReport(call, round(time.time() * 1000), body, status, message))
+        self.reports.append(ReceivedReport(call, round(time.time() * 1000), body, status, message, is_cut))
         return status, message
 
     def _handle(self, call: str, body: Document) -> tuple[int, str]:
@@ -187,7 +189,9 @@ class CauseMosSimulator(StandIn):
         call = request.path_params["call"]
         if call not in CALLS:
             raise HTTPException(404, "Not Found")
-        status, message = self.receive(call, await json_object(request))
+        status, message = self.receive(
+            call, await json_object(request), is_cut=bool(request.scope.get(IS_CUT))
+        )
         return JSONResponse({"message": message}, status)
 
     async def _process_run(self, request: Request) -> Response:
