@@ -27,7 +27,7 @@ from dagster import DagsterInstance
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
 from datacube_assets.s3_server import BUCKETS, S3Server
-from datacube_assets_tests.integration import test_documentation
+from datacube_assets_tests.integration import test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
     PAGES,
     README,
@@ -64,6 +64,7 @@ _BETWEEN = "test_environments_are_compared_and_a_datacube_goes_from_one_to_anoth
 _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
 _MAP = "test_the_map_is_served"
 _MAP_S3 = "test_buckets_on_s3_are_compared_copied_and_shown"
+_OF_STACK = "test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of"
 _COMPOSE = "test_the_settings_of_compose_are_put_where_only_their_owner_reads_them"
 _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 
@@ -156,8 +157,12 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
     },
     INFRA: {
         "curl -X PUT http://127.0.0.1:4040/data-pipeline/enqueue "
-        '-d \'{"model_id": "m", "run_id": "r", "doc_ids": ["r"], "data_paths": '
-        '["http://127.0.0.1:3001/files/PART.parquet.gzip"], "qualifier_map": {"FEATURE": []}}\'': _BY_HAND,
+        '-d \'{"model_id": "toy-crop-model", "run_id": "rainfall-low", "doc_ids": ["rainfall-low"], '
+        '"qualifier_map": {"yield": ["crop"]}, "data_paths": '
+        '["http://127.0.0.1:3001/files/rainfall-low_toy-crop-model.1.parquet.gzip"]}\'': _OF_STACK,
+        "source datacube-home/stack/environment": _OF_STACK,
+        ".venv/bin/datacube status": _OF_STACK,
+        ".venv/bin/datacube list": _OF_STACK,
         "curl -X PUT http://GATEWAY:4040/data-pipeline/stop": _BY_HAND,
         "curl -X PUT http://GATEWAY:4040/data-pipeline/start": _BY_HAND,
         "curl http://GATEWAY:4040/healthz": _BY_HAND,
@@ -208,7 +213,8 @@ def test_every_command_of_a_page_is_executed_or_has_a_reason_not_to_be(page: str
     gone = sorted((executed.keys() | excused.keys()) - there)
     assert not gone, "these are on the page no more"
     for test in executed.values():
-        assert test in globals() or hasattr(test_documentation, test), f"there is no test {test}"
+        known = test in globals() or hasattr(test_documentation, test) or hasattr(test_stack, test)
+        assert known, f"there is no test {test}"
 
 
 def test_a_command_that_nobody_executes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -784,11 +790,10 @@ def test_what_is_asked_for_by_hand_waits_and_is_processed(said: Said, dev: Dev, 
         dev.run(f"datacube reprocess {KEY} --timestamp-unit ms")
         by_hand = put(said(DOJO, "datacube reprocess MODEL_ID:RUN_ID..."), **{"MODEL_ID:RUN_ID...": PRICES})
         assert dev.run(by_hand) == f"Asked for {PRICES}\n"
-        part = next(path for path in (dev.folder / "datacube-home/dojo/files").glob("rainfall-low_*"))
-        enqueue = put(
-            dev.here(at_port(said(INFRA, "curl -X PUT http://127.0.0.1:4040/"), port, "4040")),
-            **{"PART.parquet.gzip": part.name, "FEATURE": "yield"},
-        )
+        # The command of the page about the stack, for a partition that nothing else here asks for.
+        (enqueue,) = (one for one in fenced_commands(INFRA) if "http://127.0.0.1:4040/" in one)
+        others = {'"toy-crop-model"': '"m"', '"rainfall-low"': '"r"'}
+        enqueue = put(dev.here(at_port(enqueue, port, "4040")), **others)
         assert dev.run(enqueue) == ""
         told = call(INFRA, "curl http://GATEWAY:4040/metrics")
         assert 'datacube_requests_total{outcome="accepted"} 1.0' in told

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datacube_assets.s3_server import ACCESS_KEY, REGION, SECRET_KEY
+from datacube_assets_tests.integration.commands import fenced_commands
 from datacube_assets_tests.integration.support import open_house, rows
 from datacube_assets_tests.integration.system import wait_for
 
@@ -231,6 +233,27 @@ def test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of(stack: 
     assert stack.objects("quiet") == undisturbed(5.0)
     assert Counter(one["run_id"] for one in stack.reports())["quiet"] == 1
     wait_for(lambda: stack.status().get("count") == 0, "an empty queue", PATIENCE)
+    # What the page about it says that one should try.
+    said = [one for one in fenced_commands("infra/README.md") if one.startswith((*BY_HAND, "curl"))]
+    enqueue = next(one for one in said if "http://127.0.0.1:4040/data-pipeline/enqueue" in one)
+    source, status, listing = (one for one in said if one.startswith(BY_HAND))
+    for port, name in (("4040", "gateway"), ("3001", "dojo")):
+        enqueue = enqueue.replace(f"http://127.0.0.1:{port}", stack.addresses[name])
+    shell(enqueue)
+    wait_for(lambda: "rainfall-low" in stack.ready(), "the report about the sample", PATIENCE)
+    source = source.replace("datacube-home/stack", str(stack.folder))
+    told = shell(f"{source}\n{status}\n{listing}".replace(".venv/bin/", f"{Path(sys.executable).parent}/"))
+    assert not [line for line in told.splitlines() if line.startswith(("broken", "warning"))]
+    assert re.search(r"^READY .* toy-crop-model:rainfall-low$", told, re.MULTILINE)
+
+
+BY_HAND = ("source datacube-home/stack/", ".venv/bin/datacube status", ".venv/bin/datacube list")
+
+
+def shell(commands: str) -> str:
+    done = subprocess.run(["bash", "-ec", commands], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, f"{commands}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 SERVICES = (
