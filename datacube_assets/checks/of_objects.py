@@ -22,7 +22,7 @@ from dagster import AssetCheckSeverity
 from datacube_assets.assets.aggregates import grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import DATACUBE_ASSETS, raw_data, regional_extrema, spatial_tiles
 from datacube_assets.checks import conservation, objects
-from datacube_assets.checks.subject import REMAKE, Check, Subject, fetched, stops
+from datacube_assets.checks.subject import REMAKE, Check, Subject, judged, stops
 from datacube_assets.checks.verdict import EXAMPLES, Verdict, names
 from datacube_assets.datacube import keys
 from datacube_assets.datacube.grid import BIN_BITS, MAX_PRECISION
@@ -34,6 +34,7 @@ from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.storage.stores import Store
 
 OBJECTS_AS_RECORDED = "objects_as_recorded"
+_NOT_THERE = "it is not there"
 _READ_AT_ONCE = 2000
 """Objects of a piece of work."""
 _SAMPLED_BYTES = 1_000_000
@@ -128,13 +129,16 @@ class Reading:
     bucket: Store
 
     def __call__(self, recorded: pa.Table) -> list[tuple[str, bool]]:
-        wanted = recorded["key"].to_pylist()
-        checksums = recorded["checksum"].to_pylist()
-        return [
-            (key, body is not None)
-            for key, checksum, body in zip(wanted, checksums, fetched(self.bucket, wanted), strict=True)
-            if body is None or hashlib.md5(body, usedforsecurity=False).digest() != checksum
-        ]
+        wanted = dict(zip(recorded["key"].to_pylist(), recorded["checksum"].to_pylist(), strict=True))
+        found = judged(self.bucket, wanted, _altered)
+        return [(key, said != _NOT_THERE) for key, said in found.items() if said]
+
+
+def _altered(checksum: bytes, body: bytes | None) -> str:
+    if body is None:
+        return _NOT_THERE
+    same = hashlib.md5(body, usedforsecurity=False).digest() == checksum
+    return "" if same else "it is not as it was written"
 
 
 # --- extrema ---------------------------------------------------------------------------------------
@@ -161,12 +165,12 @@ def _extrema_are_of_the_table(subject: Subject) -> Verdict:
             wanted[keys.regional_extrema(resolution, level, feature)] = extremes
     if len(wanted) > subject.limits.sampled_objects:
         wanted = dict(chance.sample(sorted(wanted.items(), key=_first), subject.limits.sampled_objects))
-    bodies = subject.bodies(list(wanted))
-    wrong = {
-        key: "it is not there" if body is None else objects.same_extrema(body, extremes)
-        for (key, extremes), body in zip(wanted.items(), bodies, strict=True)
-    }
+    wrong = subject.judged(wanted, _other_extrema)
     return _same_objects(wrong, "The extrema are those of the tables", "lists of extrema")
+
+
+def _other_extrema(extremes: Mapping[str, objects.Extreme], body: bytes | None) -> str:
+    return _NOT_THERE if body is None else objects.same_extrema(body, extremes)
 
 
 def _first(item: tuple[str, object]) -> str:
@@ -217,8 +221,7 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
         samples |= {_tile_key(resolution, tile): tile for tile in tiles_}
     if left_out > head["left_out"] and not odd:
         odd.append("more tiles are missing than were left out")
-    bodies = subject.bodies(list(samples))
-    wrong = {key: _unlike(tile, body) for (key, tile), body in zip(samples.items(), bodies, strict=True)}
+    wrong = subject.judged(samples, _unlike)
     if head["left_out"]:
         # A key may have been too long for the store.
         wrong = {key: said for key, said in wrong.items() if said != _NOT_THERE}
@@ -232,7 +235,6 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
 
 
 _ZOOMS = MAX_PRECISION - BIN_BITS + 1
-_NOT_THERE = "it is not there"
 
 
 def _published_by_zoom(subject: Subject) -> dict[str, Ints]:

@@ -48,11 +48,14 @@ EVERYTHING = "datacube/every_object"
 """Run tag, of any value, with which checks look at everything where a run looks at samples."""
 REMAKE = "Publish from scratch (docs/checks.md); if that does not help, it is a fault of ours"
 _FETCHED_AT_ONCE = 16
+_READINGS = 3
+"""Before something is said against an object."""
 _FOOTER_BYTES = 64_000
 """More than most footers have."""
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+Wanted = TypeVar("Wanted")
 
 
 class LimitsResource(ConfigurableResource["LimitsResource"]):
@@ -147,9 +150,13 @@ class Subject:
             raise CannotCompareError(f"{name} is published from another input")
         return head
 
-    def bodies(self, wanted: Sequence[str]) -> list[bytes | None]:
-        """Objects by key after the run's prefix, None for those that are not there."""
-        return fetched(self.bucket, [f"{self.run.prefix}{key}" for key in wanted])
+    def judged(
+        self, wanted: Mapping[str, Wanted], judge: Callable[[Wanted, bytes | None], str]
+    ) -> dict[str, str]:
+        """What `judged` says of objects by key after the run's prefix."""
+        prefix = self.run.prefix
+        said = judged(self.bucket, {f"{prefix}{key}": one for key, one in wanted.items()}, judge)
+        return {key.removeprefix(prefix): one for key, one in said.items()}
 
     def beside_schemas(
         self, files: Sequence[tuple[LakeTable, str, Declared]]
@@ -181,7 +188,7 @@ def _schema(lake: Lake, table: LakeTable, name: str) -> pa.Schema:
     return pq.read_schema(pa.BufferReader(tail))
 
 
-def fetched(bucket: Store, wanted: Sequence[str]) -> list[bytes | None]:
+def _fetched(bucket: Store, wanted: Sequence[str]) -> list[bytes | None]:
     """Objects by key, None for those that are not there."""
 
     def fetch(key: str) -> bytes | None:
@@ -195,6 +202,24 @@ def fetched(bucket: Store, wanted: Sequence[str]) -> list[bytes | None]:
         return [fetch(key) for key in wanted]
     with ThreadPoolExecutor(_FETCHED_AT_ONCE, "check") as threads:
         return list(threads.map(fetch, wanted))
+
+
+def judged(
+    bucket: Store, wanted: Mapping[str, Wanted], judge: Callable[[Wanted, bytes | None], str]
+) -> dict[str, str]:
+    """What is said against each object, by key; nothing against those that are as wanted.
+
+    What seems wrong is read again: an answer that was cut short on its way is no fault of the object.
+    """
+    said: dict[str, str] = {}
+    left = list(wanted)
+    for _ in range(_READINGS):
+        bodies = _fetched(bucket, left)
+        said |= {key: judge(wanted[key], body) for key, body in zip(left, bodies, strict=True)}
+        left = [key for key in left if said[key]]
+        if not left:
+            break
+    return said
 
 
 @dataclass(frozen=True)

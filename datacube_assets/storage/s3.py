@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -164,19 +164,25 @@ class S3:
         import obstore
 
         probe = self._open("probe")
-        with self._explained("list", setting=setting):
-            next(iter(obstore.list(probe, prefix=f"{PROBE_KEY}/")), None)
+
+        def ask(doing: str, do: Callable[[], object]) -> None:
+            def asked() -> None:
+                with self._explained(doing, setting=setting):
+                    do()
+
+            try:
+                _again(asked)
+            except BrokenAnswer as error:
+                # Here it is rather no server of S3 at all, which does not pass.
+                raise StoreError(str(error)) from error
+
+        ask("list", lambda: next(iter(obstore.list(probe, prefix=f"{PROBE_KEY}/")), None))
         if write:
-            with self._explained("write", setting=setting):
-                obstore.put(probe, PROBE_KEY, b"")
-        try:
-            with self._explained("read", setting=setting):
-                obstore.get(probe, PROBE_KEY)
-        except MissingObjectError:
-            pass  # Another run may have deleted it meanwhile.
+            ask("write", lambda: obstore.put(probe, PROBE_KEY, b""))
+        with suppress(MissingObjectError):  # another run may have deleted it meanwhile
+            ask("read", lambda: obstore.get(probe, PROBE_KEY))
         if write:
-            with self._explained("delete", setting=setting):
-                obstore.delete(probe, [PROBE_KEY])
+            ask("delete", lambda: obstore.delete(probe, [PROBE_KEY]))
 
     def get(self, key: str) -> bytes:
         import obstore
@@ -377,9 +383,12 @@ class S3:
             return StoreError(
                 f"{what}: no credentials can be had: {said.splitlines()[0]}. Correct {_SETTINGS}"
             )
-        if not checking and any(words in said for words in _BROKEN):
-            # Where the settings are checked, it is rather no server of S3.
-            return BrokenAnswer(f"{what}: the answers of {where} break off or make no sense. Try later")
+        if any(words in said for words in _BROKEN):
+            other = "Correct DATACUBE_S3_ENDPOINT, if that is no server of S3; else try again later"
+            return BrokenAnswer(
+                f"{what}: the answers of {where} break off or make no sense. "
+                + (other if checking and self.endpoint else "Try later")
+            )
         if "HTTP error" not in said:
             return StoreError(f"{what}: {where} cannot be understood: {said.splitlines()[0][:500]}")
         if failure(error) == UNTRUSTED:

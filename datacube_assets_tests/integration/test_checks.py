@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, AssetKey
 
+from datacube_assets.checks.subject import judged
 from datacube_assets.checks.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.jobs import check_model_run, process_model_run
 from datacube_assets.s3_server import S3Server
+from datacube_assets.storage.stores import Store, open_store
 from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 
 RUN = ModelRun("model", "run")
@@ -424,3 +427,23 @@ def test_on_s3_all_checksums_are_compared_without_reading_an_object(
     body = client.get_object(Bucket="models", Key=key)["Body"].read()
     client.put_object(Bucket="models", Key=key, Body=body[:-1] + b"9")
     assert "1 are not as they were written" in str(told().description)
+
+
+def test_an_answer_that_was_cut_short_on_its_way_is_no_fault_of_the_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = open_store(tmp_path.as_uri())
+    for key in ("fine", "damaged"):
+        bucket.put(key, b"all of it")
+    read = type(bucket).get
+    answers = Counter[str]()
+
+    def get(store: Store, key: str) -> bytes:
+        answers[key] += 1
+        body = read(store, key)
+        return body[:3] if key == "damaged" or answers[key] < 3 else body
+
+    monkeypatch.setattr(type(bucket), "get", get)
+    wanted = dict.fromkeys(("fine", "damaged", "gone"), b"all of it")
+    said = judged(bucket, wanted, lambda right, body: "" if body == right else f"it is {body!r}")
+    assert said == {"fine": "", "damaged": "it is b'all'", "gone": "it is None"}
