@@ -50,6 +50,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.jobs import is_full
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.storage import LakeResource, request_key
+from datacube_assets.sensors.repeating import WILL_RETRY, could_not_be_repeated
 from datacube_assets.sensors.words import count
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
@@ -214,10 +215,12 @@ def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report
 def may_be_retried(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Whether Dagster repeats a failed run, or has yet to decide; then its outcome is not the last word.
 
-    The decision is a tag, which Dagster sets a moment after the status.
+    The decision is a tag, which Dagster sets a moment after the status. Where it could not do as it
+    decided, another run takes the place of this one.
     """
-    undecided = run.tags.get("dagster/will_retry") != "false"
-    return run.status == DagsterRunStatus.FAILURE and instance.run_retries_enabled and undecided
+    if run.status != DagsterRunStatus.FAILURE or not instance.run_retries_enabled:
+        return False
+    return run.tags.get(WILL_RETRY) != "false" or could_not_be_repeated(instance, run)
 
 
 def request_of(

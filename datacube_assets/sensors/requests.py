@@ -1,5 +1,7 @@
 """The sensor that starts the runs somebody asked for: a user at the command line, or CauseMos.
 
+It also starts anew what Dagster could not repeat (`repeating.py`).
+
 Requests wait in the lake (`storage/requests.py`) until Dagster has created their runs. Only as many are
 handed over as Dagster can soon start: what still waits in the lake can be paused, ordered and dropped.
 """
@@ -23,6 +25,7 @@ from datacube_assets.assets.partitions import REQUEST_TAG, SOURCE_TAG, model_run
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.jobs import BY_HAND, FORCED, process_model_run, selection
 from datacube_assets.resources.storage import LakeResource
+from datacube_assets.sensors.repeating import repetitions
 from datacube_assets.sensors.words import count, listed
 from datacube_assets.storage.requests import RunRequested, drop, is_paused, runs_requested, runs_started
 
@@ -53,12 +56,17 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
             )
             drop(store, [one.name for one in broken])
             waiting = [one for one in waiting if one not in broken]
-        if not waiting:
+        again = repetitions(context.instance)
+        if again:
+            instead = listed([str(one.partition_key) for one in again])
+            context.log.warning(f"Dagster could not repeat what died, so it is started anew: {instead}.")
+        if not waiting and not again:
             return SensorResult(skip_reason=why_none(paused=paused, room=room), cursor="[]")
-        names = listed([one.partition for one in waiting])
-        context.log.info(f"Requested {count(len(waiting), 'run')} that somebody asked for: {names}.")
+        if waiting:
+            names = listed([one.partition for one in waiting])
+            context.log.info(f"Requested {count(len(waiting), 'run')} that somebody asked for: {names}.")
         return SensorResult(
-            run_requests=[request_run(one) for one in waiting],
+            run_requests=[*again, *(request_run(one) for one in waiting)],
             dynamic_partitions_requests=[model_runs.build_add_request([one.partition for one in waiting])],
             cursor=json.dumps([one.name for one in waiting]),
         )

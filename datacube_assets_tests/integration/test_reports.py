@@ -7,6 +7,7 @@ evaluated as Dagster's code server does it. Only the clock of `deliver` is turne
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,12 @@ from dagster import (
     RunsFilter,
 )
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import GrpcServerTarget
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
+    consume_new_runs_for_automatic_reexecution,
+)
 
 from datacube_assets.assets.partitions import model_runs
 from datacube_assets.causemos.client import CauseMosClient
@@ -42,7 +49,7 @@ from datacube_assets.storage.reports import FIRST_WAIT, LONGEST_WAIT, Kind, Outb
 from datacube_assets.storage.requests import leave_request
 from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.support import House, rows
-from datacube_assets_tests.integration.system import evaluate
+from datacube_assets_tests.integration.system import evaluate, free_port
 
 RUN = ModelRun("model", "run")
 CHECK = AssetCheckKey(AssetKey("pipeline_results"), "reports_delivered")
@@ -253,6 +260,47 @@ def test_a_failure_is_told_only_when_dagster_will_not_repeat_the_run(post: Post,
         instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
         post.tick(cursor)
         assert [call for call, _ in post.calls] == ["queue-runtime", "processing-failed"]
+
+
+def test_a_run_that_dagster_could_not_repeat_is_started_anew_and_not_told_as_failed(
+    post: Post, tmp_path: Path
+) -> None:
+    """A soak lost a run: its code server was killed in the moment in which Dagster repeated it."""
+    (tmp_path / "retrying").mkdir()
+    with with_retries(tmp_path) as instance:
+        post.house = House(post.house.folder, post.house.settings, instance)
+        instance.add_dynamic_partitions(str(model_runs.name), [RUN.key])
+        job = build_definitions(post.house.settings).resolve_job_def(process_model_run.name)
+        origin = RemoteJobOrigin(
+            RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("away"), "__repository__"), job.name
+        )
+        tags = {"dagster/partition": RUN.key, "datacube/source": "dojo", "dagster/priority": "10"}
+        died = instance.create_run_for_job(job, tags=tags, remote_job_origin=origin)
+        instance.report_run_failed(died)
+        away = GrpcServerTarget(host="127.0.0.1", port=free_port(), socket=None, location_name="away")
+        with WorkspaceProcessContext(instance, away) as workspace:
+            records = instance.get_run_records(RunsFilter(run_ids=[died.run_id]))
+            list(consume_new_runs_for_automatic_reexecution(workspace, records, logging.getLogger("daemon")))
+        (failed,) = instance.get_runs(RunsFilter(run_ids=[died.run_id]))
+        assert failed.tags["dagster/will_retry"] == "false", "Dagster gave it up"
+        cursor = post.tick().cursor
+        assert [call for call, _ in post.calls] == ["queue-runtime"]
+
+        tick = evaluate(post.house.settings, instance, "requests")
+        (asked,) = tick.run_requests or ()
+        assert (asked.partition_key, asked.tags["datacube/source"], asked.tags["dagster/priority"]) == (
+            RUN.key,
+            "dojo",
+            "10",
+        )
+        # A tick whose runs nobody created asks again for the same one; Dagster creates it once.
+        (same,) = evaluate(post.house.settings, instance, "requests").run_requests or ()
+        assert same.run_key == asked.run_key
+        instance.create_run_for_job(job, tags={**asked.tags, "dagster/run_key": str(asked.run_key)})
+        assert not evaluate(post.house.settings, instance, "requests").run_requests
+        assert not evaluate(post.house.settings, instance, "requests").run_requests
+        post.tick(cursor)
+        assert [call for call, _ in post.calls] == ["queue-runtime"]
 
 
 def test_a_run_that_died_after_its_last_object_is_told_as_ready(post: Post) -> None:
