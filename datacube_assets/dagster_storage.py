@@ -11,9 +11,11 @@ returns: no process that dies loses it or can damage the file, while a power cut
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sqlite3
+import threading
 import time
 import uuid
 import weakref
@@ -64,6 +66,8 @@ OPEN_RUNS = 8
 """Databases of runs that a process keeps open; each run has its own."""
 PARTITION_SECONDS = 1.0
 """How long a partition is believed to be there without looking again."""
+LOOK_AGAIN_SECONDS = 0.2
+"""When to look at a run's events once more after they were seen to grow."""
 
 _INSERT = SqlEventLogStorageTable.insert()
 _NO_PARTITION: tuple[tuple[str, str], float] = ("", ""), 0.0
@@ -190,7 +194,8 @@ class KeptEventLogStorage(SqliteEventLogStorage):
         self._runs: OrderedDict[str, Database] = OrderedDict()
         self._tables, self._indexes, self._columns = _Known(), _Known(), _Known()
         self._partition = _NO_PARTITION
-        super().__init__(base_dir, self._inst_data)
+        with _making(self._index):
+            super().__init__(base_dir, self._inst_data)
 
     @contextmanager
     def _connect(self, shard: str) -> Iterator[Connection]:
@@ -212,10 +217,9 @@ class KeptEventLogStorage(SqliteEventLogStorage):
         if shard not in self._initialized_dbs or not database.path.exists():
             if not is_index:
                 self._begin(database.path)
-            if not database.stamped():
-                self._initdb(database.engine(), for_index_shard=is_index)
-                # What was opened before the journal was set up knows nothing of it.
-                database.close()
+            with _making(database) as is_missing:
+                if is_missing:
+                    self._initdb(database.engine(), for_index_shard=is_index)
             self._initialized_dbs.add(shard)
         return database
 
@@ -333,9 +337,27 @@ class _Watchdog(SqliteEventLogStorageWatchdog):
     ) -> None:
         super().__init__(storage, run_id, callback, cursor)
         self._patterns = [self._log_path, f"{self._log_path}-wal"]
+        self._looking = threading.Lock()
+        self._again: threading.Timer | None = None
 
     def on_modified(self, event: FileSystemEvent) -> None:
-        self._process_log()
+        # It must not wait: who looks already may be ending the watch, and that waits for this thread.
+        if self._looking.acquire(blocking=False):
+            try:
+                self._process_log()
+            finally:
+                self._looking.release()
+        # A commit grows the journal first and can be read a moment later, of which nobody is told.
+        if self._again is not None:
+            self._again.cancel()
+        self._again = threading.Timer(LOOK_AGAIN_SECONDS, self._look_again)
+        self._again.daemon = True
+        self._again.start()
+
+    def _look_again(self) -> None:
+        with self._looking:
+            if self._cb in self._event_log_storage._watchers[self._run_id]:
+                self._process_log()
 
 
 class KeptRunStorage(SqliteRunStorage):
@@ -354,9 +376,9 @@ class KeptRunStorage(SqliteRunStorage):
 
     def _open(self, base_dir: str) -> None:
         self._database = Database(Path(base_dir, "runs.db").absolute())
-        if not self._database.stamped() or not self._database.has_table("instance_info"):
-            SqliteRunStorage.from_local(base_dir)
-            self._database.close()
+        with _making(self._database) as is_missing:
+            if is_missing or not self._database.has_table("instance_info"):
+                SqliteRunStorage.from_local(base_dir)
         super().__init__(create_db_conn_string(base_dir, "runs"), self._inst_data)
 
     @contextmanager
@@ -387,9 +409,9 @@ class KeptScheduleStorage(SqliteScheduleStorage):
 
     def _open(self, base_dir: str) -> None:
         self._database = Database(Path(base_dir, "schedules.db").absolute())
-        if not self._database.stamped():
-            SqliteScheduleStorage.from_local(base_dir)
-            self._database.close()
+        with _making(self._database) as is_missing:
+            if is_missing:
+                SqliteScheduleStorage.from_local(base_dir)
         super().__init__(create_db_conn_string(base_dir, "schedules"), self._inst_data)
 
     @contextmanager
@@ -425,6 +447,27 @@ class KeptSqliteStorage(DagsterSqliteStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> Self:
         return cls(inst_data=inst_data, **config_value)
+
+
+@contextmanager
+def _making(database: Database) -> Iterator[bool]:
+    """Tells whether a database must be made first, and keeps other processes from making it meanwhile.
+
+    Two that make it at the same time would note its version twice, and Dagster's own classes refuse such a
+    file from then on.
+    """
+    if database.stamped():
+        yield False
+        return
+    database.path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(database.path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield not database.stamped()
+        # What was opened before the journal was set up knows nothing of it.
+        database.close()
+    finally:
+        os.close(folder)
 
 
 @contextmanager

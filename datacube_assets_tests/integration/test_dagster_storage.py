@@ -33,6 +33,7 @@ from dagster import (
 )
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from watchdog.events import FileModifiedEvent
 
 from datacube_assets.dagster_storage import OPEN_RUNS, KeptEventLogStorage, KeptSqliteStorage
 from datacube_assets.home import ADDED_YAML, DAGSTER_YAML, prepare
@@ -95,15 +96,10 @@ def opened(home: Path) -> Iterator[DagsterInstance]:
 @contextmanager
 def plain(home: Path) -> Iterator[DagsterInstance]:
     """The same storage through Dagster's own classes."""
-    configuration = home / "dagster.yaml"
-    ours = configuration.read_text()
-    configuration.write_text("")
-    try:
-        with DagsterInstance.from_config(str(home)) as instance:
-            assert type(instance.event_log_storage) is SqliteEventLogStorage
-            yield instance
-    finally:
-        configuration.write_text(ours)
+    (home / "plain.yaml").touch()
+    with DagsterInstance.from_config(str(home), "plain.yaml") as instance:
+        assert type(instance.event_log_storage) is SqliteEventLogStorage
+        yield instance
 
 
 @contextmanager
@@ -193,12 +189,30 @@ def test_events_become_the_same_rows_as_in_dagsters_own_storage(home: Path, tmp_
         assert ours == theirs
 
 
+def test_processes_that_open_a_new_home_at_once_make_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        home = prepared(tmp_path / str(number), monkeypatch)
+        with ExitStack() as stack:
+            openers = [stack.enter_context(writer(home, RUN.format(one), 1)) for one in range(4)]
+            assert [lines(process, 2)[-1] for process in openers] == ["written"] * 4
+        for path in [*home.glob("history/**/*.db"), *home.glob("schedules/*.db")]:
+            with sqlite3.connect(path) as connection:
+                versions = connection.execute("SELECT count(*) FROM alembic_version").fetchall()
+                assert versions == [(1,)], path
+        with plain(home) as reader:
+            for one in range(4):
+                assert messages(reader, RUN.format(one)) == [f"{RUN.format(one)} 0"]
+        sound(home)
+
+
 def test_processes_that_write_at_once_lose_nothing(home: Path) -> None:
     count, names = 40, [RUN.format(number) for number in range(4)]
     with ExitStack() as stack:
-        writers = [stack.enter_context(writer(home, name, count)) for name in names]
         # Dagster's own classes may have the files open too: a UI of before, or a look from outside.
         with plain(home) as other:
+            writers = [stack.enter_context(writer(home, name, count)) for name in names]
             for process in writers:
                 assert lines(process, 1) == ["0"]
             other.report_runless_asset_event(AssetMaterialization("other"))
@@ -248,6 +262,23 @@ def test_who_watches_a_run_hears_of_events_at_once(home: Path) -> None:
             assert all_heard.wait(30)
         instance.end_watch_event_logs(name, hear)
     assert heard == [f"{name} {number}" for number in range(5)]
+
+
+def test_who_watches_a_run_hears_of_an_event_that_could_be_read_only_after_the_notice(home: Path) -> None:
+    name, heard = RUN.format(8), threading.Event()
+
+    def hear(*_: Any) -> None:
+        heard.set()
+
+    with opened(home) as instance:
+        storage: Any = instance.event_log_storage
+        instance.watch_event_logs(name, None, hear)
+        watchdog, watch = storage._watchers[name][hear]
+        # The system gives no further notice.
+        storage._obs.remove_handler_for_watch(watchdog, watch)
+        watchdog.on_modified(FileModifiedEvent(storage.path_for_shard(name)))
+        instance.report_engine_event("late", job_name="job", run_id=name)
+        assert heard.wait(30)
 
 
 def test_a_home_of_before_opens_with_all_it_has_and_goes_on(
