@@ -248,8 +248,17 @@ class LocalStore:
                 raise
             where = f" ({error.filename})" if error.filename else ""
             raise StoreUnavailable(
-                f"{self.url}: {error.strerror}{where}. Make room, or place the store elsewhere"
+                f"{self.url}: {error.strerror}{self._no_files_left()}{where}. "
+                "Make room, or place the store elsewhere"
             ) from error
+
+    def _no_files_left(self) -> str:
+        """A word on a disk that has bytes left, but no more files."""
+        with contextlib.suppress(OSError):
+            room = os.statvfs(self.root)
+            if room.f_files and not room.f_favail:
+                return ": it has as many files as it can hold"
+        return ""
 
     def put(self, key: str, body: Body, *, durably: bool = False) -> None:
         with self._with_room():

@@ -401,10 +401,10 @@ def test_reports_through_bad_weather_are_delivered_and_twice_only_where_the_answ
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
+    """A file system of one megabyte and 200 files."""
     folder = tmp_path / "small"
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=200", "tmpfs", str(folder)]
     mounted = subprocess.run(command, capture_output=True, check=False, text=True)
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
@@ -429,3 +429,11 @@ def test_a_disk_that_fills_up_fails_the_run_and_with_room_again_it_is_made_good(
     assert RESULTS not in objects or objects == undisturbed[0]
     small.publish(NEW)
     assert checksums(bucket) == undisturbed[1]
+
+
+def test_a_disk_that_has_bytes_left_but_no_files_says_so(house: House, small_disk: Path) -> None:
+    store = open_store(small_disk.as_uri())
+    with pytest.raises(StoreUnavailable, match=r"it has as many files as it can hold.*Make room"):
+        store.put_many([str(number) for number in range(300)], [b"x"] * 300, "text/csv")
+    (small_disk / "0").unlink()
+    store.put("another", b"x")
