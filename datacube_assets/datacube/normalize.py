@@ -441,16 +441,22 @@ def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
     kind = kind_of(level, column.type)
     whole = level in what.whole if kind == "M" else kind != "f"
-    filled = pc.fill_null(_as_text(level, column, whole=whole), MISSING)
     # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
-    return _map_texts(filled, lambda text: MISSING if text is None else text.replace("//", ""))
+    return _map_texts(
+        _as_text(level, column, whole=whole),
+        lambda text: MISSING if text is None else text.replace("//", ""),
+    )
 
 
 def _map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | None]) -> pa.Array:
-    """Apply a function to the distinct texts, null among them where NaN was; equal results share a code."""
-    changed = pa.array([change(text) for text in column.dictionary.to_pylist()], pa.string())
-    encoded = changed.dictionary_encode()
-    indices = encoded.indices.take(column.indices)
+    """Apply a function to the distinct texts, None where null or NaN was; equal results share a code."""
+    texts, indices = column.dictionary.to_pylist(), column.indices
+    if indices.null_count:
+        # A null cell has no text to point to; NaN points to a null.
+        indices = pc.fill_null(indices, len(texts))
+        texts.append(None)
+    encoded = pa.array([change(text) for text in texts], pa.string()).dictionary_encode()
+    indices = encoded.indices.take(indices)
     return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
 
 

@@ -20,8 +20,12 @@ MOMENTS = pa.array([1, 2], pa.timestamp("s"))
 NAMELESS = {"timestamp": [0], "feature": ["f"], "value": [1.0], "": ["a"]}
 """A column without a name was taken for the weight column, which has none either, and vanished."""
 
+HOLES = pa.array([float("nan"), None, 0.0])
+"""As regions, cells that are no number and empty ones in one column stopped the reading."""
+
 
 @few
+@example(table=pa.table({"timestamp": [0] * 3, "feature": ["f"] * 3, "value": [1.0] * 3, "admin2": HOLES}))
 @example(table=pa.table({"timestamp": [0, 0], "feature": ["f"] * 2, "value": [1.0] * 2, "country": MOMENTS}))
 @example(table=pa.table(NAMELESS))
 @given(**fuzz.TARGETS["tables"][1])
