@@ -29,7 +29,7 @@ view: $(STAMP) ## look at what is published, on a map
 	@$(BIN)/datacube view $(ARGS)
 
 cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
-	@$(BIN)/python -P -m datacube_assets.cluster $(ARGS)
+	@$(BIN)/python -P -m datacube_assets.development.dask_cluster $(ARGS)
 
 dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
 	@$(BIN)/datacube dev $(ARGS)

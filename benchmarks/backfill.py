@@ -149,7 +149,7 @@ def _system(folder: Path, max_runs: int) -> Iterator[tuple[System, "DagsterInsta
     }
     for name in ("DAGSTER_HOME", "CAUSEMOS_URL"):
         os.environ.pop(name, None)
-    from datacube_assets.home import open_instance
+    from datacube_assets.orchestration.home import open_instance
     from datacube_assets.settings import Settings
 
     with contextlib.ExitStack() as stack:
@@ -196,7 +196,9 @@ def _end_runs(folder: Path) -> None:
     for pid in _processes():
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"execute_run" in command and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if b"orchestration.run_worker" in command and mark in Path(
+                f"/proc/{pid}/environ"
+            ).read_bytes().split(b"\0"):
                 os.kill(pid, 15)
 
 
@@ -217,7 +219,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 def _measure(system: System, instance: "DagsterInstance", options: argparse.Namespace) -> None:
     from dagster import DagsterRunStatus, RunsFilter
 
-    from datacube_assets.jobs import ASSET_KEYS
+    from datacube_assets.orchestration.jobs import ASSET_KEYS
 
     for sensor in system.graphql(_SENSORS)["sensorsOrError"]["results"]:
         system.graphql(_STOP, id=sensor["id"])

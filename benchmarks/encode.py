@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from benchmarks.pyramid import best_of
-from datacube_assets.datacube import grid, views
-from datacube_assets.datacube.encode import Objects, csv_objects, float_cells, tile_objects
+from datacube_assets.kernels import grid, views
+from datacube_assets.kernels.encode import Objects, csv_objects, float_cells, tile_objects
 from datacube_assets_tests.unit.kernel_helpers import TILE
 
 Columns: TypeAlias = list[npt.NDArray[Any]]

@@ -30,9 +30,9 @@ Json: TypeAlias = dict[str, Any]
 _RUN: Final = "run-1"
 _IMPORTS: Final = (
     "pandas",
-    "datacube_assets.process",
-    "datacube_assets.home",
-    "datacube_assets.dagster_storage",
+    "datacube_assets.operations.publish",
+    "datacube_assets.orchestration.home",
+    "datacube_assets.orchestration.sqlite_storage",
     "dagster._core.execution.execute_in_process",
     "dagster._core.execution.plan.resume_retry",
     "dagster._core.instance.runs.run_domain",

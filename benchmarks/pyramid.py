@@ -19,7 +19,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from datacube_assets.datacube import grid
+from datacube_assets.kernels import grid
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Work: TypeAlias = Callable[[], object]

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
-    from datacube_assets.datacube.encode import Objects
+    from datacube_assets.kernels.encode import Objects
     from datacube_assets.storage.publishing import Publication, Published
 
 _IN_FLIGHT: Final = 64
@@ -52,7 +52,7 @@ class Cost:
 
 def main(arguments: list[str]) -> None:
     options = _options(arguments)
-    from datacube_assets.s3_server import s3_server
+    from datacube_assets.development.s3_server import s3_server
 
     with tempfile.TemporaryDirectory(prefix="datacube-s3-bench-", dir=options.folder) as name:
         blocks = _blocks(Path(name), options.objects)
@@ -80,7 +80,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 def _blocks(folder: Path, limit: int) -> list["Objects"]:
     """Objects of a synthetic run as it is published, in blocks of one content type."""
     from benchmarks.synthetic import write_synthetic
-    from datacube_assets.datacube.encode import CSV, JSON, PROTOBUF, Objects
+    from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF, Objects
 
     [part] = write_synthetic(folder / "synthetic.parquet.gzip", _SOURCE_ROWS, months=8, places=800)
     qualifiers = {f"feature {number}": ["crop", "market"] for number in (1, 2)}

@@ -107,7 +107,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 @contextlib.contextmanager
 def _everything(folder: Path, max_runs: int) -> Iterator[tuple[System, Cluster]]:
-    from datacube_assets.s3_server import s3_server
+    from datacube_assets.development.s3_server import s3_server
     from datacube_assets_tests.integration.dask_cluster import cluster
     from datacube_assets_tests.integration.system import system
 
@@ -174,7 +174,7 @@ def _disturb(system: System, cluster: Cluster, watched: Watched, options: argpar
 
 def _faults(system: System, cluster: Cluster, dice: random.Random) -> Mapping[str, Callable[[], bool]]:
     """What can break, by name; each says whether there was anything to break."""
-    from datacube_assets.launcher import process_of
+    from datacube_assets.orchestration.run_launcher import process_of
 
     def kill(pid: int | None) -> bool:
         if pid is None:
@@ -336,7 +336,7 @@ def _is_behind(system: System, watched: Watched, name: str) -> bool:
 
 
 def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any]:
-    from datacube_assets.collecting import collect
+    from datacube_assets.operations.garbage_collection import collect
     from datacube_assets.storage.stores import open_store
 
     newest = _newest(watched)

@@ -1,7 +1,7 @@
 """The synthetic input of the benchmarks: one run of any size in the form in which Dojo stores it.
 
 Here belongs only the generator. Running and timing belong to the other modules of the package; the small
-sample for demonstrations is `datacube_assets.sample`.
+sample for demonstrations is `datacube_assets.development.sample`.
 
     python -m benchmarks.synthetic --rows 1000000 OUT.parquet.gzip
 
@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datacube_assets.sample import INDEX_COLUMN, dojo_schema
+from datacube_assets.development.sample import INDEX_COLUMN, dojo_schema
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Hashes: TypeAlias = npt.NDArray[np.uint64]

@@ -21,10 +21,10 @@ from dagster import (
 )
 
 from datacube_assets.assets.tables import DOCUMENTATION, PAGES
-from datacube_assets.checks.limits import LimitsFile
-from datacube_assets.checks.rooms import CHECKS
-from datacube_assets.checks.subject import LimitsResource
-from datacube_assets.jobs import ASSETS, JOBS
+from datacube_assets.check_limits import LimitsFile
+from datacube_assets.checks.check import LimitsResource
+from datacube_assets.checks.steps import CHECKS
+from datacube_assets.orchestration.jobs import ASSETS, JOBS
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
@@ -112,7 +112,7 @@ def build_executor(settings: Settings) -> ExecutorDefinition:
     """What executes the steps of a run."""
     if settings.executor == "dask":
         # Imported here: it takes a while, and hardly anybody uses it.
-        from datacube_assets.executor import build_dask_executor
+        from datacube_assets.orchestration.dask_executor import build_dask_executor
 
         return build_dask_executor(settings)
     # With a process per step, starting them costs more than the work (DESIGN 2).

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from datacube_assets.checks.limits import LimitsError, LimitsFile
+from datacube_assets.check_limits import LimitsError, LimitsFile
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.request import DatacubeRequest

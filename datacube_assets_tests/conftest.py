@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from datacube_assets.s3_server import S3Server
+    from datacube_assets.development.s3_server import S3Server
     from datacube_assets_tests.integration.support import House
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
@@ -63,7 +63,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A real S3 server with the buckets lake, models and indicators, which tests share: use own prefixes."""
-    from datacube_assets.s3_server import s3_server as running
+    from datacube_assets.development.s3_server import s3_server as running
 
     with running() as server:
         yield server

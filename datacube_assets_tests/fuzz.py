@@ -30,13 +30,13 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.normalize import MAX_TIMESTAMP
-from datacube_assets.datacube.temporal import temporal_cells
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.normalize import MAX_TIMESTAMP
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import leave_request, requested, runs_requested
 from datacube_assets.storage.stores import LocalStore

@@ -18,9 +18,9 @@ import pyarrow as pa
 from dagster import AssetsDefinition, AssetSpec, TableSchema
 
 from datacube_assets.cli import main as datacube
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.schema import REGION_LEVELS, RESOLUTIONS, published_columns
 from datacube_assets.definitions import build_definitions
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS, published_columns
 from datacube_assets.settings import Settings
 
 FOLDER = Path(__file__).parent / "reference"

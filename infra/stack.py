@@ -32,7 +32,7 @@ from typing import Any
 
 import yaml
 
-from datacube_assets.sample import write_sample
+from datacube_assets.development.sample import write_sample
 
 INFRA = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -223,7 +223,7 @@ class Stack:
                 with contextlib.suppress(OSError):
                     if (
                         mark in (entry / "environ").read_bytes().split(b"\0")
-                        and b"execute_run" in (entry / "cmdline").read_bytes()
+                        and b"orchestration.run_worker" in (entry / "cmdline").read_bytes()
                     ):
                         os.kill(int(entry.name), signal.SIGKILL)
 

@@ -16,9 +16,9 @@ import pyarrow as pa
 from dagster import AssetExecutionContext, MaterializeResult
 
 from datacube_assets.assets.tables import made_before, same_version, table_asset, table_result
-from datacube_assets.datacube import grid, spatial
-from datacube_assets.datacube.qualifiers import Breakdowns
-from datacube_assets.datacube.schema import (
+from datacube_assets.kernels import grid, spatial
+from datacube_assets.kernels.qualifiers import Breakdowns
+from datacube_assets.kernels.schema import (
     CELL_MEASURES,
     COORDINATES,
     GLOBAL_COLUMNS,
@@ -29,8 +29,8 @@ from datacube_assets.datacube.schema import (
     Period,
     cell_column,
 )
-from datacube_assets.datacube.shards import Chunks
-from datacube_assets.datacube.spatial import Breakdown
+from datacube_assets.kernels.shards import Chunks
+from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile, aggregate_folder

@@ -17,14 +17,14 @@ from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, 
 from datacube_assets.assets import pictures
 from datacube_assets.assets.aggregates import breakdowns
 from datacube_assets.assets.tables import datacube_asset, same_version
-from datacube_assets.datacube import views
-from datacube_assets.datacube.encode import Objects
-from datacube_assets.datacube.normalize import join_rows, raw_rows
-from datacube_assets.datacube.parts import BATCH_ROWS
-from datacube_assets.datacube.schema import RESOLUTIONS, RegionLevel, Resolution
-from datacube_assets.datacube.shards import Chunks
-from datacube_assets.datacube.spatial import Breakdown
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels import views
+from datacube_assets.kernels.encode import Objects
+from datacube_assets.kernels.normalize import join_rows, raw_rows
+from datacube_assets.kernels.parts import BATCH_ROWS
+from datacube_assets.kernels.schema import RESOLUTIONS, RegionLevel, Resolution
+from datacube_assets.kernels.shards import Chunks
+from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.resources.publishing import Publisher, View
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder, scratch_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts

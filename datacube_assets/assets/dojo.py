@@ -15,19 +15,19 @@ from dagster import (
     MetadataValue,
 )
 
-from datacube_assets.assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.assets.tables import datacube_asset
-from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.documents import is_string_part
 from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
+from datacube_assets.http_client import public
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.settings import bucket_setting
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
-from datacube_assets.web import public
 
 GROUP = "dojo"
 

@@ -13,11 +13,11 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from datacube_assets.datacube import pictures
-from datacube_assets.datacube.grid import GRID_STATISTICS, Quadkeys, grid_statistics
-from datacube_assets.datacube.groups import Floats, Ints, column, encode_text, slices
-from datacube_assets.datacube.pictures import MAX_MAPPED, MAX_PANELS, MAX_REGIONS, Cells, Mean
-from datacube_assets.datacube.schema import RESOLUTIONS
+from datacube_assets.kernels import pictures
+from datacube_assets.kernels.grid import GRID_STATISTICS, Quadkeys, grid_statistics
+from datacube_assets.kernels.groups import Floats, Ints, column, encode_text, slices
+from datacube_assets.kernels.pictures import MAX_MAPPED, MAX_PANELS, MAX_REGIONS, Cells, Mean
+from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
 from datacube_assets.storage.points import shards_of
 from datacube_assets.storage.run_info import RunInfo

@@ -12,12 +12,12 @@ from functools import partial
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue
 
 from datacube_assets.assets import pictures
-from datacube_assets.assets.partitions import SIZE_TAG, size_class
 from datacube_assets.assets.tables import made_before, report_metadata, table_asset, table_result
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.schema import CELL_COLUMNS, POINT_COLUMNS
-from datacube_assets.datacube.temporal import temporal_cells as cells_of_points
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
+from datacube_assets.kernels.temporal import temporal_cells as cells_of_points
+from datacube_assets.partitions import SIZE_TAG, size_class
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.resources.ui import UserInterface

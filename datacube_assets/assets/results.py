@@ -10,10 +10,10 @@ import uuid
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.partitions import FROM_SCRATCH
 from datacube_assets.assets.tables import datacube_asset, same_version
-from datacube_assets.datacube import views
-from datacube_assets.datacube.schema import RESOLUTIONS
+from datacube_assets.kernels import views
+from datacube_assets.kernels.schema import RESOLUTIONS
+from datacube_assets.partitions import FROM_SCRATCH
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
 from datacube_assets.storage.publishing import complete

@@ -25,11 +25,11 @@ from dagster import (
     asset,
 )
 
-from datacube_assets.assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
-from datacube_assets.assets.retries import repeated
-from datacube_assets.datacube.normalize import Report
-from datacube_assets.datacube.schema import Column
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.schema import Column
+from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
+from datacube_assets.resources.retries import repeated
 from datacube_assets.resources.ui import told
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, MixedVersionsError
 

@@ -12,7 +12,7 @@ from types import TracebackType
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.web import failure, plain_url, scrubbed
+from datacube_assets.http_client import failure, plain_url, scrubbed
 
 
 class _Report(BaseModel):

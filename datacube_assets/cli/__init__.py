@@ -10,12 +10,12 @@ from __future__ import annotations
 import click
 
 from datacube_assets import __version__
-from datacube_assets.cli.between import compare, export, import_, sync
-from datacube_assets.cli.look import inspect, list_, status, verify
+from datacube_assets.cli.environments import compare, export, import_, sync
+from datacube_assets.cli.inspect import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess
-from datacube_assets.cli.process import demo, publish
+from datacube_assets.cli.publish import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
-from datacube_assets.startup import keep_memory
+from datacube_assets.orchestration.startup import keep_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

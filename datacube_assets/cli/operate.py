@@ -56,8 +56,8 @@ def reprocess(
       datacube reprocess --model locusts --tasks compute_tiles
       datacube list --failed --newer-than 1d --keys | datacube reprocess -
     """
-    from datacube_assets.reprocess import failed_partitions, partitions_of
-    from datacube_assets.reprocess import reprocess as ask
+    from datacube_assets.operations.reprocess import failed_partitions, partitions_of
+    from datacube_assets.operations.reprocess import reprocess as ask
 
     replaced: dict[str, object] = {
         name: value for name, value in changes.items() if value is not None and name != "thresholds"
@@ -72,7 +72,7 @@ def reprocess(
     if "-" in keys:
         wanted += [line.strip() for line in sys.stdin if line.strip()]
     if models or failed:
-        from datacube_assets.home import open_instance
+        from datacube_assets.orchestration.home import open_instance
 
         with told(), open_instance(settings) as instance:
             for model in models:
@@ -194,7 +194,7 @@ def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> No
       datacube gc                           say what would be deleted
       datacube gc --delete --older-than 2d
     """
-    from datacube_assets.collecting import collect
+    from datacube_assets.operations.garbage_collection import collect
 
     with told():
         report = collect(settings, older_than, delete=delete)

@@ -15,8 +15,8 @@ from typing import Any
 
 import click
 
-from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.request import OUTPUT_TASKS, QualifierThresholds
+from datacube_assets.kernels.errors import InputError
 from datacube_assets.settings import Settings, SettingsError
 
 
@@ -59,7 +59,7 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""
-    from datacube_assets.checks.verdict import ChecksFailedError
+    from datacube_assets.checks.judging.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
     from datacube_assets.storage.publishing import IncompleteDatacubeError

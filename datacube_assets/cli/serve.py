@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from datacube_assets.cli.options import store_options, told
+from datacube_assets.orchestration.startup import importing
 from datacube_assets.settings import Settings
-from datacube_assets.startup import importing
 
 
 @click.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
@@ -31,7 +31,7 @@ def dev(
     backfilled by hand; no run config is needed. Where DOJO_URL or CAUSEMOS_URL is set, that one is
     used instead of its stand-in. Stop everything with Ctrl-C.
     """
-    from datacube_assets.development import run_development
+    from datacube_assets.development.dev import run_development
 
     with told():
         sys.exit(run_development(settings, host, port, click.echo))
@@ -90,7 +90,7 @@ def s3(port: int, settings: Settings) -> None:
 
     Its data stay in the folder s3 of the home folder. It comes with the extra `dev`.
     """
-    from datacube_assets.s3_server import serve as serve_s3
+    from datacube_assets.development.s3_server import serve as serve_s3
 
     with told():
         serve_s3(settings, port, click.echo)
@@ -108,7 +108,7 @@ def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
     fail runs, add documents and make it misbehave; they are listed at the top of
     `datacube_assets/dojo/simulator.py`.
     """
-    from datacube_assets.dojo.simulator import serve
+    from datacube_assets.development.dojo_simulator import serve
 
     with told():
         settings = Settings.from_environment()
@@ -139,7 +139,7 @@ def causemos_simulator(
     It reads results.json from the bucket before it believes a success. With --queue it also takes what Dojo
     says of runs and datasets that are through, and sends requests for them to `datacube gateway`.
     """
-    from datacube_assets.causemos.simulator import serve
+    from datacube_assets.development.causemos_simulator import serve
     from datacube_assets.storage.stores import open_store
 
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")

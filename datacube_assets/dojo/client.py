@@ -26,7 +26,7 @@ from datacube_assets.dojo.documents import (
     document_id,
     reason_of,
 )
-from datacube_assets.web import (
+from datacube_assets.http_client import (
     RetryPolicy,
     Unavailable,
     failure,

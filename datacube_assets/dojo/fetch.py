@@ -25,10 +25,18 @@ from urllib.request import getproxies
 
 import httpx
 
-from datacube_assets.datacube.errors import InputError, shorten
-from datacube_assets.dojo.seal import Seal
+from datacube_assets.dojo.address_encryption import Seal
+from datacube_assets.http_client import (
+    UNTRUSTED,
+    RetryPolicy,
+    Unavailable,
+    failure,
+    is_passing,
+    public,
+    retry_after,
+)
+from datacube_assets.kernels.errors import InputError, shorten
 from datacube_assets.storage.stores import UnsafeKeyError, check_keys
-from datacube_assets.web import UNTRUSTED, RetryPolicy, Unavailable, failure, is_passing, public, retry_after
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.errors import InputError, shorten
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.errors import InputError, shorten
 
 LONGEST_ID = 200
 """Letters of an id, encoded: file systems take 255 for a folder."""

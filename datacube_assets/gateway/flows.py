@@ -17,8 +17,8 @@ from dagster import DagsterInstance, DagsterRunStatus, RunRecord
 from dagster._core.events.log import EventLogEntry
 
 from datacube_assets.gateway.parameters import is_run_id
+from datacube_assets.http_client import scrubbed
 from datacube_assets.settings import Settings
-from datacube_assets.web import scrubbed
 
 STATES: Mapping[DagsterRunStatus, str] = {
     DagsterRunStatus.NOT_STARTED: "Scheduled",

@@ -16,9 +16,9 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunReco
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datacube_assets.assets.partitions import REQUEST_TAG
 from datacube_assets.gateway.queue import RequestQueue
-from datacube_assets.jobs import process_model_run
+from datacube_assets.orchestration.jobs import process_model_run
+from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.storage import requests as kept
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox

@@ -13,12 +13,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.fetch import Source, check_address
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.dojo.seal import Seal
+from datacube_assets.kernels.errors import InputError
 from datacube_assets.settings import Settings, names
 
 LARGEST_REQUEST = 1_000_000

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 
-from datacube_assets.assets.partitions import REQUEST_TAG
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.parameters import Parameters, is_run_id
-from datacube_assets.jobs import FORCED, PRIORITY_TAG
+from datacube_assets.orchestration.jobs import FORCED, PRIORITY_TAG
+from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.sensors.reports import request_of
 from datacube_assets.sensors.requests import queued_runs
 from datacube_assets.storage import requests as kept

@@ -30,13 +30,14 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.encode import JSON
-from datacube_assets.datacube.errors import InputError, shown
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.storage.collecting import TABLES
+from datacube_assets.http_client import public
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.encode import JSON
+from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.storage.copying import content_type
+from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import DESCRIPTOR, Lake, LakeTable, scratch_folder
 from datacube_assets.storage.publishing import (
     HEAD,
@@ -54,7 +55,6 @@ from datacube_assets.storage.stores import (
     UnsafeKeyError,
     check_keys,
 )
-from datacube_assets.web import public
 
 FORMAT = 1
 CONTENTS = "datacube.json"

@@ -17,14 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.client import DojoClient
 from datacube_assets.dojo.documents import IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
-from datacube_assets.dojo.seal import Seal
-from datacube_assets.operations.comparing import runs_in
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.operations.compare import runs_in
 from datacube_assets.settings import Settings, SettingsError, as_url
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import RunRequested, ask_for_run
@@ -251,7 +251,7 @@ def process(source: Environment, target: Environment, synced: Synced) -> None:
     run, from the first's.
     """
     from datacube_assets.dojo.client import DojoError
-    from datacube_assets.reprocess import NoRequestError, reprocess
+    from datacube_assets.operations.reprocess import NoRequestError, reprocess
 
     if target.only_dojo or target.only_bucket:
         raise SettingsError(
@@ -270,7 +270,7 @@ def process(source: Environment, target: Environment, synced: Synced) -> None:
 
 
 def _hand_over(source: Environment, target: Environment, key: str) -> RunRequested:
-    from datacube_assets.reprocess import current_request
+    from datacube_assets.operations.reprocess import current_request
 
     run = ModelRun.from_key(key)
     with source.active() as settings:

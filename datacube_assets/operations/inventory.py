@@ -15,10 +15,10 @@ from urllib.parse import unquote
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.partitions import model_runs
-from datacube_assets.datacube import keys
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import is_full
+from datacube_assets.kernels import keys
+from datacube_assets.orchestration.jobs import is_full
+from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from datacube_assets.causemos.client import CauseMosClient, Delivered, Refused
 from datacube_assets.dojo.client import DojoClient, DojoError
+from datacube_assets.http_client import RetryPolicy
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import is_paused, runs_requested
 from datacube_assets.storage.stores import StoreError, open_store
-from datacube_assets.web import RetryPolicy
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -99,7 +99,7 @@ def status(settings: Settings, seconds: float) -> Status:
             answers[name] = Part(name, "broken", str(error).splitlines()[0] if str(error) else repr(error))
 
     def ask_dagster() -> None:
-        from datacube_assets.home import open_instance
+        from datacube_assets.orchestration.home import open_instance
 
         try:
             with open_instance(settings) as instance:
@@ -349,8 +349,8 @@ def _reason(message: str) -> str:
 
 
 def _partitions(instance: DagsterInstance) -> Part:
-    from datacube_assets.assets.partitions import model_runs
-    from datacube_assets.reprocess import failed_partitions
+    from datacube_assets.operations.reprocess import failed_partitions
+    from datacube_assets.partitions import model_runs
 
     known = len(instance.get_dynamic_partitions(str(model_runs.name)))
     failed = failed_partitions(instance)

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote
 
-from datacube_assets.datacube.decode import UnreadableObjectError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID
+from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.read.datacube import Datacube, NoDataError
 from datacube_assets.read.objects import PublishedDatacube
 from datacube_assets.read.tables import LakeDatacube

@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datacube_assets.datacube.grid import BIN_BITS, PRECISIONS, north_edges, west_edges
-from datacube_assets.datacube.groups import Floats, Ints, build_table
-from datacube_assets.datacube.schema import (
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.grid import BIN_BITS, PRECISIONS, north_edges, west_edges
+from datacube_assets.kernels.groups import Floats, Ints, build_table
+from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     REGION_SEPARATOR,
     RESOLUTIONS,
@@ -26,7 +27,6 @@ from datacube_assets.datacube.schema import (
     Resolution,
     published_columns,
 )
-from datacube_assets.dojo.model_run import ModelRun
 
 Time: TypeAlias = str | int | dt.date | np.datetime64
 """A moment: `2020`, `2020-01`, `2020-01-15`, a date, a datetime (UTC unless it says otherwise), or ms UTC."""

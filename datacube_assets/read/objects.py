@@ -15,10 +15,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.decode import TIME, Tile
-from datacube_assets.datacube.grid import BIN_BITS
-from datacube_assets.datacube.schema import (
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.decode import TIME, Tile
+from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RegionLevel,
     Resolution,

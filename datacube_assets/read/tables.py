@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datacube_assets.datacube.decode import TIME
-from datacube_assets.datacube.grid import BIN_BITS, Level, deinterleave, pyramid
-from datacube_assets.datacube.groups import build_table
-from datacube_assets.datacube.schema import (
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.decode import TIME
+from datacube_assets.kernels.grid import BIN_BITS, Level, deinterleave, pyramid
+from datacube_assets.kernels.groups import build_table
+from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
     RegionLevel,
@@ -25,8 +26,7 @@ from datacube_assets.datacube.schema import (
     published_columns,
     summary_columns,
 )
-from datacube_assets.datacube.spatial import finish, table_measures
-from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.spatial import finish, table_measures
 from datacube_assets.read.datacube import (
     Bounds,
     Datacube,

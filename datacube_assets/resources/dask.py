@@ -24,12 +24,12 @@ from urllib.parse import urlsplit
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import PrivateAttr
 
-from datacube_assets.assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
-from datacube_assets.cluster import start_cluster
-from datacube_assets.datacube.errors import shorten
+from datacube_assets.development.dask_cluster import start_cluster
+from datacube_assets.kernels.errors import shorten
+from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
 from datacube_assets.progress import Stage, tell
+from datacube_assets.resources.stoppable import Stoppable, Stopped
 from datacube_assets.settings import LOOPBACK, SettingsError
-from datacube_assets.stoppable import Stoppable, Stopped
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker

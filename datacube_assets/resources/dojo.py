@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dagster import ConfigurableResource
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.client import DojoClient
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import has_numeric_part
 from datacube_assets.dojo.fetch import SCHEMES, Source
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.dojo.seal import Seal
+from datacube_assets.kernels.errors import InputError
 
 
 class DojoResource(ConfigurableResource["DojoResource"]):

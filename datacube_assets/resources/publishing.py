@@ -14,10 +14,10 @@ from typing import Any
 
 from dagster import AssetExecutionContext, ConfigurableResource, DataVersion, MaterializeResult, MetadataValue
 
-from datacube_assets.assets.partitions import FROM_SCRATCH
-from datacube_assets.datacube.encode import Objects
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.encode import Objects
+from datacube_assets.partitions import FROM_SCRATCH
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 
 from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, OutputContext
 
-from datacube_assets.assets.retries import retried_later
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.stores import Store, open_store

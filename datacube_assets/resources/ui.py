@@ -15,11 +15,11 @@ from urllib.parse import quote
 
 from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResourceContext, MetadataValue
 
-from datacube_assets.assets.partitions import run_tags
-from datacube_assets.datacube.errors import InputError
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.partitions import run_tags
 from datacube_assets.resources.dask import WorkersLostError
 from datacube_assets.settings import SettingsError
 from datacube_assets.storage.lake import MissingTableError, MixedVersionsError

@@ -22,14 +22,14 @@ from dagster import (
     sensor,
 )
 
-from datacube_assets.assets.partitions import NAME_TAG, model_runs, run_tags
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.watch import Changes, Ready, changes, ready_indicators, ready_runs
-from datacube_assets.jobs import SENSED, process_model_run
+from datacube_assets.orchestration.jobs import SENSED, process_model_run
+from datacube_assets.partitions import NAME_TAG, model_runs, run_tags
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.sensors.words import count, listed
+from datacube_assets.sensors.tick_log import count, listed
 from datacube_assets.storage.lake import Lake
 
 Listing = tuple[list[Ready], int, list[DocumentProblem]]

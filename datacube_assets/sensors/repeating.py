@@ -12,7 +12,7 @@ import datetime as dt
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import PRIORITY_TAG, process_model_run
+from datacube_assets.orchestration.jobs import PRIORITY_TAG, process_model_run
 
 WILL_RETRY = "dagster/will_retry"
 """Tag by which Dagster announces that it will repeat a run; set a moment after the run failed."""

@@ -31,7 +31,6 @@ from dagster import (
 )
 
 from datacube_assets.assets.dojo import dojo_request
-from datacube_assets.assets.partitions import REQUEST_TAG
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.causemos.client import (
     CauseMosClient,
@@ -43,20 +42,21 @@ from datacube_assets.causemos.client import (
     Refused,
     Unreachable,
 )
-from datacube_assets.checks.reports import NAME as REPORTS_DELIVERED
-from datacube_assets.checks.reports import undelivered
+from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
+from datacube_assets.checks.judging.reports import undelivered
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import is_full
+from datacube_assets.http_client import public
+from datacube_assets.orchestration.jobs import is_full
+from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.storage import LakeResource, request_key
 from datacube_assets.sensors.repeating import WILL_RETRY, could_not_be_repeated
-from datacube_assets.sensors.words import count
+from datacube_assets.sensors.tick_log import count
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report
 from datacube_assets.storage.requests import Ticket, asked_for, doc_ids_of
-from datacube_assets.web import public
 
 OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""

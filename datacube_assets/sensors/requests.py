@@ -21,12 +21,12 @@ from dagster import (
     sensor,
 )
 
-from datacube_assets.assets.partitions import REQUEST_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import BY_HAND, FORCED, process_model_run, selection
+from datacube_assets.orchestration.jobs import BY_HAND, FORCED, process_model_run, selection
+from datacube_assets.partitions import REQUEST_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.repeating import repetitions
-from datacube_assets.sensors.words import count, listed
+from datacube_assets.sensors.tick_log import count, listed
 from datacube_assets.storage.requests import RunRequested, drop, is_paused, runs_requested, runs_started
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.encode import CSV, JSON, PROTOBUF
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, IncompleteDatacubeError, manifest
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datacube_assets.datacube.schema import Period
 from datacube_assets.dojo.model_run import ModelRun, encode_name
+from datacube_assets.kernels.schema import Period
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 T = TypeVar("T")

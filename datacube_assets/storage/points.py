@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.normalize import (
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.normalize import (
     Plan,
     Profile,
     Report,
@@ -31,12 +33,10 @@ from datacube_assets.datacube.normalize import (
     plan,
     profile,
 )
-from datacube_assets.datacube.parts import BATCH_CELLS, BATCH_ROWS, Part
-from datacube_assets.datacube.qualifiers import feature_regions, merge_values, qualifier_values
-from datacube_assets.datacube.schema import Layout
-from datacube_assets.datacube.shards import shard_numbers
-from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.parts import BATCH_CELLS, BATCH_ROWS, Part
+from datacube_assets.kernels.qualifiers import feature_regions, merge_values, qualifier_values
+from datacube_assets.kernels.schema import Layout
+from datacube_assets.kernels.shards import shard_numbers
 from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, scratch_folder
 from datacube_assets.storage.run_info import RunInfo, options
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.decode import (
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.decode import (
     TIME,
     CellType,
     Tile,
@@ -27,9 +28,8 @@ from datacube_assets.datacube.decode import (
     csv_table,
     read_tile,
 )
-from datacube_assets.datacube.grid import BIN_BITS
-from datacube_assets.datacube.schema import RegionLevel, Resolution
-from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.schema import RegionLevel, Resolution
 from datacube_assets.storage.stores import Store
 
 T = TypeVar("T")

@@ -24,9 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.encode import JSON, Objects
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.encode import JSON, Objects
 from datacube_assets.storage.lake import PARQUET, Lake, file_name
 from datacube_assets.storage.stores import MissingObjectError, Store
 

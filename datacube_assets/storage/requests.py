@@ -23,10 +23,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from datacube_assets.datacube.errors import InputError, shown
 from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
+from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.storage.lake import DamagedError, Lake
 from datacube_assets.storage.stores import MissingObjectError
 

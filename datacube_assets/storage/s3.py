@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from datacube_assets.http_client import UNTRUSTED, failure
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
     LISTING,
@@ -38,7 +39,6 @@ from datacube_assets.storage.stores import (
     check_keys,
     key_sizes,
 )
-from datacube_assets.web import UNTRUSTED, failure
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.datacube.errors import shown
+from datacube_assets.kernels.errors import shown
 
 Body = bytes | memoryview
 Keys: TypeAlias = Sequence[str] | pa.Array

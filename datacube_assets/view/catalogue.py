@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, OutputDocument
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.http_client import RetryPolicy
 from datacube_assets.read import NoDataError, list_datacubes
 from datacube_assets.settings import Settings
-from datacube_assets.web import RetryPolicy
 
 _PATIENCE = 3.0
 """Seconds that Dojo gets to answer: names and units are welcome, but nobody waits for them."""

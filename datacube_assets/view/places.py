@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datacube_assets.datacube.grid import BIN_BITS, interleave, on_map, quadkeys
-from datacube_assets.datacube.groups import Mask
-from datacube_assets.datacube.regions import Regions
-from datacube_assets.datacube.schema import (
+from datacube_assets.kernels.grid import BIN_BITS, interleave, on_map, quadkeys
+from datacube_assets.kernels.groups import Mask
+from datacube_assets.kernels.regions import Regions
+from datacube_assets.kernels.schema import (
     COORDINATES,
     MISSING,
     TEXT,

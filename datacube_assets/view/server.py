@@ -40,17 +40,17 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from datacube_assets.datacube.decode import UnreadableObjectError
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.grid import BINS_PER_TILE, PRECISIONS
-from datacube_assets.datacube.schema import (
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.decode import UnreadableObjectError
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.grid import BINS_PER_TILE, PRECISIONS
+from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
     RegionLevel,
     Resolution,
     region_levels,
 )
-from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.published import Published

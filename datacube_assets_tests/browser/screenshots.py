@@ -19,10 +19,10 @@ import httpx
 from playwright.sync_api import expect
 
 from datacube_assets.cli import main as datacube
-from datacube_assets.development import UNFINISHED, write_unfinished_sample
-from datacube_assets.sample import SAMPLE_DATASET, SAMPLE_MODEL, SAMPLE_PARTITIONS
+from datacube_assets.development.dev import UNFINISHED, write_unfinished_sample
+from datacube_assets.development.sample import SAMPLE_DATASET, SAMPLE_MODEL, SAMPLE_PARTITIONS
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import in_background
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import running_browser, watched_page
 from datacube_assets_tests.browser.dagster_ui import GROUPS, DagsterUI

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import expect
 
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import ASSETS
+from datacube_assets.orchestration.jobs import ASSETS
 from datacube_assets.storage.requests import leave_request
 from datacube_assets_tests.browser.conftest import Watched, watched_page
 from datacube_assets_tests.browser.dagster_ui import GROUPS, DagsterUI

@@ -16,11 +16,11 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from datacube_assets.datacube.encode import PROTOBUF
-from datacube_assets.datacube.grid import BIN_BITS
+from datacube_assets.development.simulator_http import in_background
+from datacube_assets.kernels.encode import PROTOBUF
+from datacube_assets.kernels.grid import BIN_BITS
 from datacube_assets.read import open_datacube
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage.stores import open_store
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage, Watched, watched_page

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.datacube.decode import read_tile
+from datacube_assets.kernels.decode import read_tile
 from datacube_assets.read import open_datacube
 from datacube_assets_tests.integration.support import read_tile as read_by_library
 

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.s3_server import S3Server
+from datacube_assets.development.s3_server import S3Server
 from datacube_assets_tests.integration.dask_cluster import Cluster, cluster
 from datacube_assets_tests.integration.support import Datacube, House, check_object, read_csv, read_json
 

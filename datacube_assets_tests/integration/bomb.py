@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.kernels.errors import InputError
 from datacube_assets_tests.hostile import normalize_files
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from unittest import mock
 
 # The whole of it: a process that is forked from here has it all at hand.
-import datacube_assets.process  # noqa: F401
+import datacube_assets.operations.publish  # noqa: F401
 from datacube_assets.cli import main
 from datacube_assets.storage.s3 import S3
 from datacube_assets.storage.stores import Body, LocalStore, Store

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.kernels.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler, Worker
@@ -156,7 +156,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[Cluster]:
 
 def start_cluster_command(port: int, environment: Mapping[str, str], log: Any) -> subprocess.Popen[str]:
     """What `make cluster` starts."""
-    command = [sys.executable, "-m", "datacube_assets.cluster", "--workers", "2"]
+    command = [sys.executable, "-m", "datacube_assets.development.dask_cluster", "--workers", "2"]
     return subprocess.Popen(
         [*command, "--port", str(port), "--dashboard-port", "0"],
         env=environment,

@@ -15,8 +15,8 @@ from dagster import (
 from dagster_dask import dask_executor
 
 from datacube_assets.definitions import build_definitions
-from datacube_assets.executor import build_dask_executor
-from datacube_assets.jobs import process_model_run
+from datacube_assets.orchestration.dask_executor import build_dask_executor
+from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.settings import Settings
 from datacube_assets_tests.integration.dask_cluster import wait_until
 

@@ -26,8 +26,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import process_model_run
-from datacube_assets.process import Outcome, process
+from datacube_assets.operations.publish import Outcome, process
+from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 

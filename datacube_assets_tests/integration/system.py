@@ -37,15 +37,15 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.documents import IndicatorDocument, RunDocument
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, digest
-from datacube_assets.home import prepare
-from datacube_assets.launcher import process_of
+from datacube_assets.orchestration.home import prepare
+from datacube_assets.orchestration.run_launcher import process_of
+from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.stores import open_store

@@ -20,14 +20,14 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.s3_server import S3Server
+from datacube_assets.development.simulator_http import in_background
+from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.dojo.seal import Seal
-from datacube_assets.dojo.simulator import DojoSimulator
-from datacube_assets.locks import locked
 from datacube_assets.operations.archive import _sha256
-from datacube_assets.s3_server import S3Server
+from datacube_assets.orchestration.locks import locked
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import requested, runs_requested
 from datacube_assets.storage.stores import open_store

@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import AssetCheckEvaluation, AssetCheckKey, AssetCheckSeverity, AssetKey
 
-from datacube_assets.checks.subject import judged
-from datacube_assets.checks.verdict import ChecksFailedError
+from datacube_assets.checks.check import judged
+from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import check_model_run, process_model_run
-from datacube_assets.s3_server import S3Server
+from datacube_assets.orchestration.jobs import check_model_run, process_model_run
 from datacube_assets.storage.stores import Store, open_store
 from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 

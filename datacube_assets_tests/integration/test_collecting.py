@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner
 
 from datacube_assets.cli import main
-from datacube_assets.datacube.encode import CSV, Objects
 from datacube_assets.definitions import defs
+from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.s3_server import S3Server
-from datacube_assets.storage.collecting import TABLES, Orphans, Search
+from datacube_assets.kernels.encode import CSV, Objects
+from datacube_assets.storage.garbage_collection import TABLES, Orphans, Search
 from datacube_assets.storage.lake import Lake, LakeTable
 from datacube_assets.storage.publishing import Publication, complete, manifests_folder, standing
 from datacube_assets.storage.stores import Store, open_store

@@ -26,7 +26,7 @@ from dagster import DagsterInstance
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
-from datacube_assets.s3_server import BUCKETS, S3Server
+from datacube_assets.development.s3_server import BUCKETS, S3Server
 from datacube_assets_tests.integration import test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
     PAGES,

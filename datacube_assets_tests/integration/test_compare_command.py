@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from datacube_assets.operations.comparing import WANTED
+from datacube_assets.operations.compare import WANTED
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 
 MONTHS = [1_577_836_800_000, 1_577_923_200_000, 1_580_515_200_000]

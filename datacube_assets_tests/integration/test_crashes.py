@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterRunStatus
 
-from datacube_assets.s3_server import S3Server
+from datacube_assets.development.s3_server import S3Server
 from datacube_assets.storage.reports import Outbox
 from datacube_assets_tests.integration.crashing import POINTS, Nth, Traps, command, names, watching
 from datacube_assets_tests.integration.support import House, checksums, open_house, rows

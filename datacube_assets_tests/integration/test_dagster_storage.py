@@ -35,8 +35,8 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from watchdog.events import FileModifiedEvent
 
-from datacube_assets.dagster_storage import OPEN_RUNS, KeptEventLogStorage, KeptSqliteStorage
-from datacube_assets.home import ADDED_YAML, DAGSTER_YAML, prepare
+from datacube_assets.orchestration.home import ADDED_YAML, DAGSTER_YAML, prepare
+from datacube_assets.orchestration.sqlite_storage import OPEN_RUNS, KeptEventLogStorage, KeptSqliteStorage
 from datacube_assets.settings import Settings
 
 RUN = "5ca3e356-fa9b-4d41-b61f-c53f4280486{}"

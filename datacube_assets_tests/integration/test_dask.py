@@ -25,13 +25,13 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
-from datacube_assets.assets import retries
-from datacube_assets.assets.partitions import model_runs
-from datacube_assets.cluster import SETTINGS as cluster_settings
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.development.dask_cluster import SETTINGS as cluster_settings
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.partitions import model_runs
 from datacube_assets.progress import listening
 from datacube_assets.resources import dask as dask_resource
+from datacube_assets.resources import retries
 from datacube_assets.resources.dask import (
     DASHBOARD_TAG,
     ClusterConfigurationError,

@@ -23,9 +23,9 @@ from dagster import (
     reconstructable,
 )
 
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.partitions import model_runs
 from datacube_assets.resources.dask import DASHBOARD_TAG
 from datacube_assets.settings import Settings, SettingsError
 from datacube_assets.storage.lake import Lake

@@ -14,10 +14,10 @@ from dagster import AssetKey, AssetSpec, DynamicPartitionsDefinition, TableSchem
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun, encode_name
-from datacube_assets.process import Outcome
+from datacube_assets.operations.publish import Outcome
+from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets_tests.integration.support import House, open_house, rows
 

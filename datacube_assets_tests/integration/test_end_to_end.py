@@ -22,8 +22,8 @@ from dagster import DagsterRunStatus
 from datacube_assets.dojo.derive import request_for_indicator
 from datacube_assets.dojo.documents import IndicatorDocument
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import ASSET_KEYS, process_model_run
-from datacube_assets.launcher import process_of
+from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run
+from datacube_assets.orchestration.run_launcher import process_of
 from datacube_assets.resources.storage import request_key
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import leave_request

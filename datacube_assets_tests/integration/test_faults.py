@@ -24,28 +24,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.assets import retries
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.causemos.client import CauseMosClient
-from datacube_assets.causemos.simulator import CauseMosSimulator
-from datacube_assets.datacube.encode import CSV
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.s3_server import SECRET_KEY, S3Server
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.derive import request_for_run
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.dojo.simulator import DojoSimulator
-from datacube_assets.jobs import process_model_run
-from datacube_assets.process import process
-from datacube_assets.s3_server import SECRET_KEY, S3Server
+from datacube_assets.http_client import RetryPolicy
+from datacube_assets.kernels.encode import CSV
+from datacube_assets.operations.publish import process
+from datacube_assets.orchestration.jobs import process_model_run
+from datacube_assets.partitions import model_runs
+from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage import s3
 from datacube_assets.storage.lake import DamagedError, Lake, LakeTable
 from datacube_assets.storage.reports import LONGEST_WAIT, Outbox, Report
 from datacube_assets.storage.requests import leave_request
 from datacube_assets.storage.stores import StoreError, StoreUnavailable, open_store
-from datacube_assets.web import RetryPolicy
 from datacube_assets_tests.integration.faults import FAULTS, Dice, Fault, Proxy, proxy
 from datacube_assets_tests.integration.support import House, checksums, open_house, rows
 

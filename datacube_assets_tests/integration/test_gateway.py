@@ -25,21 +25,21 @@ from dagster._core.remote_origin import (
 )
 from prometheus_client.parser import text_string_to_metric_families
 
-from datacube_assets.assets.partitions import REQUEST_TAG, model_runs
-from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.s3_server import S3Server
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway import queue as gateway_queue
 from datacube_assets.gateway.admission import Admission, check_networks
 from datacube_assets.gateway.parameters import LARGEST_BODY, LARGEST_REQUEST
 from datacube_assets.gateway.server import FAILED, application
-from datacube_assets.home import open_instance
-from datacube_assets.jobs import BY_HAND, FORCED, PRIORITY_TAG, process_model_run
-from datacube_assets.s3_server import S3Server
+from datacube_assets.orchestration.home import open_instance
+from datacube_assets.orchestration.jobs import BY_HAND, FORCED, PRIORITY_TAG, process_model_run
+from datacube_assets.partitions import REQUEST_TAG, model_runs
 from datacube_assets.sensors.reports import due
 from datacube_assets.settings import Settings, SettingsError, networks
-from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import Ticket, ask_for_run, doc_ids_of, requested
 from datacube_assets.storage.stores import open_store

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.temporal import temporal_cells
-from datacube_assets.s3_server import S3Server
+from datacube_assets.development.s3_server import S3Server
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.storage.stores import LocalStore, Store, StoreError, open_store
 from datacube_assets_tests.hostile import (
     COLUMNS,

@@ -20,9 +20,9 @@ from dagster._core.launcher import WorkerStatus
 from dagster._core.utils import make_new_run_id
 from dagster._grpc.types import ExecuteRunArgs
 
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.home import open_instance
-from datacube_assets.launcher import LocalProcessLauncher, process_of
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration.home import open_instance
+from datacube_assets.orchestration.run_launcher import LocalProcessLauncher, process_of
 from datacube_assets_tests.integration.crashing import start
 from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import (
@@ -113,7 +113,13 @@ def test_a_run_whose_definitions_cannot_be_loaded_fails_and_says_why(held: Held)
     assert like.job_code_origin is not None
     arguments = ExecuteRunArgs(like.job_code_origin, broken.run_id, instance.get_ref())
     subprocess.run(
-        [sys.executable, "-P", "-m", "datacube_assets.execute_run", arguments.get_command_args()[-1]],
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "datacube_assets.orchestration.run_worker",
+            arguments.get_command_args()[-1],
+        ],
         cwd=held.system.folder,
         env={**held.system.environment, "DATACUBE_SHARD_ROWS": "none"},
         timeout=120,

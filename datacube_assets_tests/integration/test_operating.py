@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
-from datacube_assets.causemos.simulator import CauseMosSimulator
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.simulator import DojoSimulator
 from datacube_assets.read import list_datacubes
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import pause, resume, runs_requested

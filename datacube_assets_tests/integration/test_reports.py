@@ -31,18 +31,18 @@ from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
     consume_new_runs_for_automatic_reexecution,
 )
 
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.causemos.client import CauseMosClient
-from datacube_assets.causemos.simulator import CauseMosSimulator
-from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import ASSET_KEYS, process_model_run, selection
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run, selection
+from datacube_assets.partitions import model_runs
 from datacube_assets.resources.storage import request_key
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import FIRST_WAIT, LONGEST_WAIT, Kind, Outbox, Report

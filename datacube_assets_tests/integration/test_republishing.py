@@ -20,13 +20,13 @@ from dagster._core.loader import LoadingContextForTest
 
 from benchmarks.synthetic import write_synthetic
 from datacube_assets.assets import datacube
-from datacube_assets.assets.partitions import CODE_VERSION
-from datacube_assets.checks.verdict import ChecksFailedError
-from datacube_assets.datacube import parts, views
+from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.jobs import ASSETS
+from datacube_assets.kernels import parts, views
+from datacube_assets.orchestration.jobs import ASSETS
+from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.storage import points
 from datacube_assets.storage.lake import Lake, MissingTableError, MixedVersionsError
 from datacube_assets.storage.publishing import IncompleteDatacubeError

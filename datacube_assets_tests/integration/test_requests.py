@@ -18,16 +18,16 @@ from dagster import AssetKey, RunRequest
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
 from datacube_assets.cli import main
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.documents import RunDocument
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.dojo.simulator import DojoSimulator
-from datacube_assets.home import open_instance
-from datacube_assets.jobs import ASSET_KEYS, BY_HAND, PRIORITY_TAG, SENSED
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration.home import open_instance
+from datacube_assets.orchestration.jobs import ASSET_KEYS, BY_HAND, PRIORITY_TAG, SENSED
 from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import ask_for_run, leave_request, requested, runs_requested

@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from datacube_assets.cli import main
-from datacube_assets.datacube.encode import CSV, JSON, PROTOBUF, Objects
+from datacube_assets.development.s3_server import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, S3Server
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.home import write_sample_requests
-from datacube_assets.process import process
-from datacube_assets.s3_server import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, S3Server
+from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF, Objects
+from datacube_assets.operations.publish import process
+from datacube_assets.orchestration.home import write_sample_requests
 from datacube_assets.settings import Settings, SettingsError
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage import copying, s3
 from datacube_assets.storage.copying import copy
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile

@@ -35,12 +35,12 @@ REQUEST: dict[str, Any] = {
 }
 SMALL = {
     "datacube_assets.storage.points": {"BATCH_ROWS": 100, "PIECE_ROWS": 60},
-    "datacube_assets.datacube.parts": {"BATCH_ROWS": 32},
+    "datacube_assets.kernels.parts": {"BATCH_ROWS": 32},
     "datacube_assets.assets.datacube": {"BATCH_ROWS": 50},
-    "datacube_assets.datacube.views": {"BATCH_ROWS": 30, "BATCH_OBJECTS": 7, "BATCH_BYTES": 3_000},
-    "datacube_assets.datacube.sums": {"_BLOCK_ROWS": 16},
-    "datacube_assets.datacube.grid": {"BLOCK_CELLS": 20},
-    "datacube_assets.datacube.groups": {"_FLAGS_PER_ROW": 0, "_FEW": 0},
+    "datacube_assets.kernels.views": {"BATCH_ROWS": 30, "BATCH_OBJECTS": 7, "BATCH_BYTES": 3_000},
+    "datacube_assets.kernels.sums": {"_BLOCK_ROWS": 16},
+    "datacube_assets.kernels.grid": {"BLOCK_CELLS": 20},
+    "datacube_assets.kernels.groups": {"_FLAGS_PER_ROW": 0, "_FEW": 0},
 }
 """How much is held at once, made so small that a few hundred rows are cut everywhere."""
 

@@ -19,13 +19,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.home import prepare
+from datacube_assets.http_client import RetryPolicy
+from datacube_assets.orchestration.home import prepare
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import in_background
 from datacube_assets.storage.stores import StoreError
-from datacube_assets.web import RetryPolicy
 from datacube_assets_tests.integration.secrets import found
 from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import MODEL, System, run_document, success, system, wait_for

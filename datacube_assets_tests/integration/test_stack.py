@@ -28,7 +28,7 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.s3_server import ACCESS_KEY, REGION, SECRET_KEY
+from datacube_assets.development.s3_server import ACCESS_KEY, REGION, SECRET_KEY
 from datacube_assets_tests.integration.commands import fenced_commands
 from datacube_assets_tests.integration.support import open_house, rows
 from datacube_assets_tests.integration.system import wait_for
@@ -90,7 +90,7 @@ class Stack:
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit():
                     with contextlib.suppress(OSError):
-                        if b"datacube_assets.execute_run" in (entry / "cmdline").read_bytes() and mark in (
+                        if b"orchestration.run_worker" in (entry / "cmdline").read_bytes() and mark in (
                             entry / "environ"
                         ).read_bytes().split(b"\0"):
                             return int(entry.name)

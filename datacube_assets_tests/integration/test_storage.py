@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from datacube_assets.datacube.encode import JSON, Objects
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.encode import JSON, Objects
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import (
     RESULTS_ASSET,

@@ -20,11 +20,11 @@ from dagster import (
 )
 
 from datacube_assets.assets import pictures
-from datacube_assets.assets.partitions import size_class
-from datacube_assets.datacube.errors import InputError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.jobs import process_model_run
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration.jobs import process_model_run
+from datacube_assets.partitions import size_class
 from datacube_assets.resources.ui import UserInterface, to_do
 from datacube_assets_tests.integration.support import House, rows
 

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import Site, in_background
 from datacube_assets.storage.stores import open_store
 from datacube_assets.view.server import STATIC, application
 from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, House, open_house, rows

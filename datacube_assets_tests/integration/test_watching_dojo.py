@@ -16,14 +16,14 @@ import pytest
 from dagster import DagsterInstance, RunRequest, RunsFilter
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 
-from datacube_assets.assets.partitions import model_runs
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.simulator import DojoSimulator
 from datacube_assets.dojo.watch import Ready, changes
-from datacube_assets.jobs import process_model_run
+from datacube_assets.orchestration.jobs import process_model_run
+from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
-from datacube_assets.stand_in import Site, in_background
 from datacube_assets_tests.integration.system import evaluate, indicator_document, run_document, success
 
 PATH = "https://bucket.example/{}.1.parquet.gzip"

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import grid, spatial, views
-from datacube_assets.datacube.encode import Objects
-from datacube_assets.datacube.normalize import (
+from datacube_assets.kernels import grid, spatial, views
+from datacube_assets.kernels.encode import Objects
+from datacube_assets.kernels.normalize import (
     Options,
     Plan,
     Report,
@@ -35,16 +35,16 @@ from datacube_assets.datacube.normalize import (
     profile,
     raw_rows,
 )
-from datacube_assets.datacube.parts import Part
-from datacube_assets.datacube.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
-from datacube_assets.datacube.schema import (
+from datacube_assets.kernels.parts import Part
+from datacube_assets.kernels.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
+from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
     Layout,
     Period,
     Resolution,
 )
-from datacube_assets.datacube.temporal import temporal_cells
+from datacube_assets.kernels.temporal import temporal_cells
 
 Row = Mapping[str, Any]
 Frame: TypeAlias = pa.Table | Mapping[str, Sequence[Any]] | Sequence[Row]

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import datacube_assets.datacube
+import datacube_assets.kernels
 
-FOLDER = Path(datacube_assets.datacube.__file__).parent
+FOLDER = Path(datacube_assets.kernels.__file__).parent
 MODULES = sorted(FOLDER.rglob("*.py"))
 ALLOWED = frozenset(("__future__", "numpy", "polars", "pyarrow", *sys.stdlib_module_names))
 STANDARD_BUT_OUTSIDE = frozenset(
@@ -51,14 +51,14 @@ def imported(module: Path) -> set[str]:
 def test_a_kernel_imports_only_arrays_the_standard_library_and_other_kernels(module: Path) -> None:
     names = imported(module)
     own = {name for name in names if name.split(".")[0] == "datacube_assets"}
-    assert {name for name in own if not name.startswith("datacube_assets.datacube")} == set()
+    assert {name for name in own if not name.startswith("datacube_assets.kernels")} == set()
     others = {name.split(".")[0] for name in names - own}
     assert others - ALLOWED == set()
     assert others & STANDARD_BUT_OUTSIDE == set()
 
 
 def test_importing_all_kernels_loads_no_orchestration_http_or_storage_library() -> None:
-    names = [f"datacube_assets.datacube.{path.stem}" for path in MODULES if path.stem != "__init__"]
+    names = [f"datacube_assets.kernels.{path.stem}" for path in MODULES if path.stem != "__init__"]
     assert len(names) > 10
     program = (
         "import importlib, sys\n"

@@ -16,8 +16,8 @@ from datacube_assets.causemos.client import (
     Refused,
     Unreachable,
 )
-from datacube_assets.causemos.simulator import CauseMosSimulator
-from datacube_assets.stand_in import Site, Switches, in_background
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.simulator_http import Site, Switches, in_background
 from datacube_assets.storage.stores import open_store
 
 SUCCEEDED = ProcessingSucceeded(

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.checks import columns, conservation, objects, plausibility
-from datacube_assets.checks.limits import Limits, LimitsError, LimitsFile
-from datacube_assets.checks.plausibility import Summary, summary
-from datacube_assets.datacube.encode import tile_objects
-from datacube_assets.datacube.normalize import Report
-from datacube_assets.datacube.schema import GLOBAL_COLUMNS, Layout
+from datacube_assets.check_limits import Limits, LimitsError, LimitsFile
+from datacube_assets.checks.judging import columns, conservation, objects, plausibility
+from datacube_assets.checks.judging.plausibility import Summary, summary
+from datacube_assets.kernels.encode import tile_objects
+from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.schema import GLOBAL_COLUMNS, Layout
 from datacube_assets.settings import Settings, SettingsError
 
 IN_2019, IN_2021 = 1_546_318_800, 1_609_459_200

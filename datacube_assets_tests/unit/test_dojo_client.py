@@ -8,6 +8,8 @@ from contextlib import ExitStack
 import pytest
 from starlette.responses import PlainTextResponse
 
+from datacube_assets.development.dojo_simulator import Collection, DojoSimulator
+from datacube_assets.development.simulator_http import Document, Site, Switches, in_background
 from datacube_assets.dojo.client import (
     DojoAnswerInvalid,
     DojoClient,
@@ -20,9 +22,7 @@ from datacube_assets.dojo.client import (
     DojoUnavailable,
 )
 from datacube_assets.dojo.documents import IndicatorDocument, parse_documents
-from datacube_assets.dojo.simulator import Collection, DojoSimulator
-from datacube_assets.stand_in import Document, Site, Switches, in_background
-from datacube_assets.web import RetryPolicy
+from datacube_assets.http_client import RetryPolicy
 
 PREFIX = "/api/dojo"
 QUICK = RetryPolicy(attempts=3, first_wait=0.01, longest_wait=1.5)

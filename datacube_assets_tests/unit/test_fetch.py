@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.dojo.address_encryption import KEY_FILE, Seal
 from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch, is_public
-from datacube_assets.dojo.seal import KEY_FILE, Seal
-from datacube_assets.web import RetryPolicy, public
+from datacube_assets.http_client import RetryPolicy, public
+from datacube_assets.kernels.errors import InputError
 
 BODY = bytes(range(256)) * 4_000
 MEGABYTE = 1_000_000

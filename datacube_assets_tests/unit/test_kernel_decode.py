@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.datacube.decode import Tile, UnreadableObjectError, csv_table, read_tile
-from datacube_assets.datacube.encode import tile_objects
-from datacube_assets.datacube.grid import deinterleave, north_edges, quadkeys, west_edges
+from datacube_assets.kernels.decode import Tile, UnreadableObjectError, csv_table, read_tile
+from datacube_assets.kernels.encode import tile_objects
+from datacube_assets.kernels.grid import deinterleave, north_edges, quadkeys, west_edges
 from datacube_assets_tests.unit.kernel_helpers import TILE, no_returns
 
 # --- tiles -----------------------------------------------------------------------------------------

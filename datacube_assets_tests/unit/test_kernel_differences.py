@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datacube_assets.datacube import grid, spatial, views
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.temporal import temporal_cells
+from datacube_assets.kernels import grid, spatial, views
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     DAY,
     FEB_2020,

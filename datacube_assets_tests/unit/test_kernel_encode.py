@@ -19,8 +19,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import encode
-from datacube_assets.datacube.encode import (
+from datacube_assets.kernels import encode
+from datacube_assets.kernels.encode import (
     Objects,
     csv_header,
     csv_lines,
@@ -31,7 +31,7 @@ from datacube_assets.datacube.encode import (
     text_cells,
     tile_objects,
 )
-from datacube_assets.datacube.groups import Floats, encode_text
+from datacube_assets.kernels.groups import Floats, encode_text
 from datacube_assets_tests.unit.kernel_helpers import TILE, no_returns, parse_tile, texts
 
 

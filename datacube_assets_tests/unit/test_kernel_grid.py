@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import grid
-from datacube_assets.datacube.groups import Floats
+from datacube_assets.kernels import grid
+from datacube_assets.kernels.groups import Floats
 from datacube_assets_tests.unit.kernel_helpers import JAN_2020, datacube, slippy
 
 coordinates = st.integers(0, 2**16 - 1)

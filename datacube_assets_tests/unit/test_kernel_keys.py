@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import keys
-from datacube_assets.datacube.errors import InputError
+from datacube_assets.kernels import keys
+from datacube_assets.kernels.errors import InputError
 from datacube_assets_tests.unit import kernel_helpers  # noqa: F401  (loads the profile of hypothesis)
 
 PLAIN = re.compile(r"[^\x00-\x1f\x7f]+")

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import grid, spatial
-from datacube_assets.datacube.groups import encode_floats, encode_text, group_by
-from datacube_assets.datacube.schema import REGION_LEVELS, RESOLUTIONS, Resolution
-from datacube_assets.datacube.shards import Chunks, shard_numbers
-from datacube_assets.datacube.spatial import Breakdown
-from datacube_assets.datacube.temporal import temporal_cells
+from datacube_assets.kernels import grid, spatial
+from datacube_assets.kernels.groups import encode_floats, encode_text, group_by
+from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS, Resolution
+from datacube_assets.kernels.shards import Chunks, shard_numbers
+from datacube_assets.kernels.spatial import Breakdown
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     DAY,
     Bins,

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.datacube import parts as parts_module
-from datacube_assets.datacube.errors import InputError
-from datacube_assets.datacube.normalize import Options, merge_profiles, normalize, plan, profile
-from datacube_assets.datacube.parts import Part
+from datacube_assets.kernels import parts as parts_module
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.normalize import Options, merge_profiles, normalize, plan, profile
+from datacube_assets.kernels.parts import Part
 from datacube_assets_tests.unit.kernel_helpers import (
     DAY,
     FEB_2020,

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from datacube_assets.datacube import pictures
-from datacube_assets.datacube.grid import quadkeys
-from datacube_assets.datacube.groups import Floats
-from datacube_assets.datacube.pictures import Cells
+from datacube_assets.kernels import pictures
+from datacube_assets.kernels.grid import quadkeys
+from datacube_assets.kernels.groups import Floats
+from datacube_assets.kernels.pictures import Cells
 
 SVG = "{http://www.w3.org/2000/svg}"
 LARGEST = 60_000

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from datacube_assets.datacube.qualifiers import Thresholds, merge_values, qualifier_values
-from datacube_assets.datacube.schema import Layout
+from datacube_assets.kernels.qualifiers import Thresholds, merge_values, qualifier_values
+from datacube_assets.kernels.schema import Layout
 from datacube_assets_tests.unit.kernel_helpers import JAN_2020, Datacube, Row, datacube, normalized
 
 PLACE: Row = {"country": "Kenya", "admin1": "A", "admin2": "B", "lat": 1.0, "lng": 2.0}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.datacube.groups import Floats, Groups, Ints, group
-from datacube_assets.datacube.sums import ExactSums, exact_sums
+from datacube_assets.kernels.groups import Floats, Groups, Ints, group
+from datacube_assets.kernels.sums import ExactSums, exact_sums
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 rows = st.lists(st.tuples(st.integers(0, 5), numbers | st.floats(-1e6, 1e6)), min_size=1, max_size=80)

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datacube_assets.datacube import grid, spatial, views
-from datacube_assets.datacube.temporal import temporal_cells
+from datacube_assets.kernels import grid, spatial, views
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     FEB_2020,
     JAN_2020,

@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from datacube_assets import terminal
+from datacube_assets.cli import progress as terminal
+from datacube_assets.cli.progress import Display
 from datacube_assets.progress import Stage, duration, listening, tell
-from datacube_assets.terminal import Display
 
 
 def test_a_stage_tells_how_far_it_is_by_the_work_of_its_pieces() -> None:
@@ -68,7 +68,7 @@ def test_on_a_terminal_a_bar_grows_and_gives_way_to_the_figures() -> None:
     program = """
 import time
 from datacube_assets.progress import Stage, tell
-from datacube_assets.terminal import Display
+from datacube_assets.cli.progress import Display
 display, stage = Display(17), Stage("publish-tiles", [5, 5])
 with display.shown():
     display.begins("spatial_tiles")

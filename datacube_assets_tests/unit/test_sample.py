@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.sample import (
+from datacube_assets.development.sample import (
     FILES_PLACEHOLDER,
     SAMPLE_DATASET,
     SAMPLE_MODEL,
@@ -166,6 +166,6 @@ def test_the_dataset_has_weekly_prices_of_twenty_markets_with_some_missing(sampl
 
 
 def test_writing_the_sample_needs_no_dagster() -> None:
-    code = "import sys, datacube_assets.sample; print('dagster' in sys.modules)"
+    code = "import sys, datacube_assets.development.sample; print('dagster' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "False"

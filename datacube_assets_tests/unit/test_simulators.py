@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.causemos.simulator import CauseMosSimulator
 from datacube_assets.cli import main
-from datacube_assets.dojo import simulator
+from datacube_assets.development import dojo_simulator as simulator
+from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.simulator_http import LARGEST_BODY, Site, Switches, in_background
 from datacube_assets.dojo.documents import RunDocument
-from datacube_assets.dojo.simulator import DojoSimulator
-from datacube_assets.stand_in import LARGEST_BODY, Site, Switches, in_background
 from datacube_assets.storage.stores import Store, open_store
 
 RUN = {

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from datacube_assets.startup import importing
+from datacube_assets.orchestration.startup import importing
 
 
 def test_the_collector_rests_while_importing_and_works_again_afterwards() -> None:
@@ -38,7 +38,9 @@ def test_the_help_of_the_command_imports_neither_dagster_nor_anything_that_compu
 
 
 def test_the_process_of_a_run_imports_no_other_part_of_dagsters_command_line() -> None:
-    program = "import sys, datacube_assets.execute_run as run\n" + "print('dagster' in sys.modules)"
+    program = (
+        "import sys, datacube_assets.orchestration.run_worker as run\n" + "print('dagster' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False", "it imports with the collector at rest, so not before"
 
@@ -46,7 +48,7 @@ def test_the_process_of_a_run_imports_no_other_part_of_dagsters_command_line() -
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told so")
 def test_memory_that_is_freed_is_kept_for_the_next_array() -> None:
     program = (
-        "import sys; from datacube_assets.startup import keep_memory\n"
+        "import sys; from datacube_assets.orchestration.startup import keep_memory\n"
         "if 'keep' in sys.argv: keep_memory()\n"
         "import numpy as np, resource\n"
         "for _ in range(20): [np.ones(200_000) for _ in range(40)]\n"

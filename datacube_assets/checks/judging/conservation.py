@@ -1,0 +1,242 @@
+"""Is nothing lost and nothing counted twice on the way from points to aggregates and tiles?
+
+Totals of tables are compared, per feature and time: whole numbers exactly, sums of floats to one part in
+10**9 of what was added up, because each table rounds its sums for itself. Where a sum overflowed nothing
+can be told. Which tables are compared with which is in `of_aggregates.py` and `of_objects.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from datacube_assets.checks.judging.verdict import EXAMPLES
+from datacube_assets.kernels.grid import (
+    BIN_BITS,
+    MAX_PRECISION,
+    Quadkeys,
+    bucket_starts,
+    deinterleave,
+    on_map,
+    pyramid,
+)
+from datacube_assets.kernels.groups import (
+    Floats,
+    Groups,
+    Ints,
+    column,
+    encode_ints,
+    encode_text,
+    group_by,
+)
+from datacube_assets.kernels.schema import COORDINATES
+
+TOLERANCE = 1e-9
+"""Of the sum of the absolute numbers."""
+GRID_MEASURES = ("s_count", "s_sum_t_sum", "s_sum_t_mean")
+KEYS = ("feature", "timestamp")
+
+
+@dataclass(frozen=True)
+class Compared:
+    """How many totals were compared, and which differ. Comparisons add up."""
+
+    totals: int = 0
+    differing: int = 0
+    examples: tuple[Mapping[str, Any], ...] = ()
+
+    def __add__(self, other: Compared) -> Compared:
+        return Compared(
+            self.totals + other.totals,
+            self.differing + other.differing,
+            (self.examples + other.examples)[:EXAMPLES],
+        )
+
+
+def compare(
+    parts: pa.Table, whole: pa.Table, measures: Sequence[str], where: Mapping[str, Any] | None = None
+) -> Compared:
+    """Compare the sums of the parts of each feature and time with the whole.
+
+    Both tables have feature, timestamp and the measures; of either, many rows may be of one feature and
+    time. `where` is added to the examples of what differs.
+    """
+    added = [sums(table, measures, sizes=True) for table in (parts, whole)]
+    table = pa.concat_tables(added).unify_dictionaries()
+    feature, time = encode_text(table["feature"]), encode_ints(cast(Ints, column(table, "timestamp")))
+    groups = group_by([feature, time])
+    if not len(groups):
+        return Compared()
+    is_part = np.arange(table.num_rows) < added[0].num_rows
+    sides = (is_part, ~is_part)
+    there = [groups.reduce(np.logical_or, side) for side in sides]
+    wrong = {"(presence)": there[0] != there[1]}
+    totals: dict[str, list[npt.NDArray[np.generic]]] = {"(presence)": there}
+    for name in measures:
+        values = column(table, name)
+        with np.errstate(over="ignore", invalid="ignore"):
+            of_parts, of_whole = (groups.reduce(np.add, np.where(side, values, 0)) for side in sides)
+            totals[name] = [of_parts, of_whole]
+            if values.dtype.kind == "f":
+                size = cast(Floats, groups.reduce(np.add, column(table, f"{name}{_SIZE}")))
+                apart = np.abs(cast(Floats, of_parts) - cast(Floats, of_whole))
+                wrong[name] = np.isfinite(size) & (apart > TOLERANCE * size)
+            else:
+                wrong[name] = of_parts != of_whole
+    return Compared(
+        len(groups) * len(measures),
+        sum(int(np.count_nonzero(differs)) for differs in wrong.values()),
+        tuple(
+            {
+                **(where or {}),
+                "feature": feature.values[int(feature.codes[groups.first[at]])].as_py(),
+                "timestamp": int(time.values[int(time.codes[groups.first[at]])].as_py()),
+                "figure": name,
+                "parts": totals[name][0][at].item(),
+                "whole": totals[name][1][at].item(),
+            }
+            for name, differs in wrong.items()
+            for at in np.flatnonzero(differs)[:EXAMPLES]
+        )[:EXAMPLES],
+    )
+
+
+_SIZE = ", absolute"
+
+
+def sums(table: pa.Table, measures: Sequence[str], *, sizes: bool = False) -> pa.Table:
+    """The measures of a table, added up over neighbouring rows of one feature and time.
+
+    `sizes` adds the sums of the absolute floats.
+    """
+    starts = bucket_starts(table)
+    groups = Groups(None, starts, table.num_rows)
+    added = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for name in measures:
+            values = column(table, name)
+            added[name] = groups.reduce(np.add, values)
+            if sizes and values.dtype.kind == "f":
+                added[f"{name}{_SIZE}"] = groups.reduce(np.add, np.abs(values))
+    rows = pa.array(starts)
+    keys = {name: table[name].take(rows) for name in KEYS}
+    # NaN stays NaN here: it is no missing sum, but one that cannot be told.
+    return pa.table({**keys, **{name: pa.array(values) for name, values in added.items()}})
+
+
+def whole_period(table: pa.Table, measures: Sequence[str]) -> pa.Table:
+    """The same per feature, all times together."""
+    always = pa.array(np.zeros(table.num_rows, np.int64))
+    return sums(table.select(["feature", *measures]).append_column("timestamp", always), measures)
+
+
+OFF_MAP_COLUMNS = (*KEYS, *COORDINATES, "t_sum", "t_mean")
+
+
+def off_map(cells: pa.Table) -> pa.Table:
+    """What the cells that have no place on the map add up to, in the measures of the grid.
+
+    `cells` have `OFF_MAP_COLUMNS`.
+    """
+    lat, lng = (cast(Floats, column(cells, name)) for name in COORDINATES)
+    off = cells.filter(pa.array(~on_map(lat, lng)))
+    mean = cast(Floats, column(off, "t_mean"))
+    measures = {
+        "s_count": (~np.isnan(mean)).astype(np.int64),
+        "s_sum_t_sum": cast(Floats, column(off, "t_sum")),
+        "s_sum_t_mean": np.nan_to_num(mean, nan=0.0, posinf=np.inf, neginf=-np.inf),
+    }
+    table = pa.table({**{name: off[name] for name in KEYS}, **{k: pa.array(v) for k, v in measures.items()}})
+    return sums(table, GRID_MEASURES)
+
+
+# --- tiles -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """What the tiles of a table of grid cells have to be."""
+
+    count: Ints
+    """Number of tiles of each zoom, 0 to 8; meaningless where a sum is not finite."""
+    points: Ints
+    """What the counts of all bins of each zoom add up to."""
+    finite: bool
+    samples: tuple[Tile, ...]
+    """Some tiles, at least one of each zoom."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile, and what its bins add up to."""
+
+    feature: str
+    timestamp: int
+    zoom: int
+    x: int
+    y: int
+    bins: tuple[float, float, float]
+    """s_sum_t_sum, s_sum_t_mean and weight."""
+    scale: tuple[float, float, float]
+    """The same of the absolute numbers."""
+
+    def agrees(self, found: tuple[float, float, float]) -> bool:
+        """Whether a published tile holds the same."""
+        return all(
+            not np.isfinite(scale) or abs(mine - other) <= TOLERANCE * scale
+            for mine, other, scale in zip(self.bins, found, self.scale, strict=True)
+        )
+
+
+def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
+    """What the tiles of a table of grid cells, of at least one row, have to be; samples are drawn."""
+    zooms = MAX_PRECISION - BIN_BITS + 1
+    count, points = np.zeros(zooms, np.int64), np.zeros(zooms, np.int64)
+    for level in pyramid(table):
+        count[level.zoom] += np.count_nonzero(level.begins <= level.zoom)
+        points[level.zoom] += level.s_count.sum()
+    figures = [cast(Floats, column(table, name).astype(np.float64)) for name in _TILE_FIGURES]
+    finite = all(bool(np.isfinite(values).all()) for values in figures)
+    return Tiles(count, points, finite, tuple(_samples(table, figures, chance)) if finite else ())
+
+
+def one_bucket(table: pa.Table, chance: np.random.Generator) -> pa.Table:
+    """The rows of one feature and time of a table of at least one row, by chance."""
+    starts = np.append(bucket_starts(table), table.num_rows)
+    start, end = starts[(bucket := int(chance.integers(len(starts) - 1))) : bucket + 2].tolist()
+    return table.slice(start, end - start)
+
+
+_TILE_FIGURES = ("s_sum_t_sum", "s_sum_t_mean", "s_count")
+
+
+def _samples(table: pa.Table, figures: Sequence[Floats], chance: np.random.Generator) -> Iterator[Tile]:
+    """A tile of each zoom, around a random subtile of a random feature and time."""
+    starts = np.append(bucket_starts(table), table.num_rows)
+    quadkeys = cast(Quadkeys, column(table, "quadkey"))
+    for zoom in range(MAX_PRECISION - BIN_BITS + 1):
+        bucket = int(chance.integers(len(starts) - 1))
+        start, end = int(starts[bucket]), int(starts[bucket + 1])
+        shift = np.uint32(2 * (MAX_PRECISION - zoom))
+        tile = quadkeys[int(chance.integers(start, end))] >> shift
+        # Rows of a bucket are in order of the quadkey.
+        within = quadkeys[start:end] >> shift
+        first, last = (start + int(np.searchsorted(within, tile, side=side)) for side in ("left", "right"))
+        x, y = deinterleave(np.array([tile], np.uint32))
+        of_tile = [values[first:last] for values in figures]
+        bins = (float(of_tile[0].sum()), float(of_tile[1].sum()), float(of_tile[2].sum()))
+        scale = tuple(float(np.abs(values).sum()) for values in of_tile)
+        yield Tile(
+            table["feature"][start].as_py(),
+            table["timestamp"][start].as_py(),
+            zoom,
+            int(x[0]),
+            int(y[0]),
+            bins,
+            (scale[0], scale[1], scale[2]),
+        )

@@ -1,0 +1,172 @@
+"""The checks of the room `points`: does the data look right, and do its cells hold every row?
+
+How that is judged is in `plausibility.py` and `columns.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+
+from datacube_assets.assets.points import normalized_points, temporal_cells
+from datacube_assets.checks.check import REMAKE, Subject, listed, stops, warns
+from datacube_assets.checks.judging import columns, plausibility
+from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
+from datacube_assets.partitions import model_runs
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.points import POINTS, shards_of
+from datacube_assets.storage.run_info import RunInfo
+
+
+def _timestamps(subject: Subject) -> Verdict:
+    return plausibility.timestamps(subject.info.report, unit=subject.info.request.timestamp_unit)
+
+
+def _usable_rows(subject: Subject) -> Verdict:
+    return plausibility.usable_rows(subject.info.report, subject.limits)
+
+
+def _varying_values(subject: Subject) -> Verdict:
+    return plausibility.varying_values(_summary(subject), subject.limits)
+
+
+def _places(subject: Subject) -> Verdict:
+    return plausibility.places_in_their_country(_summary(subject), subject.limits)
+
+
+def _same_features(subject: Subject) -> Verdict:
+    model = f"{subject.run.key.partition(':')[0]}:"
+    known = subject.context.instance.get_dynamic_partitions(str(model_runs.name))
+    # New ones come last.
+    others = [key for key in reversed(known) if key.startswith(model) and key != subject.run.key]
+    features = {}
+    for key in others[: subject.limits.other_runs]:
+        run = ModelRun.known(key)
+        try:
+            table = subject.lake.table(run, normalized_points.key.path[-1]) if run else None
+        except MissingTableError:
+            continue
+        if table is not None:
+            features[key] = table.info["features"]
+    return plausibility.same_features(subject.info.features, features)
+
+
+def _cells_hold_every_row(subject: Subject) -> Verdict:
+    cells = subject.table(temporal_cells)
+    points = subject.beside(normalized_points, cells)
+    info = RunInfo.of(points)
+    found = subject.map(_RowsInCells(subject.lake, cells), cells.names(), "cells")
+    in_cells: dict[str, int] = {
+        period: sum(
+            rows for name, rows in zip(cells.names(), found, strict=True) if name.startswith(f"{period}-")
+        )
+        for period in info.periods
+    }
+    in_points = sum(file.rows for file in points.files if file.name.startswith(POINTS))
+    counts: dict[str, int] = {"rows kept": info.report.points, "rows of points": in_points, **in_cells}
+    passed = set(counts.values()) == {info.report.points}
+    return Verdict(
+        passed,
+        f"All {info.report.points:,} rows are in the cells of every period."
+        if passed
+        else f"Rows are lost or counted twice: {listed(counts)}. {REMAKE}",
+        {"rows": counts},
+    )
+
+
+@dataclass(frozen=True)
+class _RowsInCells:
+    lake: Lake
+    cells: LakeTable
+
+    def __call__(self, name: str) -> int:
+        return pc.sum(self.lake.read(self.cells, name, ["rows"])["rows"]).as_py() or 0
+
+
+def _summary(subject: Subject) -> plausibility.Summary:
+    """What there is to know about the points, from one look at them."""
+
+    def look() -> plausibility.Summary:
+        layout = subject.info.layout
+        there = {"feature", "value", *layout.levels, *layout.coordinates}
+        wanted = [name for name in plausibility.SUMMARY_COLUMNS if name in there]
+        work = _Summary(subject.lake, subject.points, wanted)
+        found = subject.map(work, shards_of(subject.points), "points")
+        return sum(found, plausibility.Summary({}, {}))
+
+    return subject.once("summary", look)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    lake: Lake
+    points: LakeTable
+    columns: list[str]
+
+    def __call__(self, shard: str) -> plausibility.Summary:
+        tables = (self.lake.read(self.points, name, self.columns) for name in self.points.names(shard))
+        return sum(map(plausibility.summary, tables), plausibility.Summary({}, {}))
+
+
+def _columns(subject: Subject) -> Verdict:
+    cells = subject.table(temporal_cells)
+    layout = RunInfo.of(cells).layout
+    wanted = columns.declared(CELL_COLUMNS, layout, cells=True)
+    files = [(cells, name, wanted) for name in cells.names()]
+    try:
+        points = subject.beside(normalized_points, cells)
+    except CannotCompareError:
+        points = None
+    if points is not None:
+        wanted = columns.declared(POINT_COLUMNS, layout)
+        files += [(points, name, wanted) for name in points.names(POINTS)]
+    return columns.columns_as_declared(subject.beside_schemas(files))
+
+
+OF_POINTS = (
+    warns(
+        normalized_points,
+        "timestamps_are_milliseconds",
+        "Times do not look like seconds that were taken for milliseconds (all in early 1970).",
+        _timestamps,
+    ),
+    warns(
+        normalized_points,
+        "rows_are_usable",
+        "The shares of rows that were dropped, and that have no value, are within limits.",
+        _usable_rows,
+    ),
+    warns(
+        normalized_points,
+        "values_vary",
+        "No feature with many rows has one value everywhere, or none at all.",
+        _varying_values,
+    ),
+    warns(
+        normalized_points,
+        "places_are_in_their_country",
+        "No rows of a country lie far away from the bulk of the rows of this country in this run.",
+        _places,
+    ),
+    warns(
+        normalized_points,
+        "features_are_those_of_other_runs",
+        "Features that most of the newest other runs of the model have are here, too.",
+        _same_features,
+    ),
+    stops(
+        temporal_cells,
+        "cells_hold_every_row",
+        "The rows counted in the cells of month, year and the whole period are the rows of the points.",
+        _cells_hold_every_row,
+    ),
+    stops(
+        temporal_cells,
+        "columns_as_declared",
+        "Every file of the points and of the cells has the columns, types and order that are declared.",
+        _columns,
+    ),
+)

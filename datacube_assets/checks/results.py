@@ -1,0 +1,46 @@
+"""The checks of the room `results`: is `results.json` there as it was written, and has CauseMos been told?"""
+
+from __future__ import annotations
+
+from dagster import AssetCheckSeverity
+
+from datacube_assets.assets.results import pipeline_results
+from datacube_assets.checks.check import Check, Subject
+from datacube_assets.checks.datacube import OBJECTS_AS_RECORDED, Reading
+from datacube_assets.checks.judging import objects
+from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
+from datacube_assets.checks.judging.reports import undelivered
+from datacube_assets.checks.judging.verdict import Verdict
+from datacube_assets.storage.publishing import manifest_entries
+from datacube_assets.storage.reports import Outbox
+
+
+def _results_as_recorded(subject: Subject) -> Verdict:
+    name = pipeline_results.key.path[-1]
+    subject.standing(name)
+    recorded = manifest_entries(subject.lake, subject.run, name)
+    altered = [key for key, _ in Reading(subject.bucket)(recorded)]
+    found = objects.Found({name: recorded.num_rows}, altered=altered, compared=recorded.num_rows)
+    return objects.as_recorded(found)
+
+
+def _reports_delivered(subject: Subject) -> Verdict:
+    return undelivered(Outbox(subject.lake).waiting())
+
+
+OF_RESULTS = (
+    Check(
+        pipeline_results,
+        OBJECTS_AS_RECORDED,
+        "results.json is in the bucket as it was written.",
+        _results_as_recorded,
+        AssetCheckSeverity.ERROR,
+    ),
+    Check(
+        pipeline_results,
+        REPORTS_DELIVERED,
+        "No report to CauseMos, about whichever run, waits because an attempt to deliver it failed.",
+        _reports_delivered,
+        of_partition=False,
+    ),
+)

@@ -1,0 +1,48 @@
+"""Region ids: the names of the levels joined, for every level of the hierarchy (CONTRACTS D.2).
+
+Only how regions are named and coded belongs here; sums over them are in `spatial.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datacube_assets.kernels.groups import Coded, Codes, Tuples, encode_text
+from datacube_assets.kernels.schema import MISSING, REGION_LEVELS, REGION_SEPARATOR, RegionLevel
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The distinct combinations of region names of a table, and their ids at each level."""
+
+    tuples: Coded
+    """Combination of each row, shape (rows,); values are the numbers of the combinations."""
+    names: dict[RegionLevel, pa.Array]
+    """Names of each combination, per level present."""
+
+    @classmethod
+    def of(cls, table: pa.Table, levels: tuple[RegionLevel, ...]) -> Regions:
+        """The regions of a table that holds the levels as text columns."""
+        coded = [encode_text(table[level]) for level in levels]
+        tuples = Tuples.of(coded, table.num_rows)
+        names = {
+            level: column.values.take(pa.array(member))
+            for level, column, member in zip(levels, coded, tuples.members, strict=True)
+        }
+        return cls(Coded(tuples.codes, pa.array(np.arange(len(tuples)))), names)
+
+    def ids(self, level: RegionLevel) -> pa.Array:
+        """Id of each combination at a level: `Kenya__Nairobi__None`; `None` for an absent column."""
+        depth = REGION_LEVELS.index(level) + 1
+        parts = [self.names.get(above, pa.scalar(MISSING)) for above in REGION_LEVELS[:depth]]
+        joined = pc.binary_join_element_wise(*parts, REGION_SEPARATOR)
+        return joined.cast(pa.string())
+
+    def level(self, level: RegionLevel, tuples: Codes) -> Coded:
+        """Region ids at a level for rows given by their combination, in order of the id."""
+        ids = encode_text(self.ids(level))
+        return Coded(ids.codes[tuples], ids.values)

@@ -1,0 +1,113 @@
+"""What `datacube gc` does: look through lake and buckets for what nothing refers to.
+
+What that is, is said in `storage/collecting.py`; here it meets settings and Dagster's runs.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import DagsterInstance, RunsFilter
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.orchestration.home import open_instance
+from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.resources.storage import BucketsResource, request_key
+from datacube_assets.settings import Settings
+from datacube_assets.storage.garbage_collection import Orphan, Search
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.stores import Store, open_store
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found."""
+
+    found: tuple[Orphan, ...]
+    unfinished: tuple[ModelRun, ...]
+    """Partitions with a publication that broke off, and that only a run can mend."""
+    deleted: bool
+
+    @property
+    def bytes(self) -> int:
+        return sum(orphan.entry.bytes for orphan in self.found)
+
+    def by_kind(self) -> dict[str, tuple[int, int]]:
+        """Number and bytes of each kind."""
+        kinds: dict[str, tuple[int, int]] = {}
+        for orphan in self.found:
+            number, size = kinds.get(orphan.kind, (0, 0))
+            kinds[orphan.kind] = number + 1, size + orphan.entry.bytes
+        return dict(sorted(kinds.items()))
+
+    def to_json(self) -> dict[str, Any]:
+        found = [
+            {
+                "kind": orphan.kind,
+                "address": f"{orphan.store.url}/{orphan.entry.key}",
+                "bytes": orphan.entry.bytes,
+                "modified": round(orphan.entry.modified, 3),
+            }
+            for orphan in self.found
+        ]
+        return {
+            "deleted": self.deleted,
+            "orphans": len(found),
+            "bytes": self.bytes,
+            "unfinished": [run.key for run in self.unfinished],
+            "found": found,
+        }
+
+
+def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected:
+    """Look for what nothing refers to and has not changed for so many seconds, and delete it if told so.
+
+    Raises StoreError when the lake or a bucket cannot be used.
+    """
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    lake.store.check("DATACUBE_LAKE", write=delete)
+    buckets = BucketsResource(
+        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
+    )
+
+    def bucket_of(run: ModelRun) -> Store:
+        document = lake.read_document(request_key(run))
+        if document is not None:
+            return buckets.open(DatacubeRequest.model_validate(document))
+        url = settings.indicators_bucket if run.run_id == INDICATOR_RUN_ID else settings.models_bucket
+        return open_store(url, settings.s3_endpoint)
+
+    with open_instance(settings) as instance:
+        search = Search(
+            lake=lake,
+            before=time.time() - older_than,
+            bucket_of=bucket_of,
+            open_bucket=lambda url: open_store(url, settings.s3_endpoint),
+            busy=lambda run: is_busy(instance, run),
+            # A storage without any run is hardly the one that these reports are about.
+            known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
+            known_request=(
+                (lambda name: bool(instance.get_runs_count(RunsFilter(tags={REQUEST_TAG: name}))))
+                if instance.get_runs_count()
+                else lambda _: True
+            ),
+        )
+        found: list[Orphan] = []
+        unfinished: list[ModelRun] = []
+        for orphans in search.orphans():
+            if orphans.unfinished and orphans.run is not None:
+                unfinished.append(orphans.run)
+            if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
+                orphans.delete()
+            found += orphans.found
+    return Collected(tuple(found), tuple(unfinished), delete)
+
+
+def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
+    """Whether a run of the partition is waiting or at work."""
+    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(NOT_FINISHED_STATUSES))
+    return bool(instance.get_runs(filters=filters, limit=1))

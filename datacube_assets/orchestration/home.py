@@ -1,0 +1,142 @@
+"""The embedded default: one local folder that holds the lake, the buckets and Dagster's own storage.
+
+Preparing that folder belongs here, and registering runs in it. Production brings its own `dagster.yaml`
+(`infra/`), stores and settings.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datacube_assets.development.sample import FILES_PLACEHOLDER, write_sample
+from datacube_assets.dojo.derive import request_for_indicator, request_for_run
+from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.orchestration.startup import importing
+from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+ADDED_YAML = """\
+storage:
+  custom:
+    # Dagster's SQLite files in this folder, read and written without opening them each time.
+    module: datacube_assets.orchestration.sqlite_storage
+    class: KeptSqliteStorage
+run_queue:
+  # A look at the queue is cheap; a run that could start but waits for the next look is not.
+  dequeue_interval_seconds: 1
+"""
+"""What the first version did not write."""
+DAGSTER_YAML = """\
+# Dagster's settings for the embedded default. Written once; change what you like.
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+python_logs:
+  # Dagster's storage keeps every event; a terminal wants what a person would read.
+  python_log_level: INFO
+{added}concurrency:
+  runs:
+    max_concurrent_runs: {max_runs}
+    tag_concurrency_limits:
+      # One run at a time per model run or dataset: two would write the same objects.
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+run_launcher:
+  module: datacube_assets.orchestration.run_launcher
+  class: LocalProcessLauncher
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 10
+  start_timeout_seconds: 180
+run_retries:
+  # A run whose process died is repeated; one whose input is bad is not.
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
+"""
+
+WORKSPACE_YAML = """\
+load_from:
+  - python_module:
+      module_name: datacube_assets.definitions
+      attribute: defs
+      location_name: datacube_assets
+"""
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home folder and point Dagster to it, unless DAGSTER_HOME says otherwise."""
+    os.environ["DATACUBE_HOME"] = str(settings.home)
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    # Dagster gives up on a tick after a minute, which is less than an unresponsive Dojo or CauseMos takes.
+    os.environ.setdefault("DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", "300")
+    if os.environ.get("DAGSTER_HOME"):
+        return
+    folder = settings.home / "dagster"
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "dagster.yaml"
+    if not configuration.exists():
+        configuration.write_text(DAGSTER_YAML.format(added=ADDED_YAML, max_runs=settings.max_runs))
+    else:
+        _renew(configuration)
+    os.environ["DAGSTER_HOME"] = str(folder)
+
+
+def _renew(configuration: Path) -> None:
+    """Add what the first version did not write, unless somebody changed more than the number of runs."""
+    text = configuration.read_text()
+    unnumbered = re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: {max_runs}", text)
+    if unnumbered == DAGSTER_YAML.replace("{added}", ""):
+        renewed = configuration.with_suffix(f".{os.getpid()}")
+        renewed.write_text(text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1))
+        renewed.replace(configuration)
+
+
+def write_workspace(settings: Settings) -> Path:
+    """A workspace file for `dagster dev`; the location has the name it has everywhere else."""
+    path = settings.home / "dagster" / "workspace.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(WORKSPACE_YAML)
+    return path
+
+
+def open_instance(settings: Settings) -> DagsterInstance:
+    """Dagster's storage of the home folder."""
+    prepare(settings)
+    with importing():
+        from dagster import DagsterInstance
+
+        return DagsterInstance.get()
+
+
+def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
+    """Write the sample into a folder and derive its requests, as from Dojo's documents."""
+    write_sample(folder)
+    models = {
+        model.id: model
+        for model in (ModelDocument.model_validate(one) for one in _documents(folder, "models"))
+    }
+    runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
+    indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
+    return [
+        *(request_for_run(run, models[run.model_id]) for run in runs),
+        *(request_for_indicator(indicator) for indicator in indicators),
+    ]
+
+
+def _documents(folder: Path, collection: str) -> list[dict[str, object]]:
+    address = json.dumps(str(folder / "files"))[1:-1]
+    return [
+        json.loads(path.read_text().replace(FILES_PLACEHOLDER, address))
+        for path in sorted((folder / collection).glob("*.json"))
+    ]
