@@ -116,8 +116,8 @@ def _measure(blocks: Sequence["Objects"], count: int, endpoint: str, rounds: int
 
     from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.storage.lake import Lake
+    from datacube_assets.storage.opening import open_store
     from datacube_assets.storage.publishing import Publication
-    from datacube_assets.storage.stores import open_store
 
     store = S3Store(
         "models",

@@ -337,7 +337,7 @@ def _is_behind(system: System, watched: Watched, name: str) -> bool:
 
 def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any]:
     from datacube_assets.operations.garbage_collection import collect
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     newest = _newest(watched)
     reports = system.causemos.reports()

@@ -208,7 +208,7 @@ def _remember(folder: Path, known: str) -> None:
     from datacube_assets.sensors.dojo import Known
     from datacube_assets.settings import Settings
     from datacube_assets.storage.lake import Lake
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     settings = Settings.from_environment()
     lake = Lake(open_store(settings.lake))

@@ -10,16 +10,12 @@ import os
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
-
-if TYPE_CHECKING:
-    from datacube_assets.dojo.request import DatacubeRequest
-
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
@@ -184,13 +180,6 @@ class Settings(BaseModel):
 def aws_environment() -> tuple[tuple[str, str], ...]:
     """The variables that S3 clients read for themselves, sorted: clients of other ones are other clients."""
     return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
-
-
-def bucket_setting(request: DatacubeRequest) -> str:
-    """What says which bucket a request is published into, for messages."""
-    if request.indicator_bucket if request.is_indicator else request.model_bucket:
-        return "the bucket that the request names"
-    return "DATACUBE_INDICATORS_BUCKET" if request.is_indicator else "DATACUBE_MODELS_BUCKET"
 
 
 def names(listed: str) -> list[str]:

@@ -38,8 +38,8 @@ from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.normalize import MAX_TIMESTAMP
 from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.requests import leave_request, requested, runs_requested
-from datacube_assets.storage.stores import LocalStore
 from datacube_assets_tests.hostile import Made, as_file, normalize_files
 from datacube_assets_tests.integration.support import JANUARY, rows
 

@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
+from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.points import POINTS, normalize_parts
 from datacube_assets.storage.run_info import RunInfo
-from datacube_assets.storage.stores import LocalStore
 from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, rows
 
 RUN = ModelRun("model", "run")

@@ -25,7 +25,6 @@ from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
-from datacube_assets.settings import bucket_setting
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
 
@@ -50,7 +49,7 @@ def dojo_request(
         left = None
     request = dojo.renew_request(left) if left else dojo.derive_request(run)
     # Now, not when everything is computed and about to be published.
-    buckets.open(request).check(bucket_setting(request))
+    buckets.open(request).check(_bucket_setting(request))
     context.log.info(
         f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
     )
@@ -163,3 +162,10 @@ def fetch_parts(
             files.append(TableFile(name, 0, part.size))
     info = {"request": request.model_dump(mode="json"), "parts": [part.__dict__ for part in parts]}
     return LakeTable(folder, version, tuple(files), info)
+
+
+def _bucket_setting(request: DatacubeRequest) -> str:
+    """What says which bucket a request is published into, for messages."""
+    if request.indicator_bucket if request.is_indicator else request.model_bucket:
+        return "the bucket that the request names"
+    return "DATACUBE_INDICATORS_BUCKET" if request.is_indicator else "DATACUBE_MODELS_BUCKET"

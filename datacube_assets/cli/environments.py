@@ -60,8 +60,8 @@ def export(key: str, file: Path, as_json: bool, settings: Settings) -> None:
     """
     from datacube_assets.operations import archive
     from datacube_assets.storage.lake import Lake, MissingTableError
+    from datacube_assets.storage.opening import open_store
     from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
-    from datacube_assets.storage.stores import open_store
 
     with told():
         run = _run(key)
@@ -108,7 +108,7 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
     from datacube_assets.orchestration.locks import Locked, locked
     from datacube_assets.partitions import model_runs
     from datacube_assets.storage.lake import Lake
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     with told(), open_instance(settings) as instance:
         run = archive.contents_of(file)
@@ -221,8 +221,9 @@ def compare(
     from datacube_assets.operations import compare as comparing
     from datacube_assets.settings import as_url
     from datacube_assets.storage.lake import Lake, MissingTableError
+    from datacube_assets.storage.opening import open_store
     from datacube_assets.storage.run_info import RunInfo
-    from datacube_assets.storage.stores import StoreError, open_store
+    from datacube_assets.storage.stores import StoreError
 
     with told():
         mine, other = (open_store(as_url(url), settings.s3_endpoint) for url in (ours, theirs))

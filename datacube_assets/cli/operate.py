@@ -134,7 +134,7 @@ def copy(
     from datacube_assets.settings import as_url
     from datacube_assets.storage.copying import copy as copy_datacube
     from datacube_assets.storage.lake import Lake
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     try:
         runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]

@@ -145,7 +145,7 @@ def _process(
 
         import datacube_assets.operations.publish  # noqa: F401
         from datacube_assets.orchestration.home import open_instance
-        from datacube_assets.storage.stores import open_store
+        from datacube_assets.storage.opening import open_store
 
     outcomes = []
     with told():
@@ -224,7 +224,7 @@ def _report(outcome: Outcome) -> dict[str, object]:
 
 
 def _tell_where(settings: Settings, outcomes: list[Outcome]) -> None:
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     click.echo()
     for outcome in outcomes:
@@ -241,7 +241,7 @@ def demo(settings: Settings) -> None:
 
     Everything happens in one local folder, without any server.
     """
-    from datacube_assets.orchestration.home import write_sample_requests
+    from datacube_assets.development.sample import write_sample_requests
 
     with told():
         requests = write_sample_requests(settings.home / "sample")

@@ -140,7 +140,7 @@ def causemos_simulator(
     says of runs and datasets that are through, and sends requests for them to `datacube gateway`.
     """
     from datacube_assets.development.causemos_simulator import serve
-    from datacube_assets.storage.stores import open_store
+    from datacube_assets.storage.opening import open_store
 
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
     serve(

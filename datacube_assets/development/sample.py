@@ -26,6 +26,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datacube_assets.dojo.derive import request_for_indicator, request_for_run
+from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
+from datacube_assets.dojo.request import DatacubeRequest
+
 Document: TypeAlias = dict[str, object]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
@@ -410,3 +414,26 @@ def _dataset_document() -> Document:
         "temporal_resolution": "weekly",
         "spatial_resolution": None,
     }  # fmt: skip
+
+
+def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
+    """Write the sample into a folder and derive its requests, as from Dojo's documents."""
+    write_sample(folder)
+    models = {
+        model.id: model
+        for model in (ModelDocument.model_validate(one) for one in _documents(folder, "models"))
+    }
+    runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
+    indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
+    return [
+        *(request_for_run(run, models[run.model_id]) for run in runs),
+        *(request_for_indicator(indicator) for indicator in indicators),
+    ]
+
+
+def _documents(folder: Path, collection: str) -> list[dict[str, object]]:
+    address = json.dumps(str(folder / "files"))[1:-1]
+    return [
+        json.loads(path.read_text().replace(FILES_PLACEHOLDER, address))
+        for path in sorted((folder / collection).glob("*.json"))
+    ]

@@ -36,7 +36,7 @@ from datacube_assets.http_client import (
     retry_after,
 )
 from datacube_assets.kernels.errors import InputError, shorten
-from datacube_assets.storage.stores import UnsafeKeyError, check_keys
+from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

@@ -47,7 +47,8 @@ from datacube_assets.gateway.queue import ActiveRunError, FullError, RequestQueu
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.settings import Settings, names, networks
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.stores import StoreError, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import StoreError
 
 FAILED = "An error occured on the server while processing the request"
 """The original's words for everything that goes wrong, spelled as there (CONTRACTS F.1)."""

@@ -36,6 +36,7 @@ from datacube_assets.http_client import public
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown
+from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 from datacube_assets.storage.copying import content_type
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import DESCRIPTOR, Lake, LakeTable, scratch_folder
@@ -48,13 +49,7 @@ from datacube_assets.storage.publishing import (
     manifest,
     manifest_entries,
 )
-from datacube_assets.storage.stores import (
-    MissingObjectError,
-    Store,
-    StoreError,
-    UnsafeKeyError,
-    check_keys,
-)
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 FORMAT = 1
 CONTENTS = "datacube.json"

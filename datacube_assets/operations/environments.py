@@ -27,8 +27,9 @@ from datacube_assets.kernels.errors import InputError
 from datacube_assets.operations.compare import runs_in
 from datacube_assets.settings import Settings, SettingsError, as_url
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import RunRequested, ask_for_run
-from datacube_assets.storage.stores import MissingObjectError, Store, open_store
+from datacube_assets.storage.stores import MissingObjectError, Store
 
 HERE = "."
 """The environment of this process."""

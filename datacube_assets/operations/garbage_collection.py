@@ -20,7 +20,8 @@ from datacube_assets.resources.storage import BucketsResource, request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.stores import Store, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import Store
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from datacube_assets.kernels.grid import BIN_BITS, north_edges, west_edges
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifest_entries
-from datacube_assets.storage.stores import MissingObjectError, StoreError, open_store
+from datacube_assets.storage.stores import MissingObjectError, StoreError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

@@ -21,9 +21,10 @@ from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import runs_requested
-from datacube_assets.storage.stores import StoreError, open_store
+from datacube_assets.storage.stores import StoreError
 
 State = Literal["READY", "PROCESSING", "QUEUED", "FAILED", "INCOMPLETE", "NEW", "UNKNOWN"]
 STATES: Mapping[State, str] = {

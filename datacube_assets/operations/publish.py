@@ -43,8 +43,8 @@ from datacube_assets.partitions import (
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
-from datacube_assets.storage.stores import open_store
 
 STEPS = len(ASSETS)
 

@@ -18,8 +18,8 @@ from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import RunRequested, ask_for_run, requested
-from datacube_assets.storage.stores import open_store
 
 
 class NoRequestError(RuntimeError):

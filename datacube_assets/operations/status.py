@@ -16,9 +16,10 @@ from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.http_client import RetryPolicy
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import is_paused, runs_requested
-from datacube_assets.storage.stores import StoreError, open_store
+from datacube_assets.storage.stores import StoreError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance

@@ -23,8 +23,9 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, described, manifest, manifest_entries
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, open_store
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 ASSETS = tuple(asset.key.path[-1] for asset in DATACUBE_ASSETS)
 _READ_AT_ONCE = 2_000

@@ -1,21 +1,16 @@
 """The embedded default: one local folder that holds the lake, the buckets and Dagster's own storage.
 
-Preparing that folder belongs here, and registering runs in it. Production brings its own `dagster.yaml`
+Preparing that folder and opening Dagster's storage belong here. Production brings its own `dagster.yaml`
 (`infra/`), stores and settings.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datacube_assets.development.sample import FILES_PLACEHOLDER, write_sample
-from datacube_assets.dojo.derive import request_for_indicator, request_for_run
-from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
-from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.startup import importing
 from datacube_assets.settings import Settings
 
@@ -92,13 +87,28 @@ def prepare(settings: Settings) -> None:
     os.environ["DAGSTER_HOME"] = str(folder)
 
 
+_MOVED = {
+    "module: datacube_assets.dagster_storage\n": "module: datacube_assets.orchestration.sqlite_storage\n",
+    "module: datacube_assets.launcher\n": "module: datacube_assets.orchestration.run_launcher\n",
+}
+"""Modules that earlier versions named in `dagster.yaml`, and where they are now."""
+
+
 def _renew(configuration: Path) -> None:
-    """Add what the first version did not write, unless somebody changed more than the number of runs."""
-    text = configuration.read_text()
+    """Bring what an earlier version wrote up to date.
+
+    Modules that moved are named anew wherever they stand. What the first version did not write is added,
+    unless somebody changed more than the number of runs.
+    """
+    written = text = configuration.read_text()
+    for before, now in _MOVED.items():
+        text = text.replace(before, now)
     unnumbered = re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: {max_runs}", text)
     if unnumbered == DAGSTER_YAML.replace("{added}", ""):
+        text = text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1)
+    if text != written:
         renewed = configuration.with_suffix(f".{os.getpid()}")
-        renewed.write_text(text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1))
+        renewed.write_text(text)
         renewed.replace(configuration)
 
 
@@ -117,26 +127,3 @@ def open_instance(settings: Settings) -> DagsterInstance:
         from dagster import DagsterInstance
 
         return DagsterInstance.get()
-
-
-def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
-    """Write the sample into a folder and derive its requests, as from Dojo's documents."""
-    write_sample(folder)
-    models = {
-        model.id: model
-        for model in (ModelDocument.model_validate(one) for one in _documents(folder, "models"))
-    }
-    runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
-    indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
-    return [
-        *(request_for_run(run, models[run.model_id]) for run in runs),
-        *(request_for_indicator(indicator) for indicator in indicators),
-    ]
-
-
-def _documents(folder: Path, collection: str) -> list[dict[str, object]]:
-    address = json.dumps(str(folder / "files"))[1:-1]
-    return [
-        json.loads(path.read_text().replace(FILES_PLACEHOLDER, address))
-        for path in sorted((folder / collection).glob("*.json"))
-    ]

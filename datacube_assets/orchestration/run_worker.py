@@ -8,9 +8,13 @@ Does what `dagster api execute_run` does, which imports everything that Dagster'
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 
 from datacube_assets.orchestration.startup import importing, keep_memory
+
+DEFINITIONS = "datacube_assets.definitions"
+"""A text, since what is wired there lies above this package."""
 
 
 def main() -> None:
@@ -23,7 +27,7 @@ def main() -> None:
             # Arrow imports pandas anyway, at its first array.
             import pandas  # noqa: F401
 
-            import datacube_assets.definitions  # noqa: F401
+            importlib.import_module(DEFINITIONS)
     execute_run_command.main(args=sys.argv[1:], prog_name="execute_run")
 
 

@@ -27,8 +27,10 @@ from datacube_assets.read.objects import PublishedDatacube
 from datacube_assets.read.tables import LakeDatacube
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.local import LocalStore
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.published import READERS, Published
-from datacube_assets.storage.stores import LocalStore, Store, StoreError, open_store
+from datacube_assets.storage.stores import Store, StoreError
 
 __all__ = [
     "Datacube",

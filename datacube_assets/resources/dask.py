@@ -24,10 +24,10 @@ from urllib.parse import urlsplit
 from dagster import ConfigurableResource, InitResourceContext
 from pydantic import PrivateAttr
 
-from datacube_assets.development.dask_cluster import start_cluster
 from datacube_assets.kernels.errors import shorten
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
 from datacube_assets.progress import Stage, tell
+from datacube_assets.resources.local_cluster import start_cluster
 from datacube_assets.resources.stoppable import Stoppable, Stopped
 from datacube_assets.settings import LOOPBACK, SettingsError
 

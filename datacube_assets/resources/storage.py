@@ -14,7 +14,8 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
-from datacube_assets.storage.stores import Store, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import Store
 
 
 class LakeResource(ConfigurableResource["LakeResource"]):

@@ -26,18 +26,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.http_client import UNTRUSTED, failure
+from datacube_assets.kernels.key_safety import LONGEST_KEY, Keys, check_keys, key_sizes
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage.stores import (
     LISTING,
-    LONGEST_KEY,
     Body,
     Entry,
-    Keys,
     MissingObjectError,
     StoreError,
     StoreUnavailable,
-    check_keys,
-    key_sizes,
 )
 
 if TYPE_CHECKING:

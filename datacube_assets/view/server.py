@@ -44,6 +44,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.grid import BINS_PER_TILE, PRECISIONS
+from datacube_assets.kernels.key_safety import UnsafeKeyError
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
@@ -53,8 +54,9 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.published import Published
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, UnsafeKeyError, open_store
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 from datacube_assets.view.catalogue import Descriptions, complete_runs
 from datacube_assets.view.places import UnknownPlacesError, regions_in
 

@@ -21,7 +21,7 @@ from datacube_assets.kernels.encode import PROTOBUF
 from datacube_assets.kernels.grid import BIN_BITS
 from datacube_assets.read import open_datacube
 from datacube_assets.settings import Settings
-from datacube_assets.storage.stores import open_store
+from datacube_assets.storage.opening import open_store
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage, Watched, watched_page
 from datacube_assets_tests.unit.kernel_helpers import FEB_2020, JAN_2020, datacube, ms

@@ -23,8 +23,9 @@ from unittest import mock
 # The whole of it: a process that is forked from here has it all at hand.
 import datacube_assets.operations.publish  # noqa: F401
 from datacube_assets.cli import main
+from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.s3 import S3
-from datacube_assets.storage.stores import Body, LocalStore, Store
+from datacube_assets.storage.stores import Body, Store
 
 POINTS: dict[str, str] = {
     "request resolved": r"after put .*/dojo_request/request\.json",

@@ -47,8 +47,8 @@ from datacube_assets.orchestration.run_launcher import process_of
 from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.support import rows
 
 T = TypeVar("T")

@@ -29,8 +29,8 @@ from datacube_assets.operations.archive import _sha256
 from datacube_assets.orchestration.locks import locked
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import requested, runs_requested
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.support import checksums, rows
 from datacube_assets_tests.integration.system import model_document, run_document, success

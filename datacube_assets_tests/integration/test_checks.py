@@ -24,7 +24,8 @@ from datacube_assets.definitions import build_definitions
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.orchestration.jobs import check_model_run, process_model_run
-from datacube_assets.storage.stores import Store, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import Store
 from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 
 RUN = ModelRun("model", "run")

@@ -21,8 +21,9 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.encode import CSV, Objects
 from datacube_assets.storage.garbage_collection import TABLES, Orphans, Search
 from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import Publication, complete, manifests_folder, standing
-from datacube_assets.storage.stores import Store, open_store
+from datacube_assets.storage.stores import Store
 
 RUN = ModelRun("a model", "run/1".replace("/", "-"))
 LATER = 1e12

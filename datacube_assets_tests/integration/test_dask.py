@@ -25,7 +25,6 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
-from datacube_assets.development.dask_cluster import SETTINGS as cluster_settings
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import model_runs
@@ -41,9 +40,10 @@ from datacube_assets.resources.dask import (
     check_versions,
     group_of,
 )
+from datacube_assets.resources.local_cluster import SETTINGS as cluster_settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.dask_cluster import (
     Cluster,
     Shared,

@@ -29,8 +29,8 @@ from datacube_assets.partitions import model_runs
 from datacube_assets.resources.dask import DASHBOARD_TAG
 from datacube_assets.settings import Settings, SettingsError
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration import dask_jobs
 from datacube_assets_tests.integration.dask_cluster import Cluster, cluster, wait_until
 from datacube_assets_tests.integration.dask_jobs import FAIL_TAG, FOLDER_TAG

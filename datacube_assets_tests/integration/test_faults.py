@@ -43,9 +43,10 @@ from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.storage import s3
 from datacube_assets.storage.lake import DamagedError, Lake, LakeTable
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import LONGEST_WAIT, Outbox, Report
 from datacube_assets.storage.requests import leave_request
-from datacube_assets.storage.stores import StoreError, StoreUnavailable, open_store
+from datacube_assets.storage.stores import StoreError, StoreUnavailable
 from datacube_assets_tests.integration.faults import FAULTS, Dice, Fault, Proxy, proxy
 from datacube_assets_tests.integration.support import House, checksums, open_house, rows
 

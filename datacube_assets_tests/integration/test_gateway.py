@@ -41,8 +41,8 @@ from datacube_assets.partitions import REQUEST_TAG, model_runs
 from datacube_assets.sensors.reports import due
 from datacube_assets.settings import Settings, SettingsError, networks
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import Ticket, ask_for_run, doc_ids_of, requested
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.system import (
     evaluate,
     indicator_document,

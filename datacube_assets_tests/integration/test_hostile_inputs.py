@@ -22,7 +22,9 @@ import pytest
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.temporal import temporal_cells
-from datacube_assets.storage.stores import LocalStore, Store, StoreError, open_store
+from datacube_assets.storage.local import LocalStore
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import Store, StoreError
 from datacube_assets_tests.hostile import (
     COLUMNS,
     FILES,

@@ -29,8 +29,8 @@ from dagster._core.instance.config import dagster_instance_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.cli import main
-from datacube_assets.development.dask_cluster import SETTINGS
 from datacube_assets.orchestration.home import ADDED_YAML, DAGSTER_YAML
+from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
 from datacube_assets_tests.integration.system import free_port, wait_for
 

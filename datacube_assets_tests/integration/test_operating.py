@@ -21,9 +21,9 @@ from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.read import list_datacubes
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import pause, resume, runs_requested
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.system import MODEL, free_port, system, wait_for
 

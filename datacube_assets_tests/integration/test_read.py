@@ -25,11 +25,11 @@ import pytest
 from nbclient import NotebookClient
 
 from datacube_assets.development.s3_server import READER_KEY, READER_SECRET, S3Server
+from datacube_assets.development.sample import write_sample_requests
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import TIME
 from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS
 from datacube_assets.operations.publish import process
-from datacube_assets.orchestration.home import write_sample_requests
 from datacube_assets.read import (
     Datacube,
     LakeDatacube,
@@ -42,8 +42,10 @@ from datacube_assets.read import (
     open_tables,
 )
 from datacube_assets.read.datacube import bucket, level_of
+from datacube_assets.storage.local import LocalStore
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.published import Published
-from datacube_assets.storage.stores import LocalStore, Store, open_store
+from datacube_assets.storage.stores import Store
 from datacube_assets_tests.conftest import MEMORY_BACKED
 from datacube_assets_tests.integration.support import DAY, FEBRUARY, JANUARY, House, open_house, rows
 

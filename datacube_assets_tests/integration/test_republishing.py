@@ -29,9 +29,9 @@ from datacube_assets.orchestration.jobs import ASSETS
 from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.storage import points
 from datacube_assets.storage.lake import Lake, MissingTableError, MixedVersionsError
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import IncompleteDatacubeError
 from datacube_assets.storage.requests import leave_request
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.support import (
     FEBRUARY,
     JANUARY,

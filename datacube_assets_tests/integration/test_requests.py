@@ -29,9 +29,9 @@ from datacube_assets.orchestration.jobs import ASSET_KEYS, BY_HAND, PRIORITY_TAG
 from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import ask_for_run, leave_request, requested, runs_requested
-from datacube_assets.storage.stores import open_store
 from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import evaluate, model_document, run_document, success
 

@@ -23,25 +23,20 @@ import pytest
 
 from datacube_assets.cli import main
 from datacube_assets.development.s3_server import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, S3Server
+from datacube_assets.development.sample import write_sample_requests
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF, Objects
+from datacube_assets.kernels.key_safety import UnsafeKeyError
 from datacube_assets.operations.publish import process
-from datacube_assets.orchestration.home import write_sample_requests
 from datacube_assets.settings import Settings, SettingsError
 from datacube_assets.storage import copying, s3
 from datacube_assets.storage.copying import copy
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
+from datacube_assets.storage.local import LocalStore
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import IncompleteDatacubeError, Publication, complete, manifest
-from datacube_assets.storage.stores import (
-    LocalStore,
-    MissingObjectError,
-    Store,
-    StoreError,
-    StoreUnavailable,
-    UnsafeKeyError,
-    open_store,
-)
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, StoreUnavailable
 from datacube_assets.view.server import application
 from datacube_assets_tests.integration.faults import Dice, Fault, proxy, respond, serving
 from datacube_assets_tests.integration.support import House, rows

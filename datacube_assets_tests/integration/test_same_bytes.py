@@ -25,7 +25,7 @@ import pytest
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.stores import open_store
+from datacube_assets.storage.opening import open_store
 from datacube_assets_tests.integration.support import DAY, JANUARY, Datacube, House
 
 RUN = ModelRun("model", "run")

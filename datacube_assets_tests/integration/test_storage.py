@@ -12,7 +12,10 @@ import pytest
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.encode import JSON, Objects
+from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.local import LocalStore
+from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import (
     RESULTS_ASSET,
     IncompleteDatacubeError,
@@ -22,13 +25,7 @@ from datacube_assets.storage.publishing import (
     manifest,
     manifest_entries,
 )
-from datacube_assets.storage.stores import (
-    LocalStore,
-    MissingObjectError,
-    UnsafeKeyError,
-    check_keys,
-    open_store,
-)
+from datacube_assets.storage.stores import MissingObjectError
 
 UNSAFE = [
     "",

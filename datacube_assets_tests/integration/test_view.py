@@ -19,7 +19,7 @@ import pytest
 
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.settings import Settings
-from datacube_assets.storage.stores import open_store
+from datacube_assets.storage.opening import open_store
 from datacube_assets.view.server import STATIC, application
 from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, House, open_house, rows
 from datacube_assets_tests.unit.kernel_helpers import parse_tile

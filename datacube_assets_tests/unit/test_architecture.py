@@ -1,4 +1,4 @@
-"""The kernels know nothing of what carries them (DESIGN 1)."""
+"""Imports only go down, and the kernels know nothing of what carries them (docs/concepts.md)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
+import datacube_assets
 import datacube_assets.kernels
 
+PACKAGE = Path(datacube_assets.__file__).parent
+LAYERS = (
+    "kernels", "http_client", "progress", "check_limits", "settings", "dojo", "causemos", "partitions",
+    "storage", "read", "resources", "assets", "checks", "orchestration", "sensors", "definitions", "gateway",
+    "operations", "view", "development", "cli",
+)  # fmt: skip
+"""Packages and modules of the root, from the bottom up: each imports itself and what stands before it."""
 FOLDER = Path(datacube_assets.kernels.__file__).parent
 MODULES = sorted(FOLDER.rglob("*.py"))
 ALLOWED = frozenset(("__future__", "numpy", "polars", "pyarrow", *sys.stdlib_module_names))
@@ -33,6 +41,39 @@ FOREIGN = (
     "dagster", "dask", "distributed", "httpx", "requests", "obstore", "s3fs", "fsspec", "boto3", "botocore",
     "aiobotocore", "starlette", "pandas",
 )  # fmt: skip
+
+
+def own_imports(module: Path) -> set[str]:
+    """The parts of this package that a module imports, inside functions and for types too."""
+    parts: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == "datacube_assets":
+            names = [f"datacube_assets.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        parts |= {name.split(".")[1] for name in names if name.startswith("datacube_assets.")}
+    return parts - {"__version__"}
+
+
+def test_every_part_of_the_package_has_its_layer_and_few_modules_stand_at_its_root() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert modules | packages == set(LAYERS)
+    assert len(modules) <= 6
+
+
+@pytest.mark.parametrize("part", LAYERS)
+def test_imports_only_go_down(part: str) -> None:
+    below = set(LAYERS[: LAYERS.index(part) + 1])
+    modules = sorted((PACKAGE / part).rglob("*.py")) or [PACKAGE / f"{part}.py"]
+    upwards = {
+        f"{path.relative_to(PACKAGE)}: {name}" for path in modules for name in own_imports(path) - below
+    }
+    assert upwards == set()
 
 
 def imported(module: Path) -> set[str]:

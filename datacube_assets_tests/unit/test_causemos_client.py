@@ -18,7 +18,7 @@ from datacube_assets.causemos.client import (
 )
 from datacube_assets.development.causemos_simulator import CauseMosSimulator
 from datacube_assets.development.simulator_http import Site, Switches, in_background
-from datacube_assets.storage.stores import open_store
+from datacube_assets.storage.opening import open_store
 
 SUCCEEDED = ProcessingSucceeded(
     flow_id="f1", run_id="r1", data_id="m1", doc_ids=("r1",), is_indicator=False, start_time=3, end_time=4

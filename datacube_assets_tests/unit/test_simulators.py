@@ -19,7 +19,8 @@ from datacube_assets.development.causemos_simulator import CauseMosSimulator
 from datacube_assets.development.dojo_simulator import DojoSimulator
 from datacube_assets.development.simulator_http import LARGEST_BODY, Site, Switches, in_background
 from datacube_assets.dojo.documents import RunDocument
-from datacube_assets.storage.stores import Store, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import Store
 
 RUN = {
     "id": "r1",

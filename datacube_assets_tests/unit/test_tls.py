@@ -21,7 +21,8 @@ from datacube_assets.dojo import fetch as fetching
 from datacube_assets.dojo.client import DojoClient, DojoUnavailable
 from datacube_assets.dojo.fetch import FetchError, Source, fetch
 from datacube_assets.http_client import RetryPolicy
-from datacube_assets.storage.stores import StoreUnavailable, open_store
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.stores import StoreUnavailable
 
 QUICK = RetryPolicy(attempts=1)
 REPORT = QueueRuntime(run_id="r", data_id="m", doc_ids=("d",), is_indicator=False, start_time=0, end_time=1)
