@@ -31,7 +31,7 @@ view: $(STAMP) ## look at what is published, on a map
 cluster: $(STAMP) ## run a Dask scheduler and workers on this machine, for runs to share
 	@$(BIN)/python -P -m datacube_assets.development.dask_cluster $(ARGS)
 
-dev: $(STAMP) ## open the Dagster UI beside stand-ins for Dojo and CauseMos
+dev: $(STAMP) ## open the Dagster UI beside simulators of Dojo and CauseMos
 	@$(BIN)/datacube dev $(ARGS)
 
 s3: $(STAMP) ## run a real S3 server on this machine, with buckets to develop against

@@ -3,10 +3,10 @@
     python -m benchmarks backfill
     python -m benchmarks backfill --runs 20 --max-runs 4
 
-Everything is as in production: Dojo's stand-in, the webserver and the daemon are processes of their own, in a
-home as the command makes it, and the backfill is launched over GraphQL as the UI does. Nothing is left in the
-lake beforehand: each run derives its request from Dojo and fetches its part. The sensors are off, or they
-would ask for the same runs.
+Everything is as in production: Dojo's simulator, the webserver and the daemon are processes of their own,
+in a home as the command makes it, and the backfill is launched over GraphQL as the UI does. Nothing is left
+in the lake beforehand: each run derives its request from Dojo and fetches its part. The sensors are off, or
+they would ask for the same runs.
 """
 
 import argparse

@@ -3,7 +3,7 @@
     make soak ARGS="--minutes 5"
     python -m benchmarks soak --minutes 60 --every 10
 
-Daemon, webserver, stand-ins for Dojo and CauseMos, a real S3 server for lake and buckets, and a Dask cluster
+Daemon, webserver, simulators of Dojo and CauseMos, a real S3 server for lake and buckets, and a Dask cluster
 are processes of their own. Runs finish in Dojo one after the other, some are executed again. Meanwhile runs,
 daemon, code server and workers are killed with SIGKILL, and Dojo and CauseMos answer 503 or break off. In
 the end nothing may be lost, told twice or wrong: published objects are compared, byte for byte, with those

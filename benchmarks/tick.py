@@ -2,7 +2,7 @@
 
     python -m benchmarks tick
 
-Dojo's stand-in is a process of its own, as Dojo is, and so is each tick: its peak memory is that of a
+Dojo's simulator is a process of its own, as Dojo is, and so is each tick: its peak memory is that of a
 process which only evaluates it. Whether ticks ask for the right runs is for the tests to say.
 """
 
@@ -106,7 +106,7 @@ def _run(number: int) -> Json:
 
 @contextlib.contextmanager
 def _dojo(folder: Path) -> Iterator[str]:
-    """Dojo's stand-in as a process, and its address."""
+    """Dojo's simulator as a process, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     program = [sys.executable, "-P", "-m", "datacube_assets.cli"]

@@ -1,7 +1,8 @@
 """What the clients of HTTP services share: which addresses may be shown, and when to ask again.
 
 What is asked for, and what follows from an answer, is the clients' own business: `dojo/client.py`,
-`dojo/fetch.py`, `causemos/client.py`. What the stand-ins for these services share is `stand_in.py`.
+`dojo/fetch.py`, `causemos/client.py`. What the simulators of these services share is
+`development/simulator_http.py`.
 """
 
 from __future__ import annotations

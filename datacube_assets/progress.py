@@ -1,6 +1,6 @@
 """How far long work is: a stage, the pieces of it that are done, and what is left.
 
-Whoever shows it listens: the terminal (`terminal.py`), and Dagster's event log (`resources/dask.py`).
+Whoever shows it listens: the terminal (`cli/progress.py`), and Dagster's event log (`resources/dask.py`).
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Settings(BaseModel):
     source_hosts: str = Field("", alias="DATACUBE_SOURCE_HOSTS")
     """Hosts (for `s3://` buckets) that parts may be read from, comma-separated; empty for any."""
     address_key: SecretStr = Field(SecretStr(""), alias="DATACUBE_ADDRESS_KEY")
-    """Seals what is secret in addresses of parts; empty: a key of the home folder (`dojo/seal.py`)."""
+    """Seals what is secret in addresses of parts; empty: a key of the home folder."""
     max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
     """Size beyond which a part is refused; 0 for any."""
     check_limits: str = Field("", alias="DATACUBE_CHECK_LIMITS")

@@ -48,8 +48,8 @@ SHOWN = {
     "webserver": "Dagster UI",
     "gateway": "Gateway",
     "dask-scheduler": "Dask's scheduler",
-    "dojo": "Stand-in for Dojo",
-    "causemos": "Stand-in for CauseMos",
+    "dojo": "Simulator of Dojo",
+    "causemos": "Simulator of CauseMos",
     "s3": "S3 server",
     "postgres": "Postgres",
 }

@@ -1,6 +1,6 @@
 """Group `aggregates`: the truth, as tables of sums, counts, minima and maxima that add up.
 
-The sums are in `datacube/spatial.py` and `datacube/grid.py`. Here each shard gives partial tables, cut
+The sums are in `kernels/spatial.py` and `kernels/grid.py`. Here each shard gives partial tables, cut
 into chunks; then the parts of each chunk, from all shards, become one file. So neither step holds more
 than a shard or a chunk. Everything published is a view over these tables.
 """

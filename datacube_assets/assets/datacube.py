@@ -1,6 +1,6 @@
 """Group `datacube`: the objects that CauseMos fetches, published as views over the tables.
 
-Which rows make which object is in `datacube/views.py`; how objects reach the bucket and what becomes of
+Which rows make which object is in `kernels/views.py`; how objects reach the bucket and what becomes of
 stale ones is in `storage/publishing.py`. Every asset here does the same: name the files of its table that
 are to be formatted, and how, and hand them to the publisher.
 """

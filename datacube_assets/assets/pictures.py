@@ -1,6 +1,6 @@
 """What the pictures of materializations show: which features, which rows, and how many at most.
 
-Each function reads a bounded part of a table of the lake and hands its columns to `datacube/pictures.py`,
+Each function reads a bounded part of a table of the lake and hands its columns to `kernels/pictures.py`,
 which draws.
 """
 

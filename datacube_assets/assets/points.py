@@ -1,6 +1,6 @@
 """Group `points`: clean rows, and one row per place and period.
 
-Cleaning is in `datacube/normalize.py`, the temporal step in `datacube/temporal.py`. How
+Cleaning is in `kernels/normalize.py`, the temporal step in `kernels/temporal.py`. How
 rows get from the parts into shards is in `storage/points.py`.
 """
 

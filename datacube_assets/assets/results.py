@@ -1,6 +1,6 @@
 """Group `results`: results.json, the last object of a datacube and the mark that it is complete.
 
-Its contents are made in `datacube/views.py`; that nothing is missing is checked in
+Its contents are made in `kernels/views.py`; that nothing is missing is checked in
 `storage/publishing.py`.
 """
 

@@ -1,6 +1,6 @@
 """How tables of the lake and reports about rows present themselves in the UI.
 
-Column schemas and the lineage of columns are read from `datacube/schema.py`; nothing is computed here.
+Column schemas and the lineage of columns are read from `kernels/schema.py`; nothing is computed here.
 """
 
 from __future__ import annotations

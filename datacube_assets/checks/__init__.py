@@ -2,7 +2,7 @@
 
 A check reads what assets stored and judges it. How it judges is in plain functions on Arrow tables and
 NumPy arrays, in `plausibility.py`, `conservation.py`, `columns.py` and `objects.py`, which import no
-Dagster. What they are given is in `subject.py`, the checks of each room are in `of_*.py`, and the steps of a
-run that execute them in `rooms.py`. Input that must not be processed at all is refused where it is read, in
-the kernels, not here.
+Dagster. What they are given is in `check.py`, the checks of each asset group are in `points.py` to
+`results.py`, and the steps of a run that execute them in `steps.py`. Input that must not be processed at
+all is refused where it is read, in the kernels, not here.
 """

@@ -1,4 +1,4 @@
-"""The checks of the room `aggregates`: do the tables add up to each other, with the columns they should have?
+"""The checks of the asset group `aggregates`: do its tables add up, with the columns they should have?
 
 How that is judged is in `conservation.py` and `columns.py`.
 """

@@ -1,4 +1,4 @@
-"""The checks of the room `datacube`: are the objects there that are recorded, and as the tables say?
+"""The checks of the asset group `datacube`: are the objects there that are recorded, and as the tables say?
 
 How that is judged is in `objects.py` and `conservation.py`. A run looks at samples, other ones each time,
 where looking at everything would take as long as making it; the job `check_model_run` looks at everything.

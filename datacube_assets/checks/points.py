@@ -1,4 +1,4 @@
-"""The checks of the room `points`: does the data look right, and do its cells hold every row?
+"""The checks of the asset group `points`: does the data look right, and do its cells hold every row?
 
 How that is judged is in `plausibility.py` and `columns.py`.
 """

@@ -1,4 +1,4 @@
-"""The checks of the room `results`: is `results.json` there as it was written, and has CauseMos been told?"""
+"""The checks of the asset group `results`: is `results.json` there as written, and was CauseMos told?"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The four steps of a run that are checks, one for each room.
+"""The four steps of a run that are checks, one for each asset group.
 
-All checks of a room are one step, because a step costs as much as most checks. They need no input from
-assets, so that they can be executed by themselves, too. Which checks a room has is in `of_*.py`.
+All checks of a group are one step, because a step costs as much as most checks. They need no input from
+assets, so that they can be executed by themselves, too. Which checks a group has is in `points.py` to
+`results.py`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,9 +42,11 @@ def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDe
     return step
 
 
-check_points = _step("check_points", OF_POINTS, "Checks of the room points.")
-check_aggregates = _step("check_aggregates", OF_AGGREGATES, "Checks of the room aggregates.")
-check_objects = _step("check_objects", OF_OBJECTS, "Checks of the room datacube, before it is complete.")
-check_results = _step("check_results", OF_RESULTS, "Checks of the room results.")
+check_points = _step("check_points", OF_POINTS, "Checks of the asset group points.")
+check_aggregates = _step("check_aggregates", OF_AGGREGATES, "Checks of the asset group aggregates.")
+check_objects = _step(
+    "check_objects", OF_OBJECTS, "Checks of the asset group datacube, before it is complete."
+)
+check_results = _step("check_results", OF_RESULTS, "Checks of the asset group results.")
 
 CHECKS = [check_points, check_aggregates, check_objects, check_results]

@@ -28,7 +28,7 @@ def main() -> None:
       datacube demo                     process a small sample, see what comes out
       datacube publish PART... --help   process files of your own
       datacube view                     look at what is published, on a map
-      datacube dev                      the Dagster UI, beside stand-ins for Dojo and CauseMos
+      datacube dev                      the Dagster UI, beside simulators of Dojo and CauseMos
       datacube status                   is everything well? docs/operating.md has what to do
     """
     keep_memory()

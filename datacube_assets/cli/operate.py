@@ -1,6 +1,7 @@
 """Commands that change what is stored, or leave work to be done: `reprocess`, `copy`, `gc`.
 
-What they do belongs elsewhere (`reprocess.py`, `storage/copying.py`, `collecting.py`).
+What they do belongs elsewhere (`operations/reprocess.py`, `storage/copying.py`,
+`operations/garbage_collection.py`).
 """
 
 from __future__ import annotations

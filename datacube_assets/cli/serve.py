@@ -1,4 +1,4 @@
-"""Commands that serve until they are stopped: the UI, the map, the gateway, an S3 server, stand-ins.
+"""Commands that serve until they are stopped: the UI, the map, the gateway, an S3 server, simulators.
 
 What is served belongs elsewhere; arguments and addresses, here.
 """
@@ -17,19 +17,21 @@ from datacube_assets.settings import Settings
 
 @click.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
-@click.option("--port", default=3000, help="Port of the UI; the stand-ins take the next two. [default: 3000]")
+@click.option(
+    "--port", default=3000, help="Port of the UI; the simulators take the next two. [default: 3000]"
+)
 @store_options
 def dev(
     host: str,
     port: int,
     settings: Settings,
 ) -> None:
-    """Open the Dagster UI with the sensors on, beside stand-ins for Dojo and CauseMos.
+    """Open the Dagster UI with the sensors on, beside simulators of Dojo and CauseMos.
 
-    The stand-in for Dojo has the sample: two finished runs and a dataset, which start at once, and a run
+    The simulator of Dojo has the sample: two finished runs and a dataset, which start at once, and a run
     that finishes when you say so. Every partition can be materialized, materialized again and
     backfilled by hand; no run config is needed. Where DOJO_URL or CAUSEMOS_URL is set, that one is
-    used instead of its stand-in. Stop everything with Ctrl-C.
+    used instead of its simulator. Stop everything with Ctrl-C.
     """
     from datacube_assets.development.dev import run_development
 

@@ -1,4 +1,4 @@
-"""A stand-in for CauseMos, for development and tests: it takes reports and shows what it got.
+"""A simulator of CauseMos, for development and tests: it takes reports and shows what it got.
 
 Here belongs what CauseMos does with a report (CONTRACTS F.4, I): it reads the results as the reader
 would, and changes the status of the documents that waited. With a queue it also does what CauseMos does
@@ -11,7 +11,7 @@ misbehaving:
     GET    /api/maas/model-runs/ID/status, /api/maas/model-runs/ID/logs    what the queue says of a run
     GET    /simulator/reports      every report in the order it came, with the answer it got
     GET    /simulator/documents    the documents, per Elasticsearch index; POST: add or replace some
-    GET    /simulator/switches, /simulator/requests    as in Dojo's stand-in
+    GET    /simulator/switches, /simulator/requests    as in Dojo's simulator
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class ReceivedReport:
 
 
 class CauseMosSimulator(StandIn):
-    """The state of the stand-in: its documents, and the reports in the order they came."""
+    """The state of the simulator: its documents, and the reports in the order they came."""
 
     def __init__(
         self,
@@ -161,7 +161,7 @@ class CauseMosSimulator(StandIn):
         return {"data_info": content.get("data_info"), **({"output_agg_values": values} if values else {})}
 
     def app(self) -> Starlette:
-        """The stand-in as an ASGI application."""
+        """The simulator as an ASGI application."""
         maas = [Route("/pipeline-reporting/{call}", self._take_report, methods=["PUT"])]
         if self._queue_url:
             maas += [
@@ -305,13 +305,13 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta http-equiv="refresh" content="2">
-<title>CauseMos stand-in</title>
+<title>CauseMos simulator</title>
 <style>
   body {{ font-family: sans-serif; margin: 2em; }}
   table {{ border-collapse: collapse; }}
   th, td {{ text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ccc; }}
 </style>
-<h1>CauseMos stand-in</h1>
+<h1>CauseMos simulator</h1>
 <h2>Documents</h2>
 {documents}
 <h2>Reports, newest first</h2>

@@ -1,6 +1,6 @@
-"""What `datacube dev` starts: stand-ins for Dojo and CauseMos, and Dagster with its sensors on.
+"""What `datacube dev` starts: simulators of Dojo and CauseMos, and Dagster with its sensors on.
 
-Processes and their addresses belong here; the stand-ins themselves are in `dojo/` and `causemos/`.
+Processes and their addresses belong here; the simulators themselves are in `dojo/` and `causemos/`.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
                 environment,
             )
             environment["DOJO_URL"] = dojo
-            say(f"Stand-in for Dojo       {dojo}")
+            say(f"Simulator of Dojo       {dojo}")
             user = f"-u {settings.dojo_username} " if settings.dojo_username else ""
             say(f"  finish a run of it:   curl {user}-X POST {dojo}/simulator/runs/{UNFINISHED}/finish")
         if not settings.causemos_url:
             causemos = f"http://{host}:{port + 2}"
             _start(processes, [*command, "causemos-simulator", "--port", str(port + 2)], host, environment)
             environment["CAUSEMOS_URL"] = causemos
-            say(f"Stand-in for CauseMos   {causemos}  (shows what it was told)")
+            say(f"Simulator of CauseMos   {causemos}  (shows what it was told)")
         say("Stop everything with Ctrl-C.\n")
         sys.stdout.flush()
         dagster = [sys.executable, "-P", "-m", "dagster", "dev", "-w", str(write_workspace(settings))]

@@ -1,8 +1,8 @@
-"""A stand-in for Dojo, for development and tests: its listings, documents and files over HTTP.
+"""A simulator of Dojo, for development and tests: its listings, documents and files over HTTP.
 
-Here belongs what Dojo does towards us (CONTRACTS A.2 - A.4, I) and the handles that make it do it:
-let a run finish, add documents, misbehave. What every stand-in needs is `stand_in.py`. Nothing of
-the pipeline itself belongs here, and the pipeline never imports it.
+Here belongs what Dojo does towards us (CONTRACTS A.2 - A.4, I) and the handles that make it do it: let a
+run finish, add documents, misbehave. What every simulator needs is `development/simulator_http.py`. Nothing
+of the pipeline itself belongs here, and the pipeline never imports it.
 
 Dojo's own paths lie below the prefix; the files below `/files`, open to everybody as the public
 bucket is; the handles below `/simulator`, never misbehaving:
@@ -105,7 +105,7 @@ _FINISH = TypeAdapter(_Finish)
 
 
 class DojoSimulator(StandIn):
-    """The state of the stand-in. Documents are replaced, never changed, so a scroll keeps what it saw."""
+    """The state of the simulator. Documents are replaced, never changed, so a scroll keeps what it saw."""
 
     def __init__(
         self, files: Path | None = None, *, prefix: str = "", username: str = "", password: str = ""
@@ -209,7 +209,7 @@ class DojoSimulator(StandIn):
         return updated
 
     def app(self) -> Starlette:
-        """The stand-in as an ASGI application."""
+        """The simulator as an ASGI application."""
         files = Route("/{path:path}", self._get_file)
         return self.application(
             [

@@ -1,8 +1,8 @@
-"""What the stand-ins for Dojo and CauseMos share: switches to misbehave, counters, being served.
+"""What the simulators of Dojo and CauseMos share: switches to misbehave, counters, being served.
 
-What each of them stands in for is `dojo/simulator.py` and `causemos/simulator.py`. They are for
-development and tests; the pipeline never imports any of this. They listen on loopback unless told
-otherwise, and with a user name ask everybody for it, except for what is public at the original.
+What each of them stands in for is `development/dojo_simulator.py` and `development/causemos_simulator.py`.
+They are for development and tests; the pipeline never imports any of this. They listen on loopback unless
+told otherwise, and with a user name ask everybody for it, except for what is public at the original.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ LARGEST_BODY = 10_000_000
 
 
 class Switches(BaseModel):
-    """How a stand-in misbehaves. Rates are shares of the requests, from 0 to 1."""
+    """How a simulator misbehaves. Rates are shares of the requests, from 0 to 1."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -80,7 +80,7 @@ _SWITCHES = TypeAdapter(Switches)
 
 
 class StandIn:
-    """What every stand-in has: switches, counters of requests, and credentials it may insist on."""
+    """What every simulator has: switches, counters of requests, and credentials it may insist on."""
 
     def __init__(self, username: str = "", password: str = "") -> None:
         self.switches = Switches()
@@ -106,7 +106,7 @@ class StandIn:
         return Starlette(routes=[handles, *routes], exception_handlers={HTTPException: _refuse})
 
     def handles(self) -> list[BaseRoute]:
-        """The routes below `/simulator` that every stand-in has."""
+        """The routes below `/simulator` that every simulator has."""
         return [
             Route("/switches", self._get_switches, methods=["GET"]),
             Route("/switches", self._put_switches, methods=["PUT"]),

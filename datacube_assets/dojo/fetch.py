@@ -2,7 +2,7 @@
 
 Bytes only: a part is copied to a local file, its size and checksum taken on the way. Here is also
 decided which addresses may be asked at all. Which parts to fetch is said by the request; what is in
-them is checked by `datacube/parts.py`.
+them is checked by `kernels/parts.py`.
 """
 
 from __future__ import annotations

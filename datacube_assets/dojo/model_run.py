@@ -1,7 +1,7 @@
 """The name of what the system works on: one run of one model, or one dataset.
 
 Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them
-(DESIGN 2). Keys in buckets use the ids as they are; they are built in `datacube/keys.py`.
+(DESIGN 2). Keys in buckets use the ids as they are; they are built in `kernels/keys.py`.
 """
 
 from __future__ import annotations

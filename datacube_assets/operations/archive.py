@@ -8,7 +8,7 @@ with its contents; then `results.json` is written last, as whenever a datacube i
     objects/KEY                 objects, by their key after MODEL_ID/RUN_ID/
     lake/PATH                   tables, manifests and requests, by their path after the folder of the run
 
-Addresses with secrets in them are sealed in the lake (`dojo/seal.py`), and travel sealed.
+Addresses with secrets in them are sealed in the lake (`dojo/address_encryption.py`), and travel sealed.
 """
 
 from __future__ import annotations

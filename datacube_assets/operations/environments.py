@@ -1,7 +1,7 @@
 """Two environments side by side: what one has and the other lacks, or has older or otherwise.
 
 An environment is what settings name: a Dojo, a lake and two buckets. What is compared belongs here; asking
-for what is missing is left to `reprocess.py`.
+for what is missing is left to `operations/reprocess.py`.
 """
 
 from __future__ import annotations

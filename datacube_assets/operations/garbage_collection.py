@@ -1,6 +1,6 @@
 """What `datacube gc` does: look through lake and buckets for what nothing refers to.
 
-What that is, is said in `storage/collecting.py`; here it meets settings and Dagster's runs.
+What that is, is said in `storage/garbage_collection.py`; here it meets settings and Dagster's runs.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Which datacubes there are, and how each is: for looking, and for choosing what to process again.
 
-What the states mean belongs here. Which runs count as failed is decided in `reprocess.py`.
+What the states mean belongs here. Which runs count as failed is decided in `operations/reprocess.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A datacube as tables of the lake: the same answers, and the cells and points behind them.
 
 Which table answers a question belongs here. Where a table lies is the business of `storage/lake.py`, what
-its columns mean is in `datacube/schema.py`.
+its columns mean is in `kernels/schema.py`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Pieces of work know nothing of runs being cancelled: kernels are pure, and a batch of objects may take a
 minute to store. So an exception is raised in their threads, as an interrupt is in a main thread. What
 they write appears whole or is written again by the next run, so they may be left at any point. Who
-stops what, and when, is the business of `resources/dask.py` and `executor.py`.
+stops what, and when, is the business of `resources/dask.py` and `orchestration/dask_executor.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What people see in Dagster's UI beside figures: links, pictures, tags of runs, errors with a remedy.
 
-Pictures are drawn in `datacube/pictures.py`, from rows that `assets/pictures.py` chooses; what figures are
+Pictures are drawn in `kernels/pictures.py`, from rows that `assets/pictures.py` chooses; what figures are
 shown is up to each asset.
 """
 

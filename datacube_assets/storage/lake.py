@@ -2,7 +2,7 @@
 
 A table is a set of Parquet files in a folder named after its version, and a descriptor that is written
 last: readers only ever see a table that is whole. What the tables hold is defined in
-`datacube/schema.py`; objects for CauseMos go through `publishing.py`.
+`kernels/schema.py`; objects for CauseMos go through `publishing.py`.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ class LocalStore:
             self._remove_empty(folder)
 
     def _remove_empty(self, folder: str) -> None:
-        # A bucket has no empty folders, so neither has its stand-in.
+        # A bucket has no empty folders, so neither has the folder in its place.
         while len(folder) > len(self.root):
             try:
                 os.rmdir(folder)

@@ -2,7 +2,7 @@
 
 The parts are cut into pieces of whole row groups, which are worked on side by side; the rows of a piece
 stream through in batches. So memory grows neither with the rows of a run nor with those of a file. What
-happens to a row is in `datacube/normalize.py`, which shard it goes to in `datacube/shards.py`.
+happens to a row is in `kernels/normalize.py`, which shard it goes to in `kernels/shards.py`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Here belongs which object holds what, read exactly by the keys that CauseMos' reader asks for (CONTRACTS E):
 one object per call, nothing is listed, nothing is kept. What people see of it is in
-`datacube_assets/read.py`; bytes are read in `datacube/decode.py`.
+`datacube_assets/read.py`; bytes are read in `kernels/decode.py`.
 """
 
 from __future__ import annotations

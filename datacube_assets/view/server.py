@@ -1,7 +1,7 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
 Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
-the list of datacubes needs a listing. What a name in a request may be is decided by `datacube/keys.py`.
+the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
 
     GET  /                    the page
     GET  /api/runs            complete datacubes

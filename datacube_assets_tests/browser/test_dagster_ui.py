@@ -1,6 +1,6 @@
 """The Dagster UI in a browser: the tour of the README, click by click.
 
-Daemon, webserver and the stand-ins for Dojo and CauseMos are processes of their own, as under `make dev`.
+Daemon, webserver and the simulators of Dojo and CauseMos are processes of their own, as under `make dev`.
 """
 
 from __future__ import annotations

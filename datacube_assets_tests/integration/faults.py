@@ -1,6 +1,6 @@
 """A proxy that breaks what passes through it: errors, lost connections, half answers, long waits.
 
-It stands in front of a real S3 server, of Dojo's or of CauseMos' stand-in, on loopback. What breaks is
+It stands in front of a real S3 server, of Dojo's or of CauseMos' simulator, on loopback. What breaks is
 decided by whoever starts it; `Dice` throws dice that fall the same way for the same requests, whatever
 the order in which they come.
 """

@@ -1,4 +1,4 @@
-"""The whole system as processes: Dojo's and CauseMos' stand-ins, Dagster's daemon and its webserver.
+"""The whole system as processes: Dojo's and CauseMos' simulators, Dagster's daemon and its webserver.
 
 Everything listens on loopback, writes its log into a file, lives in a folder of its own and is gone
 afterwards, the processes of runs included. Tests ask for what happened over HTTP, from Dagster's
@@ -141,7 +141,7 @@ class Program:
 
 @dataclass
 class Dojo:
-    """The stand-in for Dojo, with its documents in files, so that they outlive it."""
+    """The simulator of Dojo, with its documents in files, so that they outlive it."""
 
     program: Program
     url: str
@@ -234,7 +234,7 @@ def indicator_document(indicator_id: str, **fields: Any) -> Json:
 
 @dataclass
 class CauseMos:
-    """The stand-in for CauseMos; what it holds is in its process."""
+    """The simulator of CauseMos; what it holds is in its process."""
 
     program: Program
     url: str

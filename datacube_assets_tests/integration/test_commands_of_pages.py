@@ -184,7 +184,7 @@ NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
     INFRA: {
         "make postgres": "installs a package, as root",
         "make stack": "needs that; `test_stack.py` starts it where Postgres is there",
-        "docker compose --profile stand-ins up --build --detach": _DOCKER,
+        "docker compose --profile simulators up --build --detach": _DOCKER,
         "docker build -f infra/Dockerfile -t registry.example.org/datacube-assets:VERSION .": _DOCKER,
         "docker push registry.example.org/datacube-assets:VERSION": _DOCKER,
         "docker compose run --rm migrate": _DOCKER,
@@ -680,7 +680,7 @@ class Dev:
         return run(command, self.folder, self.environment, status=status)
 
     def told(self, words: str) -> None:
-        """Wait until the page of CauseMos' stand-in says so."""
+        """Wait until the page of CauseMos' simulator says so."""
 
         def there() -> bool:
             page = httpx.get(f"http://127.0.0.1:{self.port + 2}").text

@@ -1,4 +1,4 @@
-"""From Dojo to CauseMos with every part a process of its own, in fair weather and in foul.
+"""From Dojo to CauseMos, every part a process of its own, undisturbed and while faults are injected.
 
 The usual suite has a few runs and all troubles at once. What the project promises is tried with thirty
 runs, which takes some five minutes on two cores:

@@ -1,8 +1,8 @@
 """Stores and services that misbehave: what is published is right, or it is said what went wrong.
 
-The faults are made by a proxy in front of a real S3 server and of the stand-ins (`faults.py`), by a disk
+The faults are made by a proxy in front of a real S3 server and of the simulators (`faults.py`), by a disk
 that is really full, and by credentials that are taken away. Waits are shorter than in production. More
-runs and more kinds of weather, in some ten minutes:
+runs and more kinds of faults, in some ten minutes:
 
     make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_faults.py"
 """
@@ -202,8 +202,8 @@ def test_a_listing_of_dojo_that_meets_a_fault_is_whole_all_the_same(fault: Fault
 
 
 @dataclass
-class Weather:
-    """Runs through bad weather, and what came of them."""
+class FaultInjection:
+    """Runs while faults are injected, and what came of them."""
 
     far: Far
     dojo: Proxy
@@ -239,7 +239,7 @@ class Weather:
 
 
 @pytest.fixture
-def weather(far: Far, undisturbed: Versions, tmp_path: Path) -> Iterator[Weather]:
+def injection(far: Far, undisturbed: Versions, tmp_path: Path) -> Iterator[FaultInjection]:
     for folder in ("runs", "models", "indicators", "files"):
         (tmp_path / folder).mkdir()
     outputs = [{"name": "rain", "type": "float"}]
@@ -261,7 +261,7 @@ def weather(far: Far, undisturbed: Versions, tmp_path: Path) -> Iterator[Weather
                 "attributes": {"status": "success", "executed_at": f"2023-01-01 00:00:0{number}"},
             }
             simulator.put("runs", document)
-        yield Weather(far, between, undisturbed)
+        yield FaultInjection(far, between, undisturbed)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -274,25 +274,25 @@ def weather(far: Far, undisturbed: Versions, tmp_path: Path) -> Iterator[Weather
     ],
 )
 @pytest.mark.slow
-def test_runs_through_bad_weather_are_published_or_say_why_not(
-    weather: Weather, share: float, rounds: int, ways: Sequence[Fault]
+def test_runs_while_faults_are_injected_are_published_or_say_why_not(
+    injection: FaultInjection, share: float, rounds: int, ways: Sequence[Fault]
 ) -> None:
-    weather.publish("run-0")
-    assert weather.far.objects() == weather.expected[0]
-    weather.far.between.requests.clear()
+    injection.publish("run-0")
+    assert injection.far.objects() == injection.expected[0]
+    injection.far.between.requests.clear()
     for number in range(rounds):
-        weather.far.between.plan = Dice(share, number, ways)
-        weather.dojo.plan = Dice(share, number, ways)
+        injection.far.between.plan = Dice(share, number, ways)
+        injection.dojo.plan = Dice(share, number, ways)
         which = (number + 1) % 2
-        weather.publish(f"run-{which}")
-        assert weather.far.objects() == weather.expected[which]
-    broken = weather.far.between.broken + weather.dojo.broken
+        injection.publish(f"run-{which}")
+        assert injection.far.objects() == injection.expected[which]
+    broken = injection.far.between.broken + injection.dojo.broken
     print(
-        f"{share:.0%}: {broken.total()} faults in {len(weather.far.between.requests)} requests to S3 and "
-        f"{len(weather.dojo.requests)} to Dojo, {rounds} runs in {weather.tries - 1} tries, failed: "
-        f"{dict(weather.failed)}; {dict(broken)}"
+        f"{share:.0%}: {broken.total()} faults in {len(injection.far.between.requests)} requests to S3 and "
+        f"{len(injection.dojo.requests)} to Dojo, {rounds} runs in {injection.tries - 1} tries, failed: "
+        f"{dict(injection.failed)}; {dict(broken)}"
     )
-    assert broken.total() > share * len(weather.far.between.requests) / 2
+    assert broken.total() > share * len(injection.far.between.requests) / 2
 
 
 @pytest.mark.usefixtures("hasty")
@@ -354,7 +354,7 @@ def test_credentials_that_are_taken_away_in_the_middle_fail_the_run_and_say_so(
 # --- reports ---------------------------------------------------------------------------------------
 
 
-def test_reports_through_bad_weather_are_delivered_and_twice_only_where_the_answer_was_lost(
+def test_reports_while_faults_are_injected_are_delivered_and_twice_only_where_the_answer_was_lost(
     house: House,
 ) -> None:
     house.publish(rows(), doc_ids=["run"])

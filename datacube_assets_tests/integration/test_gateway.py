@@ -653,7 +653,7 @@ def test_what_goes_wrong_behind_it_is_told_without_details(desk: Desk) -> None:
     assert answer.text.splitlines()[0] == FAILED
 
 
-# --- CauseMos' stand-in ----------------------------------------------------------------------------------
+# --- CauseMos' simulator ----------------------------------------------------------------------------------
 
 
 def test_what_dojo_tells_causemos_arrives_as_a_request(desk: Desk, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The whole way of a request, with a gateway that is killed, and the gateway held to its description.
 
-Dagster's daemon, CauseMos' stand-in and the gateway run as they do in production, each on its own.
+Dagster's daemon, CauseMos' simulator and the gateway run as they do in production, each on its own.
 """
 
 from __future__ import annotations

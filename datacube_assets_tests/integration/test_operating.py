@@ -1,7 +1,7 @@
 """How the system is, what there is, and whether it is as it should be: what an operator sees of it.
 
 Commands run in this process; stores are folders, Dagster's storage is real, and Dojo and CauseMos are
-stand-ins that listen. On S3 the same code is tried in `test_s3.py`.
+simulators that listen. On S3 the same code is tried in `test_s3.py`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Reports to CauseMos: which are made, in which order, how often, and what an outage does to them.
 
-Runs are executed and recorded in a Dagster storage on disk, CauseMos is its stand-in; the sensor is
+Runs are executed and recorded in a Dagster storage on disk, CauseMos is its simulator; the sensor is
 evaluated as Dagster's code server does it. Only the clock of `deliver` is turned by hand.
 """
 

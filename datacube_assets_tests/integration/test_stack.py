@@ -100,7 +100,7 @@ class Stack:
             os.kill(wait_for(there, "a run at work", PATIENCE), signal.SIGKILL)
 
     def add_part(self, run_id: str, value: float) -> str:
-        """A part of four rows in the stand-in for Dojo; returns its address."""
+        """A part of four rows in the simulator of Dojo; returns its address."""
         files = self.folder / "home" / "dojo" / "files"
         files.mkdir(parents=True, exist_ok=True)
         name = f"{run_id}_{MODEL}.parquet.gzip"
@@ -260,7 +260,7 @@ SERVICES = (
     *("gateway", "daemon", "code", "webserver", "dask-worker", "dask-worker-2"),
     *("dask-scheduler", "s3", "postgres"),
 )
-"""What is ours to kill. CauseMos and Dojo are not, and what CauseMos' stand-in knows is in its process."""
+"""What is ours to kill. CauseMos and Dojo are not, and what CauseMos' simulator knows is in its process."""
 
 
 @pytest.mark.parametrize(

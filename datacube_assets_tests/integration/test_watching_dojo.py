@@ -1,6 +1,6 @@
 """The sensors that watch Dojo: what one look at its lists asks for, and what it never does.
 
-Sensors are evaluated as Dagster's code server does it, against the stand-in for Dojo and a Dagster
+Sensors are evaluated as Dagster's code server does it, against the simulator of Dojo and a Dagster
 storage on disk; a daemon of its own takes part in `test_watching_daemon.py`.
 """
 

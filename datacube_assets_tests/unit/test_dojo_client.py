@@ -38,7 +38,7 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture
 def connect(site: Site) -> Iterator[Connect]:
-    """Puts a stand-in on the site and gives a client of it."""
+    """Puts a simulator on the site and gives a client of it."""
     with ExitStack() as stack:
 
         def connected(dojo: DojoSimulator, *, timeout: float = 5.0, restarts: int = 2) -> DojoClient:

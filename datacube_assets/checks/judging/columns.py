@@ -1,4 +1,4 @@
-"""Has every table the columns that `datacube/schema.py` declares, with their types and in their order?
+"""Has every table the columns that `kernels/schema.py` declares, with their types and in their order?
 
 The vocabulary declares all columns that a table may have. Which of them a run's table has follows from the
 run's layout; that is decided here, and compared with the schema of the files.
@@ -65,7 +65,7 @@ def columns_as_declared(files: Mapping[str, tuple[Declared, pa.Schema]]) -> Verd
     wrong = {name: said for name, (wanted, schema) in files.items() if (said := _difference(wanted, schema))}
     return Verdict(
         not wrong,
-        f"Files have other columns than datacube/schema.py declares: {names(sorted(wrong))}. "
+        f"Files have other columns than kernels/schema.py declares: {names(sorted(wrong))}. "
         "Materialize the asset again"
         if wrong
         else "Columns, their types and their order are as declared.",

@@ -1,7 +1,7 @@
 """Does the data look like what it claims to be? Judged from the points and the report about them.
 
 What is odd may be right: these checks warn. What cannot be processed is an error of
-`datacube/normalize.py`.
+`kernels/normalize.py`.
 """
 
 from __future__ import annotations

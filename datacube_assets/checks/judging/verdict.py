@@ -1,6 +1,6 @@
 """What a check says, without Dagster: whether something passed, in one sentence, and the figures.
 
-Judging is in the modules beside this one; how a verdict reaches the UI is in `subject.py`.
+Judging is in the modules beside this one; how a verdict reaches the UI is in `check.py`.
 """
 
 from __future__ import annotations
