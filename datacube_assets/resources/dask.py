@@ -2,8 +2,7 @@
 
 `DaskResource.map` applies a pure function to pieces of work, wherever they run. What the pieces are is the
 assets' business; workers read and write the lake and the buckets themselves. Starting a cluster is in
-`development/dask_cluster.py`, stopping what runs in `resources/stoppable.py`; docs/dask.md says how all
-that is used.
+`local_cluster.py`, stopping what runs in `stoppable.py`; docs/dask.md says how all that is used.
 """
 
 from __future__ import annotations
