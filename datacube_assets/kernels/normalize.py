@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError, listed
-from datacube_assets.kernels.grid import on_map
 from datacube_assets.kernels.groups import Floats, Mask
+from datacube_assets.kernels.projection import on_map
 from datacube_assets.kernels.schema import (
     COORDINATES,
     FIXED_COLUMNS,
