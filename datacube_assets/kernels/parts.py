@@ -1,7 +1,7 @@
 """Reading the Parquet parts of a run: what they promise, checked, and their rows in batches.
 
 Opens what it is given (a path or a file object); where parts come from is the business of `assets/`
-and `storage/`. What the columns mean is decided in `normalize.py`.
+and `storage/`. What the columns mean is decided in `plan.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datacube_assets.kernels.columns import kind_of
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
-from datacube_assets.kernels.normalize import kind_of
 from datacube_assets.kernels.schema import FIXED_COLUMNS, REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000

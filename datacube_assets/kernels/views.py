@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels import keys
+from datacube_assets.kernels.columns import shortest
 from datacube_assets.kernels.encode import (
     CSV,
     JSON,
@@ -49,10 +50,10 @@ from datacube_assets.kernels.groups import (
     slices,
 )
 from datacube_assets.kernels.morton import PRECISIONS, deinterleave
-from datacube_assets.kernels.normalize import Report, shortest
 from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.qualifiers import Breakdowns
 from datacube_assets.kernels.regions import Regions
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,

@@ -18,8 +18,8 @@ import pyarrow as pa
 from datacube_assets.check_limits import Limits
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
 from datacube_assets.kernels.groups import Codes, Floats, Ints, column, encode_text, group_by
-from datacube_assets.kernels.normalize import Report
 from datacube_assets.kernels.projection import wrap_longitude
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, MISSING
 
 LAST_SECOND = 4_102_444_800
