@@ -43,6 +43,8 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.kernels.times import milliseconds
 
+ABSENT_FEATURE = frozenset(("",))
+"""Spellings of a missing feature."""
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier (DESIGN 5, 4)."""
 
@@ -55,11 +57,9 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     """
     layout, options = what.layout, what.options
     rows = batch.num_rows
-    # What another part has, and this one has not, is missing in all its rows.
-    nothing = pa.chunked_array([pa.nulls(rows)])
-    delivered = defaultdict(lambda: nothing, by_name(batch))
+    delivered = delivered_columns(batch)
 
-    feature = names_of(delivered, "feature", what, absent=frozenset(("",)))
+    feature = names_of(delivered, "feature", what, absent=ABSENT_FEATURE)
     has_feature = pc.is_valid(feature).to_numpy(zero_copy_only=False)
     values, missing_val, unreadable, example = as_values(delivered["value"])
     infinite = np.isinf(values)
@@ -70,21 +70,12 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     columns: dict[str, pa.Array] = {
         "feature": feature,
         "timestamp": pa.array(timestamps),
+        **describing_columns(delivered, what),
     }
-    for level in layout.levels:
-        columns[level] = _region(delivered, level, what)
-    for name in layout.coordinates:
-        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
-    for name in layout.qualifiers:
-        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     missing_weights = 0
     if layout.weight:
         weights = as_numbers(layout.weight, delivered[layout.weight])
-        # One infinite weight would leave no weighted figure of any region above it.
-        no_weight = ~np.isfinite(weights)
-        missing_weights = int(no_weight[kept].sum())
-        weights[no_weight] = 0.0
-        columns[layout.weight] = pa.array(weights)
+        missing_weights = int((~np.isfinite(weights))[kept].sum())
     columns["value"] = pa.array(values, from_pandas=True)
 
     points = pa.table(columns)
@@ -103,6 +94,28 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     if not kept.all():
         points = points.filter(pa.array(kept))
     return points, replace(report, **_extent(points, layout))
+
+
+def delivered_columns(batch: pa.Table) -> Columns:
+    """The columns of a batch by name; what another part has, and this one has not, is missing in all rows."""
+    nothing = pa.chunked_array([pa.nulls(batch.num_rows)])
+    return defaultdict(lambda: nothing, by_name(batch))
+
+
+def describing_columns(delivered: Columns, what: Plan) -> dict[str, pa.Array]:
+    """Regions, coordinates, qualifiers and weights, cleaned: what a row is about, beside feature and time."""
+    layout = what.layout
+    columns: dict[str, pa.Array] = {level: _region(delivered, level, what) for level in layout.levels}
+    for name in layout.coordinates:
+        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
+    for name in layout.qualifiers:
+        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
+    if layout.weight:
+        weights = as_numbers(layout.weight, delivered[layout.weight])
+        # One infinite weight would leave no weighted figure of any region above it.
+        weights[~np.isfinite(weights)] = 0.0
+        columns[layout.weight] = pa.array(weights)
+    return columns
 
 
 def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
