@@ -1,8 +1,8 @@
 """The web-mercator grid: quadkeys, cells of the deepest precision, and the pyramid above them.
 
 A *subtile* is a bin of a tile: subtiles of precision p are the bins of tiles of zoom p - 6, 64 by 64
-(CONTRACTS D.4). A subtile's quadkey is its Morton code, x in the even bits and y in the odd ones, so
-the parent is `code >> 2` and the tile `code >> 12`, and a sorted table needs no further sort for any
+(docs/objects.md#13-tiles). A subtile's quadkey is its Morton code, x in the even bits and y in the odd ones,
+so the parent is `code >> 2` and the tile `code >> 12`, and a sorted table needs no further sort for any
 level above. How tiles are written is in `encode.py`.
 
 Work on many points goes in blocks that stay in a core's cache: the arrays between two steps would
@@ -61,7 +61,7 @@ T = TypeVar("T", np.int64, np.float64)
 
 
 def wrap_longitude(lng: Floats) -> Floats:
-    """Longitudes in [-180, 180); those already inside stay bit by bit (DESIGN 5, 9)."""
+    """Longitudes in [-180, 180); those already inside stay bit by bit. 190 and -170 are one place."""
     outside = (lng < -180) | (lng >= 180)
     wrapped = np.mod(lng + 180, 360) - 180
     # The remainder of a number just below zero rounds up to the divisor.
@@ -75,7 +75,7 @@ def on_map(lat: Floats, lng: Floats) -> Mask:
 
 
 def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadkeys:
-    """Quadkey of points in degrees, which must be `on_map` (slippy-map formula of CONTRACTS D.4)."""
+    """Quadkey of points in degrees, which must be `on_map` (the formula of slippy maps)."""
     codes = np.empty(len(lat), np.uint32)
     rows_of_latitude = _LatitudeRows.table()
     spread = _spread_table()
@@ -100,7 +100,7 @@ def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadke
 
 
 def mercator_rows(lat: Floats) -> Ints:
-    """Row of subtiles of precision 14, from the north, by the formula of CONTRACTS D.4."""
+    """Row of subtiles of precision 14, from the north, by the formula of slippy maps."""
     y = (1.0 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2.0 * 2**MAX_PRECISION
     # Rounding may carry a point at the very edge one subtile too far.
     rows: Ints = np.clip(y.astype(np.int64), 0, 2**MAX_PRECISION - 1)
@@ -216,7 +216,7 @@ def grid_cells(cells: pa.Table) -> pa.Table:
     """Temporal cells summed per feature, time and subtile of precision 14 (`schema.GRID_COLUMNS`).
 
     Ordered by feature, time and quadkey. Cells that are not `on_map` are left out; how many points that
-    concerns is in the report of `normalize.py`. Weights play no part (CONTRACTS D.4).
+    concerns is in the report of `normalize.py`. Weights play no part: tiles have no field for them.
     """
     lat, lng = (cast(Floats, column(cells, name)) for name in ("lat", "lng"))
     t_sum, t_mean = (cast(Floats, column(cells, name)) for name in ("t_sum", "t_mean"))
@@ -576,11 +576,11 @@ GRID_STATISTICS = tuple(
     for figure in ("s_sum_t_sum", "s_sum_t_mean", "s_mean_t_sum", "s_mean_t_mean")
     for extreme in ("min", "max")
 )
-"""Columns of a grid statistics file after `zoom` (CONTRACTS D.6)."""
+"""Columns of a grid statistics file after `zoom` (docs/objects.md#12-grid-statistics)."""
 
 
 def grid_statistics(table: pa.Table) -> tuple[Floats, Ints]:
-    """Smallest and largest figures over the subtiles of each precision (CONTRACTS D.6).
+    """Smallest and largest figures over the subtiles of each precision.
 
     Returns an array of shape (buckets, 9, 8), precisions 6..14 ascending and `GRID_STATISTICS` in
     order, NaN where no subtile has a figure; and the row of `table` where each bucket starts.

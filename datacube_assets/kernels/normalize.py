@@ -1,4 +1,6 @@
-"""From the rows of Dojo's files to clean, typed points (CONTRACTS D.1, B.4; DESIGN 5).
+"""From the rows of Dojo's files to clean, typed points.
+
+The rules: docs/specification/from-rows-to-figures.md#clean-rows.
 
 Works on Arrow tables, in two steps so that an input of any size can pass through in batches:
 `profile` looks at a batch, profiles add up, `plan` decides from their sum what each column becomes,
@@ -36,13 +38,13 @@ from datacube_assets.kernels.schema import (
 )
 
 MAX_TIMESTAMP = 9_223_372_036_854
-"""Last and (negated) first millisecond kept: what 64-bit nanoseconds hold (CONTRACTS D.1, 10)."""
+"""Last and (negated) first millisecond kept: what 64-bit nanoseconds hold."""
 
 MAX_TEXT_BYTES = 1 << 16
 """The longest text. It is a name of something, and stands in every row of an object that it is about."""
 
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
-"""Spellings of a missing qualifier (DESIGN 5, 4)."""
+"""Spellings of a missing qualifier."""
 
 _YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"(?:1[5-9]|2[01])\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
@@ -52,7 +54,7 @@ _YEAR_OR_MONTH = re.compile(r"(\d{4})(?:[-/](\d{1,2}))?(?:[-/](\d{1,2}))?")
 
 @dataclass(frozen=True)
 class Options:
-    """What a request says about normalizing (CONTRACTS C)."""
+    """What a request says about normalizing."""
 
     weight_column: str = ""
     fill_timestamp: int = 0
@@ -173,7 +175,7 @@ def kind_of(name: str, type_: pa.DataType) -> str:
 
 
 def _is_blank(text: str) -> bool:
-    # An empty text is a value; a text of spaces is none (CONTRACTS B.4).
+    # An empty text is a value; a text of spaces is none.
     return text.isspace()
 
 
@@ -221,7 +223,7 @@ class Plan:
 
 
 def plan(columns: Profile, options: Options) -> Plan:
-    """Decide which columns survive and what they are (CONTRACTS D.1, 1-4, 7).
+    """Decide which columns survive and what they are.
 
     Raises InputError when the weight column is unknown.
     """
@@ -263,14 +265,14 @@ class Report:
     num_invalid_ts: int = 0
     num_missing_val: int = 0
     unreadable_values: int = 0
-    """Rows dropped because their value is text that is no number (DESIGN 5, 12)."""
+    """Rows dropped because their value is text that is no number."""
     unreadable_example: str | None = None
     missing_features: int = 0
     """Rows dropped because they name no feature."""
     infinite_values: int = 0
-    """Values that were infinite and count as missing (CONTRACTS D.1, 8)."""
+    """Values that were infinite and count as missing."""
     missing_coordinates: int = 0
-    """Points kept without lat or lng: in every aggregate but tiles and grid statistics (DESIGN 5, 1)."""
+    """Points kept without lat or lng: in every aggregate but tiles and grid statistics."""
     beyond_mercator: int = 0
     """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
     missing_weights: int = 0
@@ -410,7 +412,7 @@ def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
 
 
 def check_values(report: Report, options: Options) -> None:
-    """Refuse a run in which too many values are no numbers (DESIGN 5, 12).
+    """Refuse a run in which too many values are no numbers.
 
     Raises InputError naming the column and an example.
     """
@@ -438,10 +440,10 @@ def _text(columns: Columns, name: str, what: Plan, *, absent: frozenset[str]) ->
 
 def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     column = columns[level]
-    # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
+    # Whole or not, numbers print as Python prints them: 1, 1.5.
     kind = kind_of(level, column.type)
     whole = level in what.whole if kind == "M" else kind != "f"
-    # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
+    # Object stores refused keys with an empty segment.
     return _map_texts(
         _as_text(level, column, whole=whole),
         lambda text: MISSING if text is None else text.replace("//", ""),
@@ -580,7 +582,7 @@ def _to_float(column: pa.ChunkedArray) -> Floats:
 
 
 def _numbers(name: str, column: pa.ChunkedArray) -> Floats:
-    """A column as numbers, NaN for whatever is none (CONTRACTS D.1, 3 and 7)."""
+    """A column as numbers, NaN for whatever is none."""
     kind = kind_of(name, column.type)
     if kind in "fib":
         return _to_float(column)
@@ -678,12 +680,12 @@ def _first(column: pa.ChunkedArray) -> object:
 
 
 def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
-    """The rows of a batch as delivered, for raw.csv (CONTRACTS D.3, family 1; DESIGN 5, 7).
+    """The rows of a batch as delivered, for raw.csv (docs/objects.md#1-rawcsv).
 
     Columns keep their order and their values; timestamps are integers in ms UTC, null where missing or
     out of range; numbers that are not finite are null. Rows without a feature are left out. A column
     whose kind differs between parts becomes text; in such a region column nulls read `None`, because
-    the original made them so before it took the raw copy (CONTRACTS B.4).
+    the original made them so before it took the raw copy.
     """
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     delivered = _columns(batch)
