@@ -1,4 +1,4 @@
-"""Telling CauseMos how the processing of a run went (CONTRACTS F.4).
+"""Telling CauseMos how the processing of a run went (docs/specification/queue-and-causemos.md#reports).
 
 Here belong the three reports and one attempt to deliver each. When to report, how often to try
 again and what follows from a refusal are the sensors' decisions.
@@ -44,7 +44,7 @@ class ProcessingFailed(_Report):
     """Id of our run; CauseMos keeps it for its log view."""
     start_time: int | None = None
     end_time: int | None = None
-    """Given only when the report replaces one of success (CONTRACTS F.4)."""
+    """Given only when the report replaces one of success."""
 
 
 class ProcessingSucceeded(_Report):
@@ -58,7 +58,7 @@ class ProcessingSucceeded(_Report):
     """Milliseconds UTC when it was over."""
 
     def as_failure(self) -> ProcessingFailed:
-        """What to report instead when CauseMos refuses this one (CONTRACTS F.4)."""
+        """What to report instead when CauseMos refuses this one: the original queue reused its body."""
         return ProcessingFailed(**self.model_dump())
 
 
@@ -93,7 +93,7 @@ class CauseMosClient(ServiceClient):
     def __init__(
         self, base_url: str, username: str = "", password: str = "", *, timeout: float = 60.0
     ) -> None:
-        """`timeout`: seconds; CauseMos itself waits up to 45 for the results (CONTRACTS E.2).
+        """`timeout`: seconds; CauseMos itself waits up to 45 for the results.
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
@@ -110,7 +110,7 @@ class CauseMosClient(ServiceClient):
         return Delivered("") if known else Refused(response.status_code, message)
 
     def queue_runtime(self, report: QueueRuntime) -> Delivery:
-        """Say that a request left the queue. The original ignored the answer (CONTRACTS F.4)."""
+        """Say that a request left the queue. The original ignored the answer."""
         return self._put("queue-runtime", report)
 
     def processing_succeeded(self, report: ProcessingSucceeded) -> Delivery:
