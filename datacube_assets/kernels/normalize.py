@@ -1,4 +1,6 @@
-"""From the rows of Dojo's files to clean, typed points (CONTRACTS D.1, B.4; DESIGN 5).
+"""From the rows of Dojo's files to clean, typed points.
+
+The rules: docs/specification/from-rows-to-figures.md#clean-rows.
 
 The second of two steps, so that an input of any size can pass through in batches: `profile.py` looks at
 each batch, `plan.py` decides from the sum what each column becomes, `normalize` applies the plan to each
@@ -46,7 +48,7 @@ from datacube_assets.kernels.times import milliseconds
 ABSENT_FEATURE = frozenset(("",))
 """Spellings of a missing feature."""
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
-"""Spellings of a missing qualifier (DESIGN 5, 4)."""
+"""Spellings of a missing qualifier."""
 
 
 def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
@@ -149,10 +151,10 @@ def names_of(columns: Columns, name: str, what: Plan, *, absent: frozenset[str])
 
 def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     column = columns[level]
-    # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
+    # Whole or not, numbers print as Python prints them: 1, 1.5.
     kind = kind_of(level, column.type)
     whole = level in what.whole if kind == "M" else kind != "f"
-    # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
+    # Object stores refused keys with an empty segment.
     return map_texts(
         as_text(level, column, whole=whole),
         lambda text: MISSING if text is None else text.replace("//", ""),

@@ -20,7 +20,7 @@ from datacube_assets.kernels.schema import (
 
 @dataclass(frozen=True)
 class Options:
-    """What a request says about normalizing (CONTRACTS C)."""
+    """What a request says about normalizing."""
 
     weight_column: str = ""
     fill_timestamp: int = 0
@@ -44,7 +44,7 @@ class Plan:
 
 
 def plan(columns: Profile, options: Options) -> Plan:
-    """Decide which columns survive and what they are (CONTRACTS D.1, 1-4, 7).
+    """Decide which columns survive and what they are.
 
     Raises InputError when the weight column is unknown.
     """

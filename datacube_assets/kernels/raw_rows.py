@@ -23,12 +23,12 @@ from datacube_assets.kernels.times import milliseconds
 
 
 def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
-    """The rows of a batch as delivered, for raw.csv (CONTRACTS D.3, family 1; DESIGN 5, 7).
+    """The rows of a batch as delivered, for raw.csv (docs/objects.md#1-rawcsv).
 
     Columns keep their order and their values; timestamps are integers in ms UTC, null where missing or
     out of range; numbers that are not finite are null. Rows without a feature are left out. A column
     whose kind differs between parts becomes text; in such a region column nulls read `None`, because
-    the original made them so before it took the raw copy (CONTRACTS B.4).
+    the original made them so before it took the raw copy.
     """
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     delivered = by_name(batch)

@@ -27,7 +27,7 @@ from datacube_assets.kernels.groups import Floats, Mask
 from datacube_assets.kernels.plan import Options
 
 MAX_TIMESTAMP = 9_223_372_036_854
-"""Last and (negated) first millisecond kept: what 64-bit nanoseconds hold (CONTRACTS D.1, 10)."""
+"""Last and (negated) first millisecond kept: what 64-bit nanoseconds hold."""
 _YEAR = re.compile(r"\d{4}")
 _DATE = re.compile(r"(?:1[5-9]|2[01])\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])")
 """Eight digits that read as a date; as milliseconds they would be an hour of January 1970."""

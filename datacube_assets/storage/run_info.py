@@ -65,7 +65,7 @@ class RunInfo:
 
     @property
     def periods(self) -> tuple[Period, ...]:
-        """The summary of the whole period is made for model runs only (CONTRACTS C)."""
+        """The summary of the whole period is made for model runs only: datasets have no runs to compare."""
         return ("month", "year") if self.request.is_indicator else ("month", "year", "all")
 
     @property

@@ -1,6 +1,6 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
-Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
+Every answer comes from single objects read by key, as CauseMos' reader reads them; only
 the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
 
     GET  /                    the page
@@ -146,7 +146,7 @@ class View:
             else:
                 table = published.global_timeseries(query.resolution, query.feature)
         except MissingObjectError:
-            # The reader answers an empty list where a region has no line (CONTRACTS E.1).
+            # The reader answers an empty list where a region has no line.
             if not region:
                 raise
             return {"timestamps": [], "columns": {}}

@@ -27,7 +27,7 @@ LAST_SECOND = 4_102_444_800
 
 
 def timestamps(report: Report, *, unit: str) -> Verdict:
-    """Whether seconds were taken for milliseconds (DESIGN 5, 13); `unit` is what the request says."""
+    """Whether seconds were taken for milliseconds; `unit` is what the request says."""
     first, last = report.min_timestamp or 0, report.max_timestamp or 0
     suspicious = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
     return Verdict(
