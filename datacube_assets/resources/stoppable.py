@@ -89,8 +89,8 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
 
 def _imports(thread: int) -> bool:
     """Whether a thread is importing: modules in C that are left halfway can never be loaded again."""
-    # Before Python 3.12 the frames are gathered under a lock of the interpreter, and what is gathered may set
-    # off the collector. It runs code of others, which gives way to a thread that waits for that lock for ever.
+    # Before Python 3.12 the frames are gathered under a lock of the interpreter, and gathering them may set
+    # off the collector. It runs code of others, which may give way to a thread that waits for that lock.
     was_enabled = gc.isenabled()
     gc.disable()
     try:
