@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,8 +101,6 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
     Example
       datacube import locusts.tar
     """
-    from dagster._core.utils import make_new_run_id
-
     from datacube_assets.operations import archive
     from datacube_assets.operations.garbage_collection import is_busy
     from datacube_assets.orchestration.home import open_instance
@@ -121,7 +120,7 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")
         progress = _bar("import", sys.stdout.isatty() and not as_json)
         try:
-            with locked(instance, run.key, make_new_run_id()):
+            with locked(instance, run.key, str(uuid.uuid4())):
                 done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
         except Locked:
             raise click.ClickException(busy) from None
