@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import click
 
 from datacube_assets.cli.options import store_options, told
-from datacube_assets.settings import Settings
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.settings import Settings
 
 _LISTED = 10
 

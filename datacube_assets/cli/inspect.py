@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datacube_assets.cli.options import age, store_options, told
-from datacube_assets.settings import Settings
 
 if TYPE_CHECKING:
     from datacube_assets.operations.inventory import Listed
+    from datacube_assets.settings import Settings
 
 _COLOURS = {"well": "green", "warning": "yellow", "broken": "red"}
 

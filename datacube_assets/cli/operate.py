@@ -10,13 +10,14 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
-from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Ask for runs: process again, with other parameters or as they were.")
@@ -90,7 +91,7 @@ def reprocess(
             asked.append(key)
             if not as_json:
                 click.echo(f"Asked for {key}")
-        except (ValueError, ValidationError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             refused[key] = str(error)
             if not as_json:
                 click.echo(f"{key}: {error}", err=True)
