@@ -207,7 +207,7 @@ def _marked_as_text(metadata: pq.FileMetaData, name: str) -> bool:
 
 def _is_binary(type_: pa.DataType) -> bool:
     plain = type_.value_type if pa.types.is_dictionary(type_) else type_
-    return pa.types.is_binary(plain) or pa.types.is_large_binary(plain)
+    return bool(pa.types.is_binary(plain) or pa.types.is_large_binary(plain))
 
 
 def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
