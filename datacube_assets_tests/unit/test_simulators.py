@@ -501,11 +501,11 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_held(any_of_both: http
 def test_with_a_user_name_everything_but_the_files_is_guarded(
     site: Site, folder: Path, tmp_path: Path
 ) -> None:
-    for simulator in (
+    for guarded in (
         DojoSimulator.load(folder, username="ann", password="pass"),
         CauseMosSimulator(store(tmp_path), store(tmp_path), username="ann", password="pass"),
     ):
-        site.app = simulator.app()
+        site.app = guarded.app()
         http = httpx.Client(base_url=site.url)
         for method, path in (
             ("GET", "/simulator/switches"),
