@@ -43,7 +43,7 @@ from datacube_assets.kernels.schema import (
     Layout,
     RegionLevel,
 )
-from datacube_assets.kernels.times import milliseconds
+from datacube_assets.kernels.times import times_of
 
 ABSENT_FEATURE = frozenset(("",))
 """Spellings of a missing feature."""
@@ -66,12 +66,12 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     values, missing_val, unreadable, example = as_values(delivered["value"])
     infinite = np.isinf(values)
     values[infinite] = np.nan
-    timestamps, missing_ts, invalid_ts = milliseconds(delivered["timestamp"], options)
+    times = times_of(delivered["timestamp"], options)
 
-    kept = has_feature & ~invalid_ts & ~unreadable
+    kept = has_feature & ~times.invalid & ~unreadable
     columns: dict[str, pa.Array] = {
         "feature": feature,
-        "timestamp": pa.array(timestamps),
+        "timestamp": pa.array(times.milliseconds),
         **describing_columns(delivered, what),
     }
     missing_weights = 0
@@ -84,12 +84,13 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     report = Report(
         num_rows=rows,
         num_rows_per_feature=count_texts(feature),
-        num_missing_ts=int(missing_ts.sum()),
+        num_missing_ts=int(times.missing.sum()),
         num_missing_val=int(missing_val.sum()),
         missing_features=int((~has_feature).sum()),
         unreadable_values=int(unreadable.sum()),
-        num_invalid_ts=int(invalid_ts.sum()),
+        num_invalid_ts=int(times.invalid.sum()),
         unreadable_example=example,
+        timestamps_look_like=times.looks,
         infinite_values=int(infinite.sum()),
         missing_weights=missing_weights,
     )

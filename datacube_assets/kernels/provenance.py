@@ -47,7 +47,7 @@ from datacube_assets.kernels.spatial import (
     table_measures,
 )
 from datacube_assets.kernels.temporal import bucket_starts
-from datacube_assets.kernels.times import milliseconds
+from datacube_assets.kernels.times import times_of
 
 TILE_FIGURES = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
 """What a bin of a tile says; its means divide by `s_count`, which is the bin's weight."""
@@ -117,10 +117,10 @@ def rows_in_scope(batch: pa.Table, what: Plan, scope: Scope) -> pa.Table:
     numbers = np.arange(batch.num_rows)
     feature = names_of(delivered_columns(batch), "feature", what, absent=ABSENT_FEATURE)
     batch, numbers = _narrowed(batch, numbers, _equal(feature, scope.feature) | _is_null(feature))
-    times, filled, invalid = milliseconds(delivered_columns(batch)["timestamp"], what.options)
-    in_time = invalid | (bucket_starts(times, scope.period) == scope.start)
+    times = times_of(delivered_columns(batch)["timestamp"], what.options)
+    in_time = times.invalid | (bucket_starts(times.milliseconds, scope.period) == scope.start)
     batch, numbers = _narrowed(batch, numbers, in_time)
-    filled, invalid = filled[in_time], invalid[in_time]
+    filled, invalid = times.missing[in_time], times.invalid[in_time]
     cleaned = describing_columns(delivered_columns(batch), what)
     placed = _placed(cleaned, batch.num_rows, what.layout)
     here = _in_place(cleaned, batch.num_rows, what.layout, scope)
