@@ -104,6 +104,8 @@ class Settings(BaseSettings):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    spare_workers: int = Field(1, alias="DATACUBE_SPARE_WORKERS", ge=0)
+    """Processes that have imported everything and wait for a run; with 0 each run starts a process."""
     max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
     """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
 

@@ -3,35 +3,50 @@
 Dagster's default launcher runs them inside the code server: they die with it, and nobody notices, so
 that such a run stays "started" for ever and blocks its partition. Here each run is a process that
 outlives daemon and code server, and whose death run monitoring sees, so that run retries repeat it.
-Launchers for clusters are configured in `infra/`.
+A process that waits for runs is taken where there is one (`run_workers.py`), else one is started. Launchers
+for clusters are configured in `infra/`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from dagster import DagsterRun, Field
+from dagster import DagsterInstance, DagsterRun, Field
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from datacube_assets.orchestration.locks import holds_lock
+from datacube_assets.orchestration.run_worker import EXECUTING
+from datacube_assets.orchestration.run_workers import MODULE, RunWorkers
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
+from datacube_assets.settings import Settings
+
+_COMMAND = ("-P", "-m", MODULE)
+"""What is between Python and the arguments in the command line of a run's process."""
 
 
 class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
-    """Starts a process for every run (`run_worker.py`); configured in `dagster.yaml`."""
+    """Gives every run a process of its own (`run_worker.py`); configured in `dagster.yaml`."""
 
     def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
         self._inst_data = inst_data
+        self._workers = RunWorkers(Settings.from_environment().spare_workers)
         super().__init__()  # type: ignore[no-untyped-call]
+
+    def register_instance(self, instance: DagsterInstance) -> None:
+        super().register_instance(instance)
+        if _in_daemon():
+            # Ready before the first run is.
+            self._workers.keep()
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
@@ -51,20 +66,19 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         if origin is None:
             raise ValueError(f"the run {run.run_id} does not say which code it is of")
         arguments = ExecuteRunArgs(
-            job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
-        )
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "datacube_assets.orchestration.run_worker",
-                arguments.get_command_args()[-1],
-            ],
-            stdin=subprocess.DEVNULL,
-            # A session of its own: what stops the daemon does not stop the run.
-            start_new_session=True,
-        )
+            job_origin=origin,
+            run_id=run.run_id,
+            instance_ref=self._instance.get_ref(),
+            set_exit_code_on_failure=True,
+        ).get_command_args()[-1]
+        if not self._workers.hand_over(run.run_id, arguments):
+            subprocess.Popen(
+                [sys.executable, *_COMMAND, arguments],
+                stdin=subprocess.DEVNULL,
+                # A session of its own: what stops the daemon does not stop the run.
+                start_new_session=True,
+            )
+        self._workers.keep()
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
@@ -91,16 +105,39 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
 
+def _in_daemon() -> bool:
+    """Whether this process is Dagster's daemon, which launches the runs of the queue."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return Path(sys.argv[0]).name == "dagster-daemon" or bool(
+        spec and spec.name.startswith("dagster._daemon")
+    )
+
+
 def process_of(run_id: str) -> int | None:
     """Id of the process that executes a run, None when there is none.
 
-    The run's id is in the process's command line, so there is no record that could be lost or outdated.
+    The run's id is in the process's command line, so there is no record that could be lost or outdated. It
+    is one of ours, and just as it is started here: others may have the same words in theirs.
     """
-    wanted = run_id.encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if b"orchestration.run_worker" in command and wanted in command:
-                    return int(entry.name)
+                if entry.stat().st_uid == os.geteuid():
+                    command = (entry / "cmdline").read_bytes().split(b"\0")
+                    if _run_of(command) == run_id:
+                        return int(entry.name)
     return None
+
+
+def _run_of(command: Sequence[bytes]) -> str | None:
+    """The run of a command line, None for one that is no run's."""
+    if command[0].startswith(EXECUTING.encode()):
+        # Of a process that executes several runs, one after another.
+        return command[0].decode(errors="replace").removeprefix(EXECUTING)
+    if len(command) != len(_COMMAND) + 3 or [*command[1:-2]] != [part.encode() for part in _COMMAND]:
+        return None
+    try:
+        arguments = json.loads(command[-2])
+    except ValueError:
+        return None
+    return arguments.get("pipeline_run_id") if isinstance(arguments, dict) else None

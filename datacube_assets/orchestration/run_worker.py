@@ -37,9 +37,10 @@ LARGEST = 1 << 30
 
 def main() -> None:
     keep_memory()
+    environment = dict(os.environ)
     execute = _loaded()
     if sys.argv[1:2] == ["--wait"]:
-        _wait(execute, socket.socket(fileno=int(sys.argv[2])), sys.argv[3])
+        _wait(execute, socket.socket(fileno=int(sys.argv[2])), sys.argv[3], environment)
     else:
         execute.main(args=sys.argv[1:], prog_name="execute_run")
 
@@ -61,29 +62,32 @@ def _loaded() -> Command:
 # --- several runs, one after another ---------------------------------------------------------------
 
 
-def _wait(execute: Command, launcher: socket.socket, code: str) -> None:
-    """Execute the runs that the launcher hands over, until it is gone or this process is not to be used again.
+def _wait(execute: Command, launcher: socket.socket, code: str, environment: dict[str, str]) -> None:
+    """Execute the runs that the launcher hands over, until it is gone or this process has served its time.
 
-    The launcher names the code that it started this process from. If files changed meanwhile, nobody knows
-    what was loaded, and the process ends.
+    The launcher names the code that it started this process from, with this environment. If files changed
+    meanwhile, nobody knows what was loaded, and the process ends.
     """
+    # Without this, the name of the process would take the place of the environment that others see.
+    os.environ["SPT_NOENV"] = "1"
     from setproctitle import setproctitle
 
     from datacube_assets.orchestration.run_workers import READY, TAKEN, fingerprint
 
-    if fingerprint() != code:
+    setproctitle(WAITING)
+    del os.environ["SPT_NOENV"]
+    if fingerprint(environment) != code:
         return
     # What the launcher's terminal or service manager sends to its group is not for us; a run has its own.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    setproctitle(WAITING)
     born, threads = time.monotonic(), _threads()
     for _ in range(MOST_RUNS):
         with contextlib.suppress(OSError):
             launcher.sendall(READY)
-        arguments = _line(launcher)
+        run_id, _, arguments = _line(launcher).partition(" ")
         if not arguments:
             return
-        setproctitle(f"{EXECUTING} {arguments}")
+        setproctitle(f"{EXECUTING}{run_id}")
         with contextlib.suppress(OSError):
             launcher.sendall(TAKEN)
         with _as_before():
@@ -95,9 +99,9 @@ def _wait(execute: Command, launcher: socket.socket, code: str) -> None:
             return
 
 
-WAITING = "datacube run worker: waits for a run"
-EXECUTING = "datacube run worker:"
-"""How the command line of a process begins, after which the arguments of its run follow."""
+WAITING = "datacube run worker: waits"
+EXECUTING = "datacube run worker: executes "
+"""How the command line of a process begins, before the id of its run."""
 
 
 def _line(launcher: socket.socket) -> str:

@@ -4,8 +4,8 @@ How they are kept and handed a run belongs here, and when one is not used again;
 in `run_worker.py`, who needs one in `run_launcher.py`. Why a process may execute several runs, one after
 another, is in docs/overhead.md.
 
-Whoever launches runs talks to each of its workers over a socket of their own. The socket ends with either of
-the two: a worker whose launcher is gone finishes the run that it has, and ends; one that is gone takes no run.
+Whoever launches runs talks to each of its workers over a socket of their own, which ends with either of the
+two: a worker whose launcher is gone finishes the run that it has, and ends; one that is gone takes no run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -35,12 +35,7 @@ _IDLE = 600.0
 """Seconds after which workers beyond the spare ones are let go."""
 
 
-def command(module: str, *arguments: str) -> list[str]:
-    """The command line of a process of ours."""
-    return [sys.executable, "-P", "-m", module, *arguments]
-
-
-def fingerprint() -> str:
+def fingerprint(environment: Mapping[str, str] = os.environ) -> str:
     """What a process that starts now would load: code, packages, interpreter, environment, settings files.
 
     Of files it takes names, sizes and times of change, so that it costs a few milliseconds.
@@ -50,14 +45,14 @@ def fingerprint() -> str:
     def add(*values: object) -> None:
         digest.update(repr(values).encode())
 
-    add(sys.executable, sys.version, os.getcwd(), sorted(os.environ.items()))
+    add(sys.executable, sys.version, os.getcwd(), sorted(environment.items()))
     add(sorted(_sources(Path(datacube_assets.__file__).parent)))
     for folder in sys.path:
         with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
             # Installing a package changes its folder, or makes another one.
             add(folder, sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries if entry.is_dir()))
-    limits = os.environ.get("DATACUBE_CHECK_LIMITS", "")
-    home = os.environ.get("DAGSTER_HOME", "")
+    limits = environment.get("DATACUBE_CHECK_LIMITS", "")
+    home = environment.get("DAGSTER_HOME", "")
     for path in (Path(limits), Path(home, "dagster.yaml")):
         with contextlib.suppress(OSError):
             found = path.stat()
@@ -100,12 +95,12 @@ class _Worker:
             self.busy, self.waits_since = False, time.monotonic()
         return bool(said)
 
-    def take(self, arguments: str) -> bool:
+    def take(self, run_id: str, arguments: str) -> bool:
         """Hand it a run. False when it did not take it; then it is no more."""
         self.busy, self.waits_since = True, None
         try:
             self.socket.settimeout(_ACKNOWLEDGED)
-            self.socket.sendall(arguments.encode() + b"\n")
+            self.socket.sendall(f"{run_id} {arguments}\n".encode())
             if self.socket.recv(1) == TAKEN:
                 return True
         except OSError:
@@ -136,7 +131,7 @@ class RunWorkers:
                 free = sum(not worker.busy for worker in self._workers)
                 self._workers += [_start(code) for _ in range(self.spare - free)]
 
-    def hand_over(self, arguments: str) -> bool:
+    def hand_over(self, run_id: str, arguments: str) -> bool:
         """Give a run to a worker that waits; False when there is none, or none took it."""
         if not self.spare:
             return False
@@ -149,7 +144,7 @@ class RunWorkers:
             )
             while waiting:
                 worker = waiting.pop()
-                if worker.take(arguments):
+                if worker.take(run_id, arguments):
                     return True
                 self._let_go(worker)
         return False
@@ -176,7 +171,7 @@ def _start(code: str) -> _Worker:
     ours, its = socket.socketpair()
     with its:
         process = subprocess.Popen(
-            command(MODULE, WAIT, str(its.fileno()), code),
+            [sys.executable, "-P", "-m", MODULE, WAIT, str(its.fileno()), code],
             stdin=subprocess.DEVNULL,
             pass_fds=[its.fileno()],
             # A session of its own: what stops the launcher does not stop the run.
