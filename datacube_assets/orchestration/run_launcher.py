@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from dagster import DagsterInstance, DagsterRun, Field
+from dagster import DagsterRun, Field
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, RunLauncher, WorkerStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
@@ -41,12 +41,6 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         self._inst_data = inst_data
         self._workers = RunWorkers(Settings.from_environment().spare_workers)
         super().__init__()  # type: ignore[no-untyped-call]
-
-    def register_instance(self, instance: DagsterInstance) -> None:
-        super().register_instance(instance)
-        if _in_daemon():
-            # Ready before the first run is.
-            self._workers.keep()
 
     @property
     def inst_data(self) -> ConfigurableClassData | None:
@@ -103,14 +97,6 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
         if process_of(run.run_id) is None:
             return CheckRunHealthResult(WorkerStatus.NOT_FOUND, "the run's process is gone")
         return CheckRunHealthResult(WorkerStatus.RUNNING)
-
-
-def _in_daemon() -> bool:
-    """Whether this process is Dagster's daemon, which launches the runs of the queue."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return Path(sys.argv[0]).name == "dagster-daemon" or bool(
-        spec and spec.name.startswith("dagster._daemon")
-    )
 
 
 def process_of(run_id: str) -> int | None:

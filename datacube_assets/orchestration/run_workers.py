@@ -137,13 +137,7 @@ class RunWorkers:
             return False
         with self._lock:
             self._look(fingerprint())
-            # The one that waits least: what has been used is in the caches, and others may go.
-            waiting = sorted(
-                (worker for worker in self._workers if worker.waits_since is not None),
-                key=lambda worker: worker.waits_since or 0.0,
-            )
-            while waiting:
-                worker = waiting.pop()
+            for worker in [one for one in self._workers if one.waits_since is not None]:
                 if worker.take(run_id, arguments):
                     return True
                 self._let_go(worker)
