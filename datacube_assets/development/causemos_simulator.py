@@ -33,7 +33,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from datacube_assets.development.simulator_http import IS_CUT, Document, StandIn, json_object, validated
+from datacube_assets.development.simulator_http import IS_CUT, Document, Simulator, json_object, validated
 from datacube_assets.dojo.derive import NUMERIC_TYPES, request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
@@ -71,7 +71,7 @@ class ReceivedReport:
     """Whether the answer was made to break off: whoever reported does not know it."""
 
 
-class CauseMosSimulator(StandIn):
+class CauseMosSimulator(Simulator):
     """The state of the simulator: its documents, and the reports in the order they came."""
 
     def __init__(

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datacube_assets.kernels.grid import on_map, quadkeys
 from datacube_assets.kernels.groups import Floats, Ints, Key, Tuples, column, encode_floats, encode_text
+from datacube_assets.kernels.projection import on_map, quadkeys
 from datacube_assets.kernels.schema import Layout
 
 Hashes = npt.NDArray[np.uint64]

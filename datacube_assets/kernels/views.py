@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels import keys
+from datacube_assets.kernels.columns import shortest
 from datacube_assets.kernels.encode import (
     CSV,
     JSON,
@@ -37,15 +38,7 @@ from datacube_assets.kernels.encode import (
     text_cells,
     tile_objects,
 )
-from datacube_assets.kernels.grid import (
-    GRID_STATISTICS,
-    PRECISIONS,
-    Level,
-    bucket_starts,
-    deinterleave,
-    grid_statistics,
-    pyramid,
-)
+from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import (
     Coded,
     Floats,
@@ -56,9 +49,12 @@ from datacube_assets.kernels.groups import (
     group_by,
     slices,
 )
-from datacube_assets.kernels.normalize import Report, shortest
+from datacube_assets.kernels.morton import PRECISIONS, deinterleave
+from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.qualifiers import Breakdowns
 from datacube_assets.kernels.regions import Regions
+from datacube_assets.kernels.report import Report
+from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     Layout,

@@ -28,7 +28,7 @@ from datacube_assets.kernels.decode import (
     csv_table,
     read_tile,
 )
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.schema import RegionLevel, Resolution
 from datacube_assets.storage.stores import Store
 

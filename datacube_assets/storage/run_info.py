@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.kernels.normalize import Options, Plan, Report
+from datacube_assets.kernels.plan import Options, Plan
 from datacube_assets.kernels.qualifiers import Thresholds
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import Layout, Period
 from datacube_assets.storage.lake import LakeTable
 

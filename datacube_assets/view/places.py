@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datacube_assets.kernels.grid import BIN_BITS, interleave, on_map, quadkeys
 from datacube_assets.kernels.groups import Mask
+from datacube_assets.kernels.morton import BIN_BITS, interleave
+from datacube_assets.kernels.projection import on_map, quadkeys
 from datacube_assets.kernels.regions import Regions
 from datacube_assets.kernels.schema import (
     COORDINATES,

@@ -43,8 +43,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.grid import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.key_safety import UnsafeKeyError
+from datacube_assets.kernels.morton import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,

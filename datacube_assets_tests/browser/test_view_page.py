@@ -18,7 +18,7 @@ import pytest
 
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.kernels.encode import PROTOBUF
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.read import open_datacube
 from datacube_assets.settings import Settings
 from datacube_assets.storage.opening import open_store

@@ -25,19 +25,13 @@ from hypothesis import strategies as st
 
 from datacube_assets.kernels import grid, spatial, views
 from datacube_assets.kernels.encode import Objects
-from datacube_assets.kernels.normalize import (
-    Options,
-    Plan,
-    Report,
-    check_values,
-    merge_profiles,
-    normalize,
-    plan,
-    profile,
-    raw_rows,
-)
+from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import Part
+from datacube_assets.kernels.plan import Options, Plan, plan
+from datacube_assets.kernels.profile import merge_profiles, profile
 from datacube_assets.kernels.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
+from datacube_assets.kernels.raw_rows import raw_rows
+from datacube_assets.kernels.report import Report, check_values
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
