@@ -17,7 +17,7 @@ from datacube_assets.http_client import RetryPolicy
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.reports import Outbox, oldest
 from datacube_assets.storage.requests import is_paused, runs_requested
 from datacube_assets.storage.stores import StoreError
 
@@ -257,11 +257,14 @@ def _requests(settings: Settings) -> Part:
 
 
 def _reports(settings: Settings) -> Part:
-    waiting = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint))).waiting()
+    outbox = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint)))
+    waiting = outbox.slips()
     if not waiting:
         return Part("reports", "well", "all reports to CauseMos are delivered", {"waiting": 0})
-    age = time.time() - waiting[0].created / 1000
-    refused = next((report.last_error for report in waiting if report.last_error), None)
+    first = oldest(waiting)
+    age = 0.0 if first is None else max(time.time() - first / 1000, 0.0)
+    _, stuck = outbox.stuck(_NAMED)
+    refused = next((report.last_error for report in stuck if report.last_error), None)
     figures = {"waiting": len(waiting), "oldest seconds": round(age), "last error": refused}
     says = f"{len(waiting):,} undelivered, the oldest for {age:,.0f} s" + (f": {refused}" if refused else "")
     return Part("reports", "warning" if refused or age > _REPORT_IS_LATE else "well", says, figures)
