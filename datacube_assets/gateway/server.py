@@ -33,7 +33,7 @@ from starlette.types import ASGIApp
 from datacube_assets import __version__
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway.admission import Admission, check_networks, is_loopback
-from datacube_assets.gateway.flows import Flows, UnknownQueryError
+from datacube_assets.gateway.flows import LONGEST_QUERY, Flows, UnknownQueryError
 from datacube_assets.gateway.metrics import Metrics
 from datacube_assets.gateway.parameters import (
     LARGEST_BODY,
@@ -53,6 +53,8 @@ from datacube_assets.storage.stores import StoreError
 FAILED = "An error occured on the server while processing the request"
 """The original's words for everything that goes wrong, spelled as there (CONTRACTS F.1)."""
 _LONGEST_REASON = 1000
+LARGEST_QUERY = 4 * LONGEST_QUERY
+"""Bytes of the body with a query."""
 _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "It cannot be used; the second line says why. Nothing was queued.", **_TEXT},
@@ -178,7 +180,7 @@ class Gateway:
 
         async def graphql(request: Request) -> JSONResponse:
             """State, times and log of the run that `flow_run(where: {id: {_eq: ...}})` names."""
-            return await run_in_threadpool(self._query, await _read(request))
+            return await run_in_threadpool(self._query, await _read(request, LARGEST_QUERY))
 
         for path in ("/", "/graphql"):
             router.add_api_route(

@@ -87,6 +87,7 @@ def status(settings: Settings, seconds: float) -> Status:
     # Dagster's storage is one place, which several questions are put to.
     of_dagster: dict[str, Callable[[DagsterInstance], Part]] = {
         "daemon": _daemon,
+        "run monitoring": _monitoring,
         "run queue": _queue,
         "sensors": lambda instance: _sensors(instance, settings),
         "partitions": _partitions,
@@ -298,6 +299,15 @@ def _daemon(instance: DagsterInstance) -> Part:
     if errors:
         return Part("daemon", "warning", f"it beats, with errors: {errors[0]}", figures)
     return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
+
+
+def _monitoring(instance: DagsterInstance) -> Part:
+    from datacube_assets.orchestration.home import faults_of_settings
+
+    faults = faults_of_settings(instance)
+    if faults:
+        return Part("run monitoring", "warning", "\n".join(faults))
+    return Part("run monitoring", "well", "runs whose process dies are noticed and repeated")
 
 
 def _queue(instance: DagsterInstance) -> Part:
