@@ -26,7 +26,6 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from datacube_assets.orchestration.locks import holds_lock
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
 
-
 _COMMAND = ("-P", "-m", "datacube_assets.orchestration.run_worker")
 """What is between Python and the arguments in the command line of a run's process."""
 

@@ -9,6 +9,7 @@ handed over as Dagster can soon start: what still waits in the lake can be pause
 import json
 import time
 from dataclasses import dataclass
+from typing import Self
 
 from dagster import (
     DagsterInstance,
@@ -129,7 +130,7 @@ class Cursor:
     """When it looked for runs that Dagster could not repeat (seconds UTC); 0 if nobody has yet."""
 
     @classmethod
-    def read(cls, cursor: str | None) -> Cursor:
+    def read(cls, cursor: str | None) -> Self:
         """The cursor of the last tick; an empty one when it is lost."""
         try:
             kept = json.loads(cursor or "[]")

@@ -248,7 +248,7 @@ def scratch_room() -> Iterator[None]:
 def _scratch() -> str:
     with suppress(OSError):
         return tempfile.gettempdir()
-    return "/tmp"  # noqa: S108
+    return "/tmp"
 
 
 def file_name(name: str) -> str:
