@@ -7,12 +7,13 @@ again and what follows from a refusal are the sensors' decisions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.http_client import failure, plain_url, scrubbed
+from datacube_assets.http_client import ServiceClient, failure
+
+_REPORTING = "api/maas/pipeline-reporting"
 
 
 class _Report(BaseModel):
@@ -86,7 +87,7 @@ class Unreachable:
 Delivery = Delivered | Refused | Unreachable
 
 
-class CauseMosClient:
+class CauseMosClient(ServiceClient):
     """The reporting API of CauseMos. May be shared between threads; its methods raise nothing of HTTP."""
 
     def __init__(
@@ -96,34 +97,16 @@ class CauseMosClient:
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        self._front = f"{plain_url(base_url)}/"
-        self._reporting_url = f"{plain_url(base_url)}/api/maas/pipeline-reporting"
-        self._credentials = username, password
-        self._http = httpx.Client(auth=(username, password) if username else None, timeout=timeout)
-
-    def __repr__(self) -> str:
-        return f"CauseMosClient({self._reporting_url!r})"
-
-    def __enter__(self) -> CauseMosClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
+        super().__init__(base_url, username, password, timeout=timeout)
 
     def answers(self) -> Delivery:
         """Ask for its front page, which changes nothing: whether it is there, and lets us in."""
         try:
-            response = self._http.get(self._front)
+            response = self._http.get(f"{self._base_url}/")
         except httpx.RequestError as error:
             return Unreachable(failure(error))
         known = response.status_code < 500 and response.status_code not in (401, 403)
-        message = scrubbed(_message(response), *self._credentials)[:300]
+        message = self._shown(_message(response))
         return Delivered("") if known else Refused(response.status_code, message)
 
     def queue_runtime(self, report: QueueRuntime) -> Delivery:
@@ -142,10 +125,10 @@ class CauseMosClient:
         # Only the times of a failure have a default: they are left out, absent doc_ids go as null.
         body = report.model_dump(mode="json", exclude_defaults=True)
         try:
-            response = self._http.put(f"{self._reporting_url}/{call}", json=body)
+            response = self._http.put(f"{self._base_url}/{_REPORTING}/{call}", json=body)
         except httpx.RequestError as error:
             return Unreachable(failure(error))
-        message = scrubbed(_message(response), *self._credentials)[:300]
+        message = self._shown(_message(response))
         return Delivered(message) if response.is_success else Refused(response.status_code, message)
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datacube_assets.cli.options import age, store_options, told
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
 
 if TYPE_CHECKING:
     from datacube_assets.operations.inventory import Listed
+    from datacube_assets.settings import Settings
 
 _COLOURS = {"well": "green", "warning": "yellow", "broken": "red"}
 
@@ -44,9 +46,7 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
-        for part in found.parts:
-            click.secho(f"{part.state:8}", fg=_COLOURS[part.state], nl=False)
-            click.echo(f"{part.name:18} {part.says}")
+        show(((part.state, part.name, part.says) for part in found.parts), (7, 18), _COLOURS)
     sys.stdout.flush()
     sys.exit(SEVERITY[found.state])
 
@@ -115,18 +115,20 @@ def list_(
         for one in found:
             click.echo(one.key)
     else:
-        for one in found:
-            click.echo(_line(one))
+        show(map(_cells, found), (10, 16, -17, -13, 8))
         click.echo(f"{len(found):,} partition{'' if len(found) == 1 else 's'}", err=True)
 
 
-def _line(one: Listed) -> str:
+def _cells(one: Listed) -> tuple[str, ...]:
     published = "-" if one.published is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.published))
-    line = (
-        f"{one.state:11} {published:16} {one.objects:9,} objects {one.bytes / 1e6:10,.1f} MB  "
-        f"{(one.newest_run or '-')[:8]:8}  {one.key}"
+    return (
+        one.state,
+        published,
+        f"{one.objects:,} objects",
+        f"{one.bytes / 1e6:,.1f} MB",
+        (one.newest_run or "-")[:8],
+        f"{one.key}\n{one.error}" if one.error else one.key,
     )
-    return f"{line}\n            {one.error}" if one.error else line
 
 
 @click.command(short_help="Look into a tile, an object, a table, a manifest, or a datacube.")
@@ -261,18 +263,13 @@ def verify(
             runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
         except ValueError as error:
             raise click.ClickException(str(error)) from error
-        interactive = sys.stdout.isatty() and not quiet and not as_json
         all_found = []
         for number, run in enumerate(runs, 1):
-
-            def progress(what: str, done: int, total: int, head: str = f"{number}/{len(runs)} {run}") -> None:
-                if interactive:
-                    click.echo(f"\r\x1b[K  {head}: {what} {done:,} of {total:,}", nl=False)
-
-            found = compare(settings, run, progress, tables=not no_tables)
+            with counting(f"{number}/{len(runs)} {run}", not quiet and not as_json) as progress:
+                found = compare(
+                    settings, run, lambda what, done, total: progress(done, total, what), tables=not no_tables
+                )
             all_found.append(found)
-            if interactive:
-                click.echo("\r\x1b[K", nl=False)
             if as_json or (quiet and found.is_well):
                 continue
             click.echo(

@@ -10,13 +10,16 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Ask for runs: process again, with other parameters or as they were.")
@@ -90,7 +93,7 @@ def reprocess(
             asked.append(key)
             if not as_json:
                 click.echo(f"Asked for {key}")
-        except (ValueError, ValidationError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             refused[key] = str(error)
             if not as_json:
                 click.echo(f"{key}: {error}", err=True)
@@ -142,10 +145,6 @@ def copy(
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 
-    def progress(done: int, total: int) -> None:
-        if not quiet and not as_json and sys.stdout.isatty():
-            click.echo(f"  {done:,} of {total:,}\r", nl=False)
-
     all_copied: dict[str, Any] = {}
     with told():
         lake = open_store(settings.lake, settings.s3_endpoint)
@@ -158,7 +157,8 @@ def copy(
             bucket = open_store(as_url(source or configured), settings.s3_endpoint)
             bucket.check("--from", write=False)
             started = time.monotonic()
-            copied = copy_datacube(Lake(lake), bucket, to, run, progress)
+            with counting(str(run), not quiet and not as_json) as progress:
+                copied = copy_datacube(Lake(lake), bucket, to, run, progress)
             all_copied[run.key] = asdict(copied)
             if not quiet and not as_json:
                 seconds, size = time.monotonic() - started, copied.bytes / 1e6
@@ -202,9 +202,11 @@ def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> No
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
         return
-    for kind, (number, size) in report.by_kind().items():
-        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
     done = "deleted" if delete else "would be deleted; add --delete"
-    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    counted = {**report.by_kind(), done: (len(report.found), report.bytes)}
+    show(
+        ((f"{number:,}", f"{size / 1e6:,.1f} MB", what) for what, (number, size) in counted.items()),
+        (-9, -15),
+    )
     for run in report.unfinished:
         click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")

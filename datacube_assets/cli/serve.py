@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
@@ -113,6 +116,8 @@ def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
     from datacube_assets.development.dojo_simulator import serve
 
     with told():
+        from datacube_assets.settings import Settings
+
         settings = Settings.from_environment()
     click.echo(f"Standing in for Dojo at http://{host}:{port}{prefix}; stop it with Ctrl-C.")
     serve(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -28,12 +27,11 @@ from datacube_assets.dojo.documents import (
 )
 from datacube_assets.http_client import (
     RetryPolicy,
+    ServiceClient,
     Unavailable,
     failure,
     is_passing,
-    plain_url,
     retry_after,
-    scrubbed,
 )
 
 RUNS_PER_PAGE = 1_000
@@ -128,7 +126,7 @@ _BRIEFS = TypeAdapter(list[_Brief])
 D = TypeVar("D", RunDocument, ModelDocument, IndicatorDocument)
 
 
-class DojoClient:
+class DojoClient(ServiceClient):
     """Dojo's API at a base URL with path prefix (CONTRACTS A.1). May be shared between threads.
 
     Every method raises a `DojoError`: `DojoUnavailable` after the retries, otherwise at once.
@@ -148,28 +146,9 @@ class DojoClient:
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        self._base_url = plain_url(base_url)
-        self._credentials = username, password
+        super().__init__(base_url, username, password, timeout=timeout, follow_redirects=True)
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
-        self._http = httpx.Client(
-            auth=(username, password) if username else None, timeout=timeout, follow_redirects=True
-        )
-
-    def __repr__(self) -> str:
-        return f"DojoClient({self._base_url!r})"
-
-    def __enter__(self) -> DojoClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
 
     def count_runs(self) -> int:
         """How many runs Dojo has: one quick request, to see whether it answers."""
@@ -297,7 +276,7 @@ class DojoClient:
         except httpx.RequestError as error:
             raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
         if not response.is_success:
-            raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
+            raise _refusal(path, response, self._shown(response.text))
         if _breaks_off(response.content):
             raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content

@@ -9,8 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
@@ -22,6 +21,9 @@ from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import Store
+
+_OVER = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+_UNFINISHED = tuple(status for status in DagsterRunStatus if status not in _OVER)
 
 
 @dataclass(frozen=True)
@@ -110,5 +112,5 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
     """Whether a run of the partition is waiting or at work."""
-    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(NOT_FINISHED_STATUSES))
+    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(_UNFINISHED))
     return bool(instance.get_runs(filters=filters, limit=1))
