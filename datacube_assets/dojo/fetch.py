@@ -51,6 +51,33 @@ _FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_ISATAP = 0x00005EFE
+"""What stands before an address of IPv4 in one of IPv6 that is made of it; a bit tells kinds apart."""
+_V4_INSIDE = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "100.64.0.0/10",  # behind a provider's translation; Alibaba's metadata
+            "168.63.129.16/32",  # Azure's own services
+            "169.254.0.0/16",  # metadata of most clouds
+            "192.0.0.0/24",  # protocols; Oracle's metadata
+            "192.88.99.0/24",  # relays into IPv6
+            "198.18.0.0/15",  # measurements inside
+        ),
+    )
+)
+_V6_INSIDE = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # protocols, Teredo's tunnels among them
+            "2001:db8::/32",
+            "3fff::/20",  # documentation, as the one above
+        ),
+    )
+)
+"""What Python's list of networks, in one version or another, takes for the internet."""
 _S3_STATUS = re.compile(r"status code: (\d{3})")
 
 Pieces = Generator[bytes, None, None]
@@ -225,13 +252,29 @@ class _Guard:
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet, and not of a machine, a network or a cloud's inside."""
     number = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(number, ipaddress.IPv6Address):
-        # Forms of IPv6 that stand for an address of IPv4.
-        within = number.ipv4_mapped or number.sixtofour
-        if number in _NAT64:
-            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-        number = within or number
-    return number.is_global and not number.is_multicast
+    if isinstance(number, ipaddress.IPv4Address):
+        return _is_public_v4(number)
+    if number.ipv4_mapped:
+        return _is_public_v4(number.ipv4_mapped)
+    low = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    if number in _NAT64:
+        return _is_public_v4(low)
+    # Nothing else is routed in the internet: neither what is local, in whichever way, nor old forms of IPv4.
+    if number not in _UNICAST or not number.is_global or any(number in network for network in _V6_INSIDE):
+        return False
+    within = [number.sixtofour] if number.sixtofour else []
+    if (int(number) >> 32) & 0xFDFFFFFF == _ISATAP:
+        within.append(low)
+    return all(map(_is_public_v4, within))
+
+
+def _is_public_v4(number: ipaddress.IPv4Address) -> bool:
+    return (
+        number.is_global
+        and not number.is_multicast
+        and not number.is_reserved
+        and not any(number in network for network in _V4_INSIDE)
+    )
 
 
 @cache

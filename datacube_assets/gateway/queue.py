@@ -173,7 +173,8 @@ class RequestQueue:
         outcomes: list[Outcome] = []
         with self._room(len(new)):
             for group in groups:
-                outcomes += [self._take(_together(group)), *["duplicate" for _ in group[1:]]]
+                outcomes.append(self._take(_together(group)))
+                outcomes.extend("duplicate" for _ in group[1:])
         return outcomes
 
     def _take(self, parameters: Parameters) -> Outcome:

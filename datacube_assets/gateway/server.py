@@ -20,13 +20,12 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import uvicorn
 from dagster import DagsterInstance
 from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
@@ -34,6 +33,7 @@ from datacube_assets import __version__
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway.admission import Admission, check_networks, is_loopback
 from datacube_assets.gateway.flows import LONGEST_QUERY, Flows, UnknownQueryError
+from datacube_assets.gateway.listening import NamedHosts, listen
 from datacube_assets.gateway.metrics import Metrics
 from datacube_assets.gateway.parameters import (
     LARGEST_BODY,
@@ -267,6 +267,7 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
             ActiveRunError: _told(400),
             UnknownRunError: _told(404),
             FullError: _told(503),
+            ClientDisconnect: _told(400, "The request did not arrive."),
             StoreError: _told(500),
             Exception: _told(500, "The log of the gateway says why."),
         },
@@ -275,7 +276,7 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
         app.include_router(router)
     token = settings.gateway_token.get_secret_value()
     admitted = Admission(app, networks(settings.gateway_clients), token)
-    return gateway.metrics.measured(admitted)
+    return gateway.metrics.measured(NamedHosts(admitted, host, names(settings.gateway_origins)))
 
 
 def _told(status: int, text: str = "") -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
@@ -296,12 +297,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
     check_networks(settings, host)
     open_store(settings.lake, settings.s3_endpoint).check("DATACUBE_LAKE")
     with open_instance(settings) as instance:
-        uvicorn.run(
+        listen(
             application(settings, instance, host),
-            host=host,
-            port=port,
-            log_level="warning",
-            server_header=False,
+            host,
+            port,
             # Who calls is where the connection comes from.
             proxy_headers=False,
             timeout_graceful_shutdown=10,

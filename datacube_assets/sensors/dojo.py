@@ -13,7 +13,8 @@ in the lake, Dagster's runs tell the numbers.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dagster import (
@@ -31,38 +32,59 @@ from dagster import (
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.watch import Changes, Ready, changes, ready_indicators, ready_runs
+from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
 from datacube_assets.partitions import NAME_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
+from datacube_assets.sensors.telling import tell_failure
 from datacube_assets.sensors.tick_log import count, listed
 from datacube_assets.storage.lake import Lake
 
+_log = logging.getLogger(__name__)
+
+LISTING_SECONDS = 120.0
+"""How long a list may take: other sensors wait meanwhile."""
 VERSION_TAG = "datacube/version"
 CHANGE_TAG = "datacube/change"
 """Run tags with the state of a partition that a run was requested for."""
 
-Listing = tuple[list[Ready], int, list[DocumentProblem]]
-"""What is ready, how many documents there are, and those that cannot be read."""
+
+@dataclass(frozen=True)
+class Listing:
+    """One of Dojo's lists."""
+
+    ready: Sequence[Ready]
+    listed: int
+    """How many documents there are."""
+    problems: Sequence[DocumentProblem]
+    """Those that cannot be read."""
+    refused: Sequence[RunDocument] = ()
+    """Runs that are ready, and that nobody could tell from datasets."""
 
 
-def list_runs(client: DojoClient) -> Listing:
+def list_runs(client: DojoClient, warn: Callable[[str], None] = _log.warning) -> Listing:
     """All model runs of Dojo. Raises DojoError, also when the listing is incomplete."""
-    raw = client.runs()
+    raw = client.runs(warn=warn)
     documents, problems = parse_documents(RunDocument, raw)
-    return ready_runs(documents), len(raw), problems
+    refused = [one for one in documents if one.is_ready and is_misnamed(one)]
+    return Listing(ready_runs(documents), len(raw), problems, refused)
 
 
-def list_indicators(client: DojoClient) -> Listing:
+def list_indicators(client: DojoClient, warn: Callable[[str], None] = _log.warning) -> Listing:
     """All datasets of Dojo. Raises DojoError, also when the listing is incomplete."""
-    raw = client.indicators()
+    raw = client.indicators(warn=warn)
     documents, problems = parse_documents(IndicatorDocument, raw)
-    return ready_indicators(documents), len(raw), problems
+    return Listing(ready_indicators(documents), len(raw), problems)
 
 
 def build_dojo_sensor(
-    name: str, what: str, listing: Callable[[DojoClient], Listing], *, interval: int, limit: int
+    name: str,
+    what: str,
+    listing: Callable[[DojoClient, Callable[[str], None]], Listing],
+    *,
+    interval: int,
+    limit: int,
 ) -> SensorDefinition:
     """A sensor over one of Dojo's lists, every `interval` seconds, at most `limit` runs a tick."""
 
@@ -78,17 +100,21 @@ def build_dojo_sensor(
     ) -> SensorResult | SkipReason:
         if not dojo.url:
             return SkipReason("Set DOJO_URL to watch Dojo: no Dojo is configured.")
-        known = Known(lake.open(), name)
+        store = lake.open()
+        known = Known(store, name)
         known.confirm(requested_last(context.cursor))
         try:
-            with dojo.client() as client:
-                ready, listed, problems = listing(client)
+            with dojo.client(seconds=LISTING_SECONDS) as client:
+                found_there = listing(client, context.log.warning)
         except DojoError as error:
             return SkipReason(f"Dojo's list could not be read, so nothing is changed: {error}")
-        for problem in problems:
+        for problem in found_there.problems:
             context.log.warning(f"Skipped, because its document cannot be read: {problem}")
+        for document in found_there.refused:
+            refuse(store, document, context.log.warning)
+        ready = found_there.ready
         found = changes(sound(ready, context.log.warning), known.versions, limit)
-        told = tell(what, listed, len(ready), len(problems), found)
+        told = tell(what, found_there.listed, len(ready), len(found_there.problems), found)
         context.log.info(told)
         if not found.due:
             return SensorResult(skip_reason=told, cursor="{}")
@@ -191,6 +217,16 @@ def state_of_last_run(instance: DagsterInstance, run: ModelRun) -> State | None:
         return None
     change = tags.get(CHANGE_TAG, "0")
     return State(tags[VERSION_TAG], int(change) if change.isdecimal() else 0)
+
+
+def refuse(lake: Lake, document: RunDocument, warn: Callable[[str], None]) -> None:
+    """Have CauseMos told that a run called like all datasets is not processed; once for each state of it."""
+    warn(
+        f"Refused: the run {document.id!r} of model {document.model_id} has the id of datasets. "
+        "Let Dojo run the model again under another id"
+    )
+    run = ModelRun(document.model_id, document.id)
+    tell_failure(lake, f"refused-{document.version}", run, (document.id,), is_indicator=False)
 
 
 def sound(ready: Iterable[Ready], warn: Callable[[str], None]) -> list[Ready]:

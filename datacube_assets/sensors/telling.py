@@ -14,13 +14,15 @@ from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox, Report
 
 
-def tell_failure(lake: Lake, name: str, run: ModelRun, doc_ids: Sequence[str]) -> None:
+def tell_failure(
+    lake: Lake, name: str, run: ModelRun, doc_ids: Sequence[str], *, is_indicator: bool | None = None
+) -> None:
     """Post that a model run or dataset cannot be processed; once for a name, which stands for a run's id."""
     failed = ProcessingFailed(
         run_id=run.run_id,
         data_id=run.model_id,
         doc_ids=tuple(doc_ids),
-        is_indicator=run.is_indicator,
+        is_indicator=run.is_indicator if is_indicator is None else is_indicator,
         flow_id=name,
     )
     body = failed.model_dump(mode="json")
