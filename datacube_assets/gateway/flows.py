@@ -1,5 +1,7 @@
 """What is told about a run, as an answer to the GraphQL query that CauseMos sends.
 
+What it expects: docs/specification/queue-and-causemos.md#state-and-log-of-a-run.
+
 It is that one query: the run is named by `_eq`, the fields by their names. Everything comes from the
 Dagster run of that id, which is what reports give CauseMos as `flow_id`.
 """
@@ -15,7 +17,7 @@ import graphql
 from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
 from datacube_assets.gateway.parameters import is_run_id
-from datacube_assets.http_client import scrubbed
+from datacube_assets.http_client.redaction import beginning
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {
@@ -97,14 +99,8 @@ class Flows:
             # Neither the stack nor what an exception says of itself in Python is for a user of CauseMos.
             text = f"{text} {error.message}".strip()
             error = error.cause
-        for username, password in (
-            (self.settings.dojo_username, self.settings.dojo_password),
-            (self.settings.causemos_username, self.settings.causemos_password),
-            ("", self.settings.address_key),
-            ("", self.settings.gateway_token),
-        ):
-            text = scrubbed(text, username, password.get_secret_value())
-        return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
+        told = beginning(text, LONGEST_LINE)
+        return told if len(text) <= LONGEST_LINE else f"{told}..."
 
 
 def asked_of(query: object) -> tuple[str, set[str]]:

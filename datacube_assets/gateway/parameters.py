@@ -7,6 +7,7 @@ it is when they are read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.fetch import Source, check_address
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.http_client.redaction import HIDDEN, redacted
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.settings import Settings, names
 
@@ -36,6 +38,7 @@ MOST_DOCUMENTS = 10_000
 MOST_REQUESTS = 1_000
 """Requests of an array: it is put in while the caller waits."""
 
+_SECRET_NAME = re.compile(r"(?i)secret|passw|pwd|token|credential|authorization|(^|_|access|api)key($|_)")
 _LONGEST_RUN_ID = 100
 
 
@@ -54,7 +57,7 @@ class Parameters:
     request: DatacubeRequest
     """What is worked on; addresses are sealed."""
     document: Mapping[str, Any]
-    """The object as it came, with whatever else it said; addresses are sealed."""
+    """The object as it came, with whatever else it said but secrets; addresses are sealed."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Reader:
         return cls(source, seal)
 
     def read_one(self, document: Any) -> Parameters:
-        """The request of a flow parameter object (CONTRACTS C, F.1). Raises RefusedError.
+        """The request of a flow parameter object (docs/specification/requests.md). Raises RefusedError.
 
         Fields that are null count as absent, as in the original.
         """
@@ -107,7 +110,11 @@ class Reader:
             update={"data_paths": tuple(map(self.source.seal.open, request.data_paths))}
         )
         request = self.seal.close_all(opened)
-        return Parameters(request, {**document, "data_paths": list(request.data_paths)})
+        kept = {
+            name: value if name in DatacubeRequest.model_fields else _without_secrets(name, value)
+            for name, value in document.items()
+        }
+        return Parameters(request, {**kept, "data_paths": list(request.data_paths)})
 
     def read_many(self, documents: Any) -> list[Parameters]:
         """The requests of an array, all or none. Raises RefusedError naming the first that cannot be used."""
@@ -132,6 +139,17 @@ def _check_sizes(documents: Sequence[Mapping[str, Any]]) -> None:
     for name, most in (("data_paths", MOST_ADDRESSES), ("doc_ids", MOST_DOCUMENTS)):
         if sum(len(one[name]) for one in documents if isinstance(one.get(name), list)) > most:
             raise TooLargeError(f"{name}: a body may have at most {most:,}")
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    """What a request says besides, as it may be kept; the original was sent the keys of a store that way."""
+    if isinstance(value, dict):
+        return {inner: _without_secrets(inner, part) for inner, part in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(name, part) for part in value]
+    if isinstance(value, str):
+        return HIDDEN if value and _SECRET_NAME.search(name) else redacted(value)
+    return value
 
 
 def parsed(body: bytes) -> Any:

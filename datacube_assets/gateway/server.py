@@ -1,4 +1,4 @@
-"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect (CONTRACTS F).
+"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect.
 
     PUT  /data-pipeline/enqueue              put a request in
     PUT  /data-pipeline/bulk-enqueue         put many in, all or none
@@ -44,6 +44,7 @@ from datacube_assets.gateway.parameters import (
     parsed,
 )
 from datacube_assets.gateway.queue import ActiveRunError, FullError, RequestQueue, UnknownRunError
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.settings import Settings, names, networks
 from datacube_assets.storage.lake import Lake
@@ -51,7 +52,7 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import StoreError
 
 FAILED = "An error occured on the server while processing the request"
-"""The original's words for everything that goes wrong, spelled as there (CONTRACTS F.1)."""
+"""The original's words for everything that goes wrong, spelled as there."""
 _LONGEST_REASON = 1000
 LARGEST_QUERY = 4 * LONGEST_QUERY
 """Bytes of the body with a query."""
@@ -232,7 +233,7 @@ class Gateway:
             query = document.get("query") if isinstance(document, dict) else None
             return JSONResponse(self.flows.answer(query))
         except (RefusedError, UnknownQueryError) as error:
-            return JSONResponse({"errors": [{"message": str(error)}]}, 400)
+            return JSONResponse({"errors": [{"message": redacted(str(error))}]}, 400)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
@@ -283,7 +284,7 @@ def _told(status: int, text: str = "") -> Callable[[Request, Exception], Corouti
     """A handler that says what went wrong: first in the original's words, then in ours."""
 
     async def tell(request: Request, error: Exception) -> Response:
-        said = text or str(error)
+        said = text or redacted(str(error))
         return PlainTextResponse(f"{FAILED}\n{said[:_LONGEST_REASON]}\n", status)
 
     return tell

@@ -7,14 +7,22 @@ What is asked for, and what follows from an answer, is the clients' own business
 
 from __future__ import annotations
 
-import base64
+import contextlib
+import ipaddress
 import logging
+import math
 import re
+import socket
+import ssl
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from functools import cache
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+from urllib.request import getproxies
 
 import httpx
 from tenacity import (
@@ -27,13 +35,12 @@ from tenacity import (
     wait_random,
 )
 
+from datacube_assets.http_client.redaction import beginning, keep_secret, redacted, secrets_of
+
 _log = logging.getLogger(__name__)
 
 UNTRUSTED = "its certificate is not trusted. Name its authority in SSL_CERT_FILE"
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
-_HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 _LONGEST_SAID = 300
 """Characters of an answer that are repeated in a message of ours."""
 
@@ -82,13 +89,28 @@ class ServiceClient:
     """A service at a base URL, and its connections. May be shared between threads."""
 
     def __init__(
-        self, base_url: str, username: str, password: str, *, timeout: float, follow_redirects: bool = False
+        self,
+        base_url: str,
+        username: str,
+        password: str,
+        *,
+        timeout: float,
+        total: float,
+        seconds: float = math.inf,
+        follow_redirects: bool = False,
     ) -> None:
-        """Raises ValueError when the base URL is none, or carries credentials."""
+        """`timeout`: seconds without any progress; `total`: of one call; `seconds`: of all calls together.
+
+        Raises ValueError when the base URL is none, or carries credentials.
+        """
         self._base_url = plain_url(base_url)
-        self._credentials = username, password
-        self._http = httpx.Client(
-            auth=self._credentials if username else None, timeout=timeout, follow_redirects=follow_redirects
+        keep_secret(pairs=[(username, password)])
+        self._total = total
+        self._until = time.monotonic() + seconds
+        self._http = open_client(
+            auth=(username, password) if username else None,
+            timeout=timeout,
+            follow_redirects=follow_redirects,
         )
 
     def __repr__(self) -> str:
@@ -106,9 +128,139 @@ class ServiceClient:
         """Give the connections back."""
         self._http.close()
 
+    def _call(self, method: str, path: str, **more: Any) -> httpx.Response:
+        """One request and its whole answer. Raises httpx.RequestError, after the time for it as well."""
+        left = self._until - time.monotonic()
+        with overseen(min(self._total, left)) as oversight:
+            return self._http.request(
+                method, f"{self._base_url}/{path}", extensions={"trace": oversight}, **more
+            )
+
+    @property
+    def _time_is_over(self) -> bool:
+        """Whether no further call can be made."""
+        return time.monotonic() >= self._until
+
     def _shown(self, said: str) -> str:
         """The beginning of what the service said, without secrets."""
-        return scrubbed(said, *self._credentials)[:_LONGEST_SAID]
+        return beginning(said, _LONGEST_SAID)
+
+
+class Overdue(httpx.TimeoutException):
+    """The time for a call was over before its answer was whole, however busily it came in small pieces."""
+
+
+class _Oversight:
+    """Knows the connections that a call makes, and cuts them off when its time is over.
+
+    Time-outs of HTTP clients begin anew with each byte. A call is given a connection of its own, as what
+    happens on one that was there before is told to nobody.
+    """
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+
+    def __call__(self, event: str, info: Mapping[str, Any]) -> None:
+        """What httpcore calls as it goes along."""
+        if event == "connection.connect_tcp.complete":
+            # A second handle: the first is handed on to TLS, which has yet to begin.
+            own = info["return_value"].get_extra_info("socket").dup()
+            with self._lock:
+                self._sockets.append(own)
+            if self.is_over:
+                self.end()
+
+    def end(self) -> None:
+        with self._lock:
+            self.is_over = True
+            for one in self._sockets:
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with self._lock:
+            for one in self._sockets:
+                one.close()
+            self._sockets.clear()
+
+
+@contextlib.contextmanager
+def overseen(seconds: float) -> Iterator[_Oversight]:
+    """Give a call so many seconds altogether; what comes is to be its `trace`. Raises Overdue."""
+    oversight = _Oversight()
+    late = Overdue(f"no whole answer within {max(seconds, 0):.3g} s")
+    if seconds <= 0:
+        raise late
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), oversight.end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield oversight
+    except httpx.RequestError:
+        if oversight.is_over:
+            raise late from None
+        raise
+    finally:
+        timer.cancel()
+        oversight.close()
+    # What ends with the connection seems whole.
+    if oversight.is_over:
+        raise late
+
+
+@cache
+def tls() -> ssl.SSLContext:
+    """Certificates and all; read once, as that takes longer than fetching a small part."""
+    return httpx.create_ssl_context()
+
+
+def open_client(**options: Any) -> httpx.Client:
+    """A client as the environment wants it (proxies, certificates), without connections that are kept."""
+    return httpx.Client(
+        verify=tls(),
+        mounts=_proxies(),
+        trust_env=False,
+        limits=httpx.Limits(max_keepalive_connections=0),
+        **options,
+    )
+
+
+def _proxies() -> dict[str, httpx.BaseTransport | None]:
+    """The proxies that the environment names, and the hosts that are asked directly.
+
+    httpx reads the same variables, and fails for spellings that other programs take, such as `[::1]`.
+    """
+    named = getproxies()
+    ways: dict[str, httpx.BaseTransport | None] = {}
+    for scheme in ("http", "https", "all"):
+        if address := named.get(scheme):
+            keep_secret(*secrets_of(address))
+            proxy = address if "://" in address else f"http://{address}"
+            ways[f"{scheme}://"] = httpx.HTTPTransport(proxy=proxy, verify=tls())
+    if not ways:
+        return {}
+    for host in (one.strip() for one in named.get("no", "").split(",")):
+        if host == "*":
+            return {}
+        if host:
+            ways[_direct(host)] = None
+    return ways
+
+
+def _direct(host: str) -> str:
+    """The pattern of a host of NO_PROXY, with all hosts below it."""
+    plain = host.partition("://")[2] or host
+    bracketed = re.fullmatch(r"\[([^\]]*)\](:\d+)?", plain)
+    address = bracketed[1] if bracketed else plain.partition("/")[0]
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        name = plain.lstrip("*")
+        return f"all://{name}" if name.lower() == "localhost" else f"all://*{name}"
+    port = bracketed[2] or "" if bracketed else ""
+    return f"all://[{number}]{port}" if number.version == 6 else f"all://{number}"
 
 
 def is_passing(status: int) -> bool:
@@ -133,7 +285,10 @@ def failure(error: Exception) -> str:
     # As OpenSSL says it, and as rustls does, somewhere in pages of text.
     if "CERTIFICATE_VERIFY_FAILED" in said or "InvalidCertificate(" in said:
         return UNTRUSTED
-    return f"{type(error).__name__} {said}"
+    if isinstance(error, httpx.ProtocolError | httpx.DecodingError):
+        # They repeat what came, or what was to be sent.
+        return f"{type(error).__name__}: what came is no HTTP"
+    return f"{type(error).__name__} {redacted(said)}"
 
 
 def plain_url(url: str) -> str:
@@ -152,32 +307,3 @@ def plain_url(url: str) -> str:
             "The base URL must hold no more than host and path; user name and password are given separately."
         )
     return url.rstrip("/")
-
-
-def public(address: str) -> str:
-    """An address as it may be shown: user name, password, query and fragment left out; a path as it is."""
-    url = _URL.match(address)
-    if not url:
-        return address
-    scheme, authority, path = url.groups()
-    host = authority.rpartition("@")[2]
-    # A password with an unescaped `/` or `?` ends the authority early: what then stands there is no host.
-    return f"{scheme}://{host}{path}" if _HOST.fullmatch(host) else f"{scheme}://..."
-
-
-def scrubbed(text: str, username: str, password: str) -> str:
-    """What a service said, as it may be shown: without our credentials, and its addresses as `public`."""
-    for secret in (password, base64.b64encode(f"{username}:{password}".encode()).decode()):
-        if password:
-            text = text.replace(secret, "...")
-    return _ADDRESS.sub(lambda match: public(match[0]), text)
-
-
-def _without_secrets(record: logging.LogRecord) -> bool:
-    """Keep signatures and passwords out of the log, where httpx writes each address it asks for."""
-    if isinstance(record.args, tuple):
-        record.args = tuple(public(str(arg)) if isinstance(arg, httpx.URL) else arg for arg in record.args)
-    return True
-
-
-logging.getLogger("httpx").addFilter(_without_secrets)

@@ -27,12 +27,17 @@ _SHORTEST = 4
 _BEFORE = "\"'`<>()[]{}«»“”‘’ \t\r\n\v\f\0\u00a0\u200b\u200c\u200d\u2060\ufeff"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})(:[/\\]+)([^/\\?#]*)([^?#]*)", re.DOTALL)
 _ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}:[/\\][^\s\"'<>]*")
-_ENCODED = re.compile(r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,30}%3a%2f%2f(?:(?!%3f|%23|%40)[^\s\"'<>])*)[^\s\"'<>]*")
+_ENCODED = re.compile(
+    r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,30}%3a%2f%2f(?:(?!%3f|%23|%40)[^\s\"'<>])*)[^\s\"'<>]*"
+)
 _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 _CUT = re.compile(r"[?#？]|%3[fF]")
 """Where what follows a path begins, however it is written."""
+_QUESTION = re.compile(r"[?？]|%3[fF]")
 _QUERY = re.compile(r"\?[^\s\"'<>?=]{0,200}=[^\s\"'<>]*")
-_HEADER = re.compile(r"(?i)(authorization[\"']?\s{0,5}[:=,]\s{0,5}b?[\"']?)(?:[\w-]{1,40}\s{1,5})?[^\s\"'<>,;]+")
+_HEADER = re.compile(
+    r"(?i)(authorization[\"']?\s{0,5}[:=,]\s{0,5}b?[\"']?)(?:[\w-]{1,40}\s{1,5})?[^\s\"'<>,;]+"
+)
 _TOKEN = re.compile(r"(?i)\b(basic|bearer|negotiate)(\s{1,5})[A-Za-z0-9+/_~.=-]{12,}")
 _PARAMETER = re.compile(
     r"(?i)(?<![a-z])(x-(?:amz|goog|ms)-[a-z0-9-]{1,60}[\"']?\s{0,5}(?:=|%3d|[:,]\s{0,5}b?[\"']?)"
@@ -45,7 +50,7 @@ _lock = threading.Lock()
 
 
 def keep_secret(*values: str, pairs: Iterable[tuple[str, str]] = ()) -> None:
-    """Have these left out of every text from now on; of user names and passwords what is sent of them, too."""
+    """Have these left out of every text from now on; of `pairs`, user and password, what is sent, too."""
     every = [value for value in values if value]
     for username, password in pairs:
         if password:
@@ -71,6 +76,13 @@ def redacted(text: str, *secrets: str) -> str:
     return _PARAMETER.sub(rf"\1{HIDDEN}", text)
 
 
+def beginning(text: str, length: int) -> str:
+    """The beginning of a text as it may be shown, of at most so many letters."""
+    # What is hidden takes less room than what hides it. Not in the middle of a word: half a secret is not known.
+    some = text if len(text) <= 8 * length else text[: 8 * length].rpartition(" ")[0]
+    return redacted(some)[:length]
+
+
 def redacted_all(value: Any) -> Any:
     """The same of every text in a JSON document, names of fields excepted."""
     if isinstance(value, str):
@@ -92,6 +104,8 @@ def public(address: str) -> str:
     if url is None:
         return _without_scheme(address)
     scheme, slashes, authority, path = url.groups()
+    if scheme.lower() == "file" and len(slashes) > len("://"):
+        return f"{scheme}{slashes}{authority}{_plain(path)}"
     host = authority.rpartition("@")[2]
     # A password with an unescaped `/` or `?` ends the authority early: what then stands there is no host.
     is_host = _HOST.fullmatch(host) and not (":" in authority and "@" not in authority and "@" in path)
@@ -102,10 +116,11 @@ def _without_scheme(address: str) -> str:
     """An address without scheme at its beginning, or a path."""
     if address.startswith(("/", ".")) and not address.startswith("//") and not _QUERY.search(address):
         return address
-    cut = _CUT.split(_ADDRESS.sub(lambda found: public(found[0]), address), maxsplit=1)[0]
+    cut = _QUESTION.split(_ADDRESS.sub(lambda found: public(found[0]), address), maxsplit=1)[0]
     before, at, host = cut.rpartition("@")
     # As in `ann:password@host/path`; an `@` in the path of a bucket's key has no colon before it.
-    return _plain(f"{HIDDEN}@{host}" if at and ":" in before else cut)
+    shown = f"{HIDDEN}@{host}" if at and ":" in before else cut
+    return _PARAMETER.sub(rf"\1{HIDDEN}", shown)
 
 
 def _plain(path: str) -> str:
@@ -146,6 +161,10 @@ def redact_error(error: BaseException) -> None:
         said = _said(one)
         if said != redacted(said):
             one.args = tuple(redacted(arg) if isinstance(arg, str) else arg for arg in one.args)
+            for name, value in vars(one).items():
+                if isinstance(value, str):
+                    with contextlib.suppress(AttributeError):
+                        setattr(one, name, redacted(value))
         for name in ("__cause__", "__context__"):
             other = getattr(one, name)
             if other is None:

@@ -1,7 +1,8 @@
 """Sensors that watch Dojo: every run or dataset that is ready gets a partition and a run.
 
 What is new is decided by the plain functions of `dojo/watch.py`; here they meet Dagster. A tick sees
-Dojo's whole list, because the list is unsorted and documents change in place (CONTRACTS A.2).
+Dojo's whole list, because the list is unsorted and documents change in place
+(docs/specification/dojo-documents.md#lists).
 
 Nothing is lost and nothing runs twice by these rules. A request's run key carries the version of what it
 is made of and how often its partition has changed before, so Dagster starts it once, and again when a
@@ -33,6 +34,7 @@ from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
+from datacube_assets.http_client.redaction import redacting
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
 from datacube_assets.partitions import NAME_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.resources.dojo import DojoResource
@@ -95,6 +97,7 @@ def build_dojo_sensor(
         default_status=DefaultSensorStatus.RUNNING,
         description=f"Starts a run for every {what} in Dojo that is ready and new, or has changed.",
     )
+    @redacting()
     def watch(
         context: SensorEvaluationContext, dojo: DojoResource, lake: LakeResource
     ) -> SensorResult | SkipReason:

@@ -1,4 +1,4 @@
-"""The sensor that tells CauseMos how runs went (CONTRACTS F.4).
+"""The sensor that tells CauseMos how runs went (docs/dojo-to-causemos.md#reports).
 
 Each tick first writes down what has to be told about runs that changed, then delivers what is due. Only
 runs of the full selection are told, and only when somebody waits for them (`doc_ids`).
@@ -49,7 +49,7 @@ from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public, redacting
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.causemos import CauseMosResource
@@ -84,6 +84,7 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         default_status=DefaultSensorStatus.RUNNING,
         description="Tells CauseMos when runs start, and whether their datacube is ready.",
     )
+    @redacting()
     def causemos_reports(
         context: SensorEvaluationContext, causemos: CauseMosResource, lake: LakeResource
     ) -> SensorResult:

@@ -25,6 +25,7 @@ from dagster import (
 )
 
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.http_client.redaction import redacting
 from datacube_assets.orchestration.home import faults_of_settings
 from datacube_assets.orchestration.jobs import BY_HAND, FORCED, JOBS, process_model_run, selection
 from datacube_assets.partitions import REQUEST_TAG, SOURCE_TAG, model_runs, run_tags
@@ -54,6 +55,7 @@ def build_requests_sensor(*, interval: int, limit: int) -> SensorDefinition:
         default_status=DefaultSensorStatus.RUNNING,
         description="Starts the runs that were asked for with `datacube reprocess`, or by CauseMos.",
     )
+    @redacting()
     def requests(context: SensorEvaluationContext, lake: LakeResource) -> SensorResult:
         store = lake.open()
         # The cursor names what the last tick requested; Dagster stored it after creating the runs.

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from datacube_assets.dojo.request import digest
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.storage.lake import DamagedError, Lake
 
 Kind = Literal["queue-runtime", "processing-succeeded", "processing-failed"]
@@ -67,7 +68,7 @@ class Report:
             self,
             attempts=self.attempts + 1,
             next_attempt=now + _wait(self.attempts + 1),
-            last_error=error,
+            last_error=redacted(error),
         )
 
 
@@ -225,7 +226,7 @@ class Outbox:
 
     def settle(self, slip: Slip, report: Report, outcome: str) -> None:
         """Take a report out for good; what became of it stays on record."""
-        self._write(f"{SETTLED}/{report.flow_id}.{report.stage}.json", report, outcome=outcome)
+        self._write(f"{SETTLED}/{report.flow_id}.{report.stage}.json", report, outcome=redacted(outcome))
         self.lake.store.delete_many([slip.key])
 
     def settled(self, flow_id: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
-Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
+Every answer comes from single objects read by key, as CauseMos' reader reads them; only
 the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
 
     GET  /                    the page
@@ -39,10 +39,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.listening import NamedHosts, listen
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.grid import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.key_safety import UnsafeKeyError
+from datacube_assets.kernels.morton import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
@@ -144,7 +145,7 @@ class View:
             else:
                 table = published.global_timeseries(query.resolution, query.feature)
         except MissingObjectError:
-            # The reader answers an empty list where a region has no line (CONTRACTS E.1).
+            # The reader answers an empty list where a region has no line.
             if not region:
                 raise
             return {"timestamps": [], "columns": {}}
@@ -339,7 +340,7 @@ def _told(
     """A handler that says what went wrong as the page expects it."""
 
     def tell(request: Request, error: Exception) -> Response:
-        said = text or (error.detail if isinstance(error, HTTPException) else str(error))
+        said = text or (redacted(error.detail if isinstance(error, HTTPException) else str(error)))
         headers = error.headers if isinstance(error, HTTPException) else None
         return JSONResponse({"detail": said}, status if isinstance(status, int) else status(error), headers)
 
