@@ -16,11 +16,12 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.partitions import REQUEST_TAG
-from datacube_assets.resources.storage import BucketsResource, request_key
+from datacube_assets.resources.storage import BucketsResource
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
 
 

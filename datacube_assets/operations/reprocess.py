@@ -15,11 +15,11 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources.dojo import DojoResource
-from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import RunRequested, ask_for_run, requested
+from datacube_assets.storage.run_info import request_key
 
 
 class NoRequestError(RuntimeError):

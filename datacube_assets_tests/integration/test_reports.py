@@ -40,7 +40,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run, selection
 from datacube_assets.partitions import model_runs
-from datacube_assets.resources.storage import request_key
+from datacube_assets.storage.run_info import request_key
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
