@@ -271,8 +271,8 @@ class View:
         try:
             lists = self.published(query.run).region_lists(query.feature)
         except MissingObjectError:
-            return {}
-        return {str(level): ids for level, ids in lists.items()}
+            return {"lists": {}}
+        return {"lists": {str(level): ids for level, ids in lists.items()}}
 
     def regional(self, query: Query) -> Answer:
         qualifier, value = query.breakdown
