@@ -296,7 +296,6 @@ function fillControls() {
   }
   for (const label of document.querySelectorAll(".weighted")) label.hidden = !shown.weighted;
   for (const id of ["span", "scale", "palette", "cells", "layer"]) $(id).value = String(choice[id]);
-  $("layer").disabled = !levelsThere().length;
   for (const id of ["low", "high"]) $(id).value = choice[id] ?? "";
   $("names").checked = choice.names;
   const slider = $("slider");
@@ -485,7 +484,7 @@ function writeAddress() {
 
 async function fitMap() {
   const source = shown.runs[0].tiles ? sourceOf(shown.runs[0]) : null;
-  if (source) await panes[0].bins.fit(source);
+  if (!source || !await panes[0].bins.fit(source)) panes[0].bins.map.fitBounds([[-58, -178], [76, 178]], { animate: false });
 }
 
 const NO_LOOK = { agg: { space: "mean", time: "mean" }, scaleAt: () => null, keeps: () => false };
@@ -530,6 +529,9 @@ async function showTime() {
   $("earlier").disabled = index <= 0;
   $("later").disabled = index < 0 || index >= shown.timestamps.length - 1;
   $("play").disabled = shown.timestamps.length < 2;
+  // Tiles hold no breakdown: what is broken down is shown as circles.
+  $("layer").value = ofCells() ? "cells" : "regions";
+  $("layer").disabled = !levelsThere().length || Boolean(choice.breakdown);
   writeAddress();
   const maps = mapped();
   const notes = maps.map(noteFor);

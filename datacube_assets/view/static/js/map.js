@@ -336,9 +336,9 @@ export class BinMap {
     }).addTo(this.map);
   }
 
-  // Go to where the data is: the bins of the coarsest tile, then those of the finest tile around them.
+  // Go to where the data is, if there is any: the bins of the coarsest tile, then those of the finest tile around them.
   async fit(source = this.sources[0]) {
-    if (!source) return;
+    if (!source) return false;
     let corners = null;
     for (let z = 0; z <= FINEST_ZOOM; z += 1) {
       const found = await this.#extent(source, z, corners);
@@ -349,6 +349,7 @@ export class BinMap {
       if (!one || !other || (other.x - one.x + 1) * (other.y - one.y + 1) > 4) break;
     }
     if (corners) this.map.fitBounds(corners, { padding: [24, 24], maxZoom: 9, animate: false });
+    return corners !== null;
   }
 
   async #extent(source, z, within) {
