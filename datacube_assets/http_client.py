@@ -1,4 +1,4 @@
-"""What the clients of HTTP services share: which addresses may be shown, and when to ask again.
+"""What the clients of HTTP services share: connections, what may be shown, and when to ask again.
 
 What is asked for, and what follows from an answer, is the clients' own business: `dojo/client.py`,
 `dojo/fetch.py`, `causemos/client.py`. What the simulators of these services share is
@@ -13,6 +13,8 @@ import re
 import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Self
 
 import httpx
 from tenacity import (
@@ -32,6 +34,8 @@ UNTRUSTED = "its certificate is not trusted. Name its authority in SSL_CERT_FILE
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]*")
 _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
+_LONGEST_SAID = 300
+"""Characters of an answer that are repeated in a message of ours."""
 
 
 class Unavailable(Exception):
@@ -72,6 +76,39 @@ class RetryPolicy:
         asked_for = error.retry_after if isinstance(error, Unavailable) else None
         backoff = wait_exponential(multiplier=self.first_wait, max=self.longest_wait)
         return max(asked_for or 0.0, backoff(state)) + wait_random(0, self.first_wait)(state)
+
+
+class ServiceClient:
+    """A service at a base URL, and its connections. May be shared between threads."""
+
+    def __init__(
+        self, base_url: str, username: str, password: str, *, timeout: float, follow_redirects: bool = False
+    ) -> None:
+        """Raises ValueError when the base URL is none, or carries credentials."""
+        self._base_url = plain_url(base_url)
+        self._credentials = username, password
+        self._http = httpx.Client(
+            auth=self._credentials if username else None, timeout=timeout, follow_redirects=follow_redirects
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._base_url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._http.close()
+
+    def _shown(self, said: str) -> str:
+        """The beginning of what the service said, without secrets."""
+        return scrubbed(said, *self._credentials)[:_LONGEST_SAID]
 
 
 def is_passing(status: int) -> bool:

@@ -1,4 +1,4 @@
-"""Every setting of the system, read from the environment in one place (DESIGN 4).
+"""Every setting of the system, read from the environment in one place.
 
 Names, defaults and meanings belong here; `docs/settings.md` is the table for people. Nothing else in
 the package reads the environment.
@@ -77,7 +77,7 @@ class Settings(BaseModel):
     gateway_token: SecretStr = Field(SecretStr(""), alias="DATACUBE_GATEWAY_TOKEN")
     """What callers of the gateway have to send as bearer token besides; empty: nothing."""
     gateway_origins: str = Field("*", alias="DATACUBE_GATEWAY_ORIGINS")
-    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*` for any (CONTRACTS F.1)."""
+    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*`, as in the original: any."""
     queue_size: int = Field(3000, alias="DATACUBE_QUEUE_SIZE", ge=1)
     """Requests that may wait; the gateway refuses more."""
 

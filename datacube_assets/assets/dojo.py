@@ -117,7 +117,7 @@ def fetched_before(lake: Lake, run: ModelRun, request: DatacubeRequest) -> LakeT
     """The parts of an earlier run, if Dojo's version vouches for it that they are the same.
 
     It does for model runs, which name the time of their execution. The files of a dataset keep their
-    addresses when they are replaced (CONTRACTS B.1), so these are always fetched.
+    addresses when they are replaced, so these are always fetched.
     """
     if run.is_indicator or not request.source_version:
         return None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -28,18 +27,17 @@ from datacube_assets.dojo.documents import (
 )
 from datacube_assets.http_client import (
     RetryPolicy,
+    ServiceClient,
     Unavailable,
     failure,
     is_passing,
-    plain_url,
     retry_after,
-    scrubbed,
 )
 
 RUNS_PER_PAGE = 1_000
-"""Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
+"""Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most."""
 LARGEST_SIZE = 10_000
-"""Documents that Elasticsearch gives at once, at most (CONTRACTS A.1)."""
+"""Documents that Elasticsearch gives at once, at most."""
 UNPROCESSABLE = 422
 INDICATORS_PER_PAGE = 100
 """Fewer than runs: a dataset's geography alone may list thousands of regions."""
@@ -92,7 +90,7 @@ class DojoRefused(DojoError):
 
 
 class DojoAnswerInvalid(DojoError):
-    """An answer that is not what the API promises (CONTRACTS A.2), such as a log-in page."""
+    """An answer that is not what the API promises, such as a log-in page."""
 
     remedy = "Check that DOJO_URL points at Dojo's API, including its path prefix (such as /api/dojo)."
 
@@ -110,7 +108,7 @@ class DojoListingIncomplete(DojoError):
 
 
 class _Page(BaseModel):
-    """One page of a listing (CONTRACTS A.2)."""
+    """One page of a listing (docs/specification/dojo-documents.md#lists)."""
 
     hits: int
     scroll_id: str | None = None
@@ -128,8 +126,10 @@ _BRIEFS = TypeAdapter(list[_Brief])
 D = TypeVar("D", RunDocument, ModelDocument, IndicatorDocument)
 
 
-class DojoClient:
-    """Dojo's API at a base URL with path prefix (CONTRACTS A.1). May be shared between threads.
+class DojoClient(ServiceClient):
+    """Dojo's API at a base URL with path prefix. May be shared between threads.
+
+    What it answers: docs/specification/dojo-documents.md#the-api.
 
     Every method raises a `DojoError`: `DojoUnavailable` after the retries, otherwise at once.
     """
@@ -148,28 +148,9 @@ class DojoClient:
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        self._base_url = plain_url(base_url)
-        self._credentials = username, password
+        super().__init__(base_url, username, password, timeout=timeout, follow_redirects=True)
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
-        self._http = httpx.Client(
-            auth=(username, password) if username else None, timeout=timeout, follow_redirects=True
-        )
-
-    def __repr__(self) -> str:
-        return f"DojoClient({self._base_url!r})"
-
-    def __enter__(self) -> DojoClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
 
     def count_runs(self) -> int:
         """How many runs Dojo has: one quick request, to see whether it answers."""
@@ -188,16 +169,16 @@ class DojoClient:
         return self._document(IndicatorDocument, "indicators", indicator_id)
 
     def runs(self, model_id: str = "", page_size: int = RUNS_PER_PAGE) -> list[Any]:
-        """All runs (of a model) as they came, in no order, malformed ones included (CONTRACTS A.2).
+        """All runs (of a model) as they came, in no order, malformed ones included.
 
         Raises `DojoListingIncomplete` rather than giving a part of them.
         """
         return self._listing("runs", {"size": page_size} | ({"model_id": model_id} if model_id else {}))
 
     def indicators(self, page_size: int = INDICATORS_PER_PAGE) -> list[Any]:
-        """All datasets as they came, unpublished and deprecated ones included (CONTRACTS A.3).
+        """All datasets as they came, unpublished and deprecated ones included.
 
-        One stored dataset that Dojo itself finds invalid makes it refuse the whole list (CONTRACTS A.1);
+        One stored dataset that Dojo itself finds invalid makes it refuse the whole list;
         then the published ones are asked for one by one, and a `DocumentProblem` stands for each that
         cannot be had. Raises `DojoListingIncomplete` rather than giving a part of them.
         """
@@ -210,7 +191,7 @@ class DojoClient:
             return [self._indicator_or_problem(name) for name in self._published_indicators()]
 
     def _published_indicators(self) -> list[str]:
-        """Ids of the published datasets, from the list that Dojo does not validate (CONTRACTS A.3)."""
+        """Ids of the published datasets, from the list that Dojo does not validate."""
         answer = self._get("indicators/latest", {"size": LARGEST_SIZE})
         try:
             briefs = _BRIEFS.validate_json(answer)
@@ -255,7 +236,7 @@ class DojoClient:
         return documents
 
     def _pages(self, collection: str, query: dict[str, str | int]) -> Iterator[_Page]:
-        """Every request repeats the page size, because Dojo compares each page with it (CONTRACTS A.2)."""
+        """Every request repeats the page size, because Dojo compares each page with it."""
         page = self._page(collection, query)
         yield page
         seen = _ids(page) - {None}
@@ -273,7 +254,7 @@ class DojoClient:
         except DojoUnavailable as error:
             if error.status != 500:
                 raise
-            # Elasticsearch has forgotten the scroll (CONTRACTS A.1): only a new one can help.
+            # Elasticsearch has forgotten the scroll, which lives two minutes: only a new one can help.
             raise DojoListingIncomplete(f"Dojo's listing of {collection} broke off.") from error
 
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
@@ -297,7 +278,7 @@ class DojoClient:
         except httpx.RequestError as error:
             raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
         if not response.is_success:
-            raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
+            raise _refusal(path, response, self._shown(response.text))
         if _breaks_off(response.content):
             raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content

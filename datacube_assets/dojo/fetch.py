@@ -1,4 +1,6 @@
-"""Fetching the Parquet parts of a run from wherever Dojo left them (CONTRACTS B.1).
+"""Fetching the Parquet parts of a run from wherever Dojo left them.
+
+Where that may be: docs/specification/dojo-files.md#addresses.
 
 Bytes only: a part is copied to a local file, its size and checksum taken on the way. Here is also
 decided which addresses may be asked at all. Which parts to fetch is said by the request; what is in

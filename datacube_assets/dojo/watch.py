@@ -32,7 +32,7 @@ class Ready:
 
 
 def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
-    """The model runs that are ready (CONTRACTS A.4)."""
+    """The model runs that are ready (docs/dojo-to-causemos.md#when-is-something-ready)."""
     return [
         Ready(ModelRun(one.model_id, one.id), one.version, one.created_at or 0, one.model_name)
         for one in documents
@@ -41,7 +41,7 @@ def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
 
 
 def ready_indicators(documents: Iterable[IndicatorDocument]) -> list[Ready]:
-    """The datasets that are ready (CONTRACTS A.5)."""
+    """The datasets that are ready (docs/dojo-to-causemos.md#when-is-something-ready)."""
     return [
         Ready(ModelRun(one.id, INDICATOR_RUN_ID), one.version, one.created_at or 0, one.name)
         for one in documents

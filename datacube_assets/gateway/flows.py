@@ -1,4 +1,6 @@
-"""What is told about a run, as an answer to the GraphQL query that CauseMos sends (CONTRACTS F.5).
+"""What is told about a run, as an answer to the GraphQL query that CauseMos sends.
+
+What it expects: docs/specification/queue-and-causemos.md#state-and-log-of-a-run.
 
 It is that one query: the run is named by `_eq`, the fields by their names. Everything comes from the
 Dagster run of that id, which is what reports give CauseMos as `flow_id`.

@@ -69,7 +69,7 @@ class Reader:
         return cls(source, seal)
 
     def read_one(self, document: Any) -> Parameters:
-        """The request of a flow parameter object (CONTRACTS C, F.1). Raises RefusedError.
+        """The request of a flow parameter object (docs/specification/requests.md). Raises RefusedError.
 
         Fields that are null count as absent, as in the original.
         """

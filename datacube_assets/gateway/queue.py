@@ -55,7 +55,7 @@ class ActiveRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Status:
-    """What `/status` tells (CONTRACTS F.1)."""
+    """What `/status` tells."""
 
     count: int
     """Requests whose run has not started."""
@@ -124,7 +124,7 @@ class RequestQueue:
         """Put a request in at the end; once this returns, nothing loses it.
 
         One that asks for the same as the newest request of its partition, which still waits, is accepted
-        and not put in again; whoever waits for it is told of that one's outcome (CONTRACTS F.2).
+        and not put in again; whoever waits for it is told of that one's outcome.
 
         Raises FullError, and StoreError when the lake cannot be written.
         """

@@ -1,4 +1,4 @@
-"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect (CONTRACTS F).
+"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect.
 
     PUT  /data-pipeline/enqueue              put a request in
     PUT  /data-pipeline/bulk-enqueue         put many in, all or none
@@ -51,7 +51,7 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import StoreError
 
 FAILED = "An error occured on the server while processing the request"
-"""The original's words for everything that goes wrong, spelled as there (CONTRACTS F.1)."""
+"""The original's words for everything that goes wrong, spelled as there."""
 _LONGEST_REASON = 1000
 _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {

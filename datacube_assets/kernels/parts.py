@@ -1,7 +1,7 @@
 """Reading the Parquet parts of a run: what they promise, checked, and their rows in batches.
 
 Opens what it is given (a path or a file object); where parts come from is the business of `assets/`
-and `storage/`. What the columns mean is decided in `normalize.py`.
+and `storage/`. What the columns mean is decided in `plan.py`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datacube_assets.kernels.columns import kind_of
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
-from datacube_assets.kernels.normalize import kind_of
 from datacube_assets.kernels.schema import FIXED_COLUMNS, REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000
@@ -28,7 +28,7 @@ Source = str | BinaryIO
 
 
 class Part:
-    """One Parquet file of a run. Raises InputError when it is not what Dojo writes (CONTRACTS B)."""
+    """One Parquet file of a run. Raises InputError when it is not what Dojo writes."""
 
     def __init__(self, source: Source, name: str) -> None:
         self.name = name
@@ -122,7 +122,7 @@ def _batch_rows(rows: Sequence[int], sizes: Sequence[int], columns: int) -> int:
 
 
 def _index_columns(schema: pa.Schema) -> set[str]:
-    """Columns that pandas would hide as the index of the frame (CONTRACTS B.2)."""
+    """Columns that pandas would hide as an index (docs/specification/dojo-files.md#index-columns)."""
     declared = (schema.pandas_metadata or {}).get("index_columns", [])
     named = {column for column in declared if isinstance(column, str)}
     return {name for name in schema.names if is_index_column(name) or name in named} - set(FIXED_COLUMNS)

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import TIME
-from datacube_assets.kernels.grid import BIN_BITS, Level, deinterleave, pyramid
 from datacube_assets.kernels.groups import build_table
+from datacube_assets.kernels.morton import BIN_BITS, deinterleave
+from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,

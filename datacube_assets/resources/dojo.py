@@ -70,7 +70,7 @@ class DojoResource(ConfigurableResource["DojoResource"]):
         return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
 
     def derive_request(self, run: ModelRun) -> DatacubeRequest:
-        """The request that Dojo's documents imply (CONTRACTS C), its addresses sealed.
+        """The request that Dojo's documents imply (docs/specification/requests.md), its addresses sealed.
 
         Raises InputError when no Dojo is configured, DojoError when it cannot be asked.
         """

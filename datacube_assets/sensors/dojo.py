@@ -1,7 +1,8 @@
 """Sensors that watch Dojo: every run or dataset that is ready gets a partition and a run.
 
 What is new is decided by the plain functions of `dojo/watch.py`; here they meet Dagster. A tick sees
-Dojo's whole list, because the list is unsorted and documents change in place (CONTRACTS A.2).
+Dojo's whole list, because the list is unsorted and documents change in place
+(docs/specification/dojo-documents.md#lists).
 
 Nothing is lost and nothing runs twice by three rules. A request's run key carries the version of what
 it is made of, so Dagster starts it once. The cursor holds only the requests of the last tick and is

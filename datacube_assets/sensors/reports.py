@@ -1,4 +1,4 @@
-"""The sensor that tells CauseMos how runs went (CONTRACTS F.4).
+"""The sensor that tells CauseMos how runs went (docs/dojo-to-causemos.md#reports).
 
 Each tick first writes down what has to be told about runs that changed, then delivers what is due. Only
 runs of the full selection are told, and only when somebody waits for them (`doc_ids`).

@@ -1,4 +1,4 @@
-"""The lake: every partition's tables and documents (DESIGN 1, 4).
+"""The lake: every partition's tables and documents (docs/lake.md).
 
 A table is a set of Parquet files in a folder named after its version, and a descriptor that is written
 last: readers only ever see a table that is whole. What the tables hold is defined in

@@ -23,18 +23,12 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.normalize import (
-    Plan,
-    Profile,
-    Report,
-    check_values,
-    merge_profiles,
-    normalize,
-    plan,
-    profile,
-)
+from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import BATCH_CELLS, BATCH_ROWS, Part
+from datacube_assets.kernels.plan import Plan, plan
+from datacube_assets.kernels.profile import Profile, merge_profiles, profile
 from datacube_assets.kernels.qualifiers import feature_regions, merge_values, qualifier_values
+from datacube_assets.kernels.report import Report, check_values
 from datacube_assets.kernels.schema import Layout
 from datacube_assets.kernels.shards import shard_numbers
 from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, scratch_folder

@@ -34,7 +34,7 @@ class Report:
     kind: Kind
     partition: str
     body: dict[str, Any]
-    """What is sent (CONTRACTS F.4)."""
+    """What is sent."""
     version: str | None
     """Version of the datacube that success is about."""
     created: int

@@ -1,6 +1,6 @@
 """Requests that wait in the lake: left by a user, by CauseMos, or by the command line.
 
-The newest one for a partition says what its datacube is made of, before Dojo is asked (DESIGN 2). A
+The newest one for a partition says what its datacube is made of, before Dojo is asked. A
 request may also ask for a run, which a sensor then starts; until Dagster has it, it waits in a queue whose
 order is that of its names. Who may put something into the queue, and how full it may get, belongs to
 `gateway/`; deriving requests from Dojo's documents to `dojo/derive.py`.
@@ -134,7 +134,7 @@ class RunRequested:
     """Unique; also the key under which Dagster starts no second run."""
     partition: str
     tasks: tuple[str, ...] | None
-    """Output tasks selected (CONTRACTS C); None for all."""
+    """Output tasks selected; None for all."""
     forced: bool = False
     """Whether it starts before all others."""
 

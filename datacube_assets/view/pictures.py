@@ -21,7 +21,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from datacube_assets.kernels.decode import Tile
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.read import PublishedDatacube
 from datacube_assets.storage.published import Published
 from datacube_assets.storage.stores import MissingObjectError

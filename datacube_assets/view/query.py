@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.grid import PRECISIONS
+from datacube_assets.kernels.morton import PRECISIONS
 from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.read.datacube import bucket
 

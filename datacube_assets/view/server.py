@@ -1,6 +1,6 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
-Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
+Every answer comes from single objects read by key, as CauseMos' reader reads them; only
 the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
 
 Every answer about a datacube is of one version of it, and says of which (`ETag`, and `version` where the
@@ -59,8 +59,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.grid import BINS_PER_TILE
 from datacube_assets.kernels.key_safety import UnsafeKeyError
+from datacube_assets.kernels.morton import BINS_PER_TILE
 from datacube_assets.kernels.schema import region_levels
 from datacube_assets.read import NoDataError, PublishedDatacube
 from datacube_assets.settings import Settings

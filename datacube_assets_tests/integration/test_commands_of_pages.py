@@ -56,7 +56,7 @@ _CHECKS = "test_the_commands_for_contributors_do_what_they_say"
 _CLUSTER = "test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address"
 _BY_HAND = "test_what_is_asked_for_by_hand_waits_and_is_processed"
 _BACKFILL = "test_a_backfill_is_launched_at_the_command_line"
-_STAND_INS = "test_the_stand_ins_do_as_they_are_told"
+_SIMULATORS = "test_the_simulators_do_as_they_are_told"
 _FUZZ = "test_random_input_is_tried_for_as_long_as_one_likes"
 _LEFT = "test_what_dead_runs_leave_is_told_and_then_deleted"
 _LOOK = "test_a_datacube_can_be_looked_into"
@@ -100,10 +100,10 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         "DAGSTER_HOME=$PWD/datacube-home/dagster .venv/bin/dagster job backfill -w workspace.yaml "
         "-j process_model_run --partitions toy-crop-model:rainfall-low,toy-crop-model:rainfall-normal "
         "--noprompt": _BACKFILL,
-        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-high/finish": _STAND_INS,
-        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _STAND_INS,
+        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-high/finish": _SIMULATORS,
+        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _SIMULATORS,
         "curl -X PUT http://127.0.0.1:3002/simulator/switches "
-        '-d \'{"error_next": 3, "error_status": 500}\'': _STAND_INS,
+        '-d \'{"error_next": 3, "error_status": 500}\'': _SIMULATORS,
     },
     GATEWAY: {
         "export DATACUBE_GATEWAY_CLIENTS=10.1.0.0/16": _GATEWAY,
@@ -374,7 +374,7 @@ def test_the_commands_for_contributors_do_what_they_say(
     assert "-m benchmarks" in run(f"{said(CONTRIBUTING, 'make bench')} -n", checkout, environment)
     for page, start, expected in (
         (GUARANTEES, 'make test ARGS="-m slow datacube', "test_a_run_that_dies_at_any_moment_is_made_good"),
-        (GUARANTEES, 'make test ARGS="-m slow -n 0', "test_runs_through_bad_weather_are_published"),
+        (GUARANTEES, 'make test ARGS="-m slow -n 0', "test_runs_while_faults_are_injected_are_published"),
         (README, 'make test ARGS="-k tiles -x"', "tiles"),
     ):
         command = said(page, start).removesuffix('"') + ' --collect-only -q -p no:cacheprovider"'
@@ -827,7 +827,7 @@ def test_a_backfill_is_launched_at_the_command_line(said: Said, dev: Dev) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_stand_ins_do_as_they_are_told(said: Said, dev: Dev) -> None:
+def test_the_simulators_do_as_they_are_told(said: Said, dev: Dev) -> None:
     def of_dojo(run_id: str) -> Any:
         return httpx.get(f"http://127.0.0.1:{dev.port + 1}/runs/{run_id}").json()["attributes"]
 

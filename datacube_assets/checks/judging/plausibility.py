@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from datacube_assets.check_limits import Limits
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
-from datacube_assets.kernels.grid import wrap_longitude
 from datacube_assets.kernels.groups import Codes, Floats, Ints, column, encode_text, group_by
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.projection import wrap_longitude
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, MISSING
 
 LAST_SECOND = 4_102_444_800
@@ -27,7 +27,7 @@ LAST_SECOND = 4_102_444_800
 
 
 def timestamps(report: Report, *, unit: str) -> Verdict:
-    """Whether seconds were taken for milliseconds (DESIGN 5, 13); `unit` is what the request says."""
+    """Whether seconds were taken for milliseconds; `unit` is what the request says."""
     first, last = report.min_timestamp or 0, report.max_timestamp or 0
     suspicious = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
     return Verdict(
