@@ -7,29 +7,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.progress import Waiting
 from datacube_assets.settings import Settings
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.operations.compare import Compared
 
 _LISTED = 10
-
-
-def _bar(name: str, wanted: bool) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        if wanted:
-            click.echo(f"\r\x1b[K  {name}: {done:,} of {total:,}", nl=False)
-            if done >= total:
-                click.echo("\r\x1b[K", nl=False)
-
-    return show
 
 
 def _run(key: str) -> ModelRun:
@@ -71,9 +63,9 @@ def export(key: str, file: Path, as_json: bool, settings: Settings) -> None:
         if head is None:
             raise click.ClickException(f"{run} is not complete: process it before it is exported")
         bucket = open_store(head["bucket"], settings.s3_endpoint)
-        progress = _bar("export", sys.stdout.isatty() and not as_json)
         try:
-            done = archive.export(lake, bucket, run, file, progress)
+            with Waiting("export") as waiting:
+                done = archive.export(lake, bucket, run, file, waiting.counter())
         except MissingTableError as error:
             raise click.ClickException(str(error)) from error
     if as_json:
@@ -119,10 +111,9 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         lake, bucket = (open_store(one, settings.s3_endpoint) for one in (settings.lake, url))
         lake.check("DATACUBE_LAKE")
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")
-        progress = _bar("import", sys.stdout.isatty() and not as_json)
         try:
-            with locked(instance, run.key, make_new_run_id()):
-                done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
+            with locked(instance, run.key, make_new_run_id()), Waiting("import") as waiting:
+                done = archive.restore(file, Lake(lake), bucket, waiting.counter(), replace=replace)
         except Locked:
             raise click.ClickException(busy) from None
         instance.add_dynamic_partitions(str(model_runs.name), [run.key])
@@ -161,9 +152,10 @@ def sync(source: str, target: str, ask: bool, as_json: bool) -> None:
 
     with told():
         first, second = (environments.Environment.of(where) for where in (source, target))
-        synced = environments.compare(first, second)
-        if ask:
-            environments.process(first, second, synced)
+        with Waiting("sync"):
+            synced = environments.compare(first, second)
+            if ask:
+                environments.process(first, second, synced)
     if as_json:
         click.echo(json.dumps(synced.to_json(), indent=1))
     else:
@@ -238,16 +230,18 @@ def compare(
         if not runs:
             raise click.ClickException(f"{other.url} has no complete datacube")
         found = []
-        for run in sorted(runs):
-            try:
-                info = RunInfo.of(lake.table(run, "normalized_points"))
-            except (MissingTableError, StoreError):
-                info = None
-            progress = _bar(str(run), sys.stdout.isatty() and not as_json)
-            one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
-            found.append(one)
-            if not as_json:
-                _tell_compared(one)
+        with Waiting("compare") as waiting:
+            for run in sorted(runs):
+                try:
+                    info = RunInfo.of(lake.table(run, "normalized_points"))
+                except (MissingTableError, StoreError):
+                    info = None
+                progress = waiting.counter(str(run))
+                one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
+                found.append(one)
+                if not as_json:
+                    for line in _compared(one):
+                        waiting.say(line)
     if as_json:
         click.echo(
             json.dumps(
@@ -261,17 +255,16 @@ def compare(
     sys.exit(2 if any(one.problem for one in found) else int(not all(one.agrees for one in found)))
 
 
-def _tell_compared(one: object) -> None:
-    from datacube_assets.operations.compare import UNEXPLAINED, WANTED, Compared
+def _compared(one: Compared) -> Iterator[str]:
+    from datacube_assets.operations.compare import UNEXPLAINED, WANTED
 
-    assert isinstance(one, Compared)
     if one.problem:
-        click.echo(f"FAILED   {one.key}  {one.problem}")
+        yield f"FAILED   {one.key}  {one.problem}"
         return
     counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(one.counts.items()))
-    click.echo(f"{'agrees' if one.agrees else 'DIFFERS':8} {one.key}  {counts}")
+    yield f"{'agrees' if one.agrees else 'DIFFERS':8} {one.key}  {counts}"
     for rule, count in sorted(one.rules.items()):
-        click.echo(f"         {count:,} because of difference {rule}: {WANTED[rule]}")
+        yield f"         {count:,} because of difference {rule}: {WANTED[rule]}"
     for kind in UNEXPLAINED:
         for example in one.examples.get(kind, []):
-            click.echo(f"         {kind}: {example}")
+            yield f"         {kind}: {example}"

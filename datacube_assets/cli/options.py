@@ -62,13 +62,14 @@ def told() -> Iterator[None]:
     from datacube_assets.checks.judging.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
+    from datacube_assets.dojo.model_run import UnknownPartitionError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
     from datacube_assets.storage.stores import StoreError
 
     known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (*known, ChecksFailedError) as error:
+    except (*known, UnknownPartitionError, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

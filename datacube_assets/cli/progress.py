@@ -9,7 +9,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
@@ -18,9 +18,77 @@ from datacube_assets.progress import Stage, duration, listening
 
 PLAIN_SECONDS = 10.0
 """Between the plain lines of one asset."""
+WAITING_SECONDS = 2.0
+"""After which a command says that it is at work."""
 _REDRAW_SECONDS = 0.2
 _BAR = 20
 _CLEAR = "\r\x1b[K"
+
+
+class Waiting:
+    """Tells, on standard error, that a command is at work and how far it is, once that takes a while."""
+
+    def __init__(self, what: str, *, shown: bool = True) -> None:
+        self._what = what
+        self._shown = shown
+        self._bar = sys.stderr.isatty()
+        self._lock = threading.Lock()
+        self._at = ""
+        self._over = threading.Event()
+        self._drawn = False
+        self._thread = threading.Thread(target=self._tell, name="waiting", daemon=True)
+        self._begun = time.monotonic()
+
+    def __enter__(self) -> Waiting:
+        if self._shown:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._shown:
+            self._thread.join()
+            self._clear()
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """So many are done."""
+        self._at = f"{what} {done:,} of {total:,}".strip()
+
+    def at(self, where: str) -> None:
+        """It is at work on this."""
+        self._at = where
+
+    def counter(self, what: str = "") -> Callable[[int, int], None]:
+        """What takes how many are done, and of how many."""
+        return lambda done, total: self.count(what, done, total)
+
+    def say(self, line: str) -> None:
+        """Print a line of the command's answer meanwhile."""
+        with self._lock:
+            self._clear()
+            click.echo(line)
+
+    def _clear(self) -> None:
+        if self._drawn:
+            click.echo(_CLEAR, nl=False, err=True)
+            self._drawn = False
+
+    def _tell(self) -> None:
+        if self._over.wait(WAITING_SECONDS):
+            return
+        while True:
+            told = ", ".join(filter(None, (self._at, duration(time.monotonic() - self._begun))))
+            with self._lock:
+                if self._over.is_set():
+                    return
+                if self._bar:
+                    line = f"  {self._what}: {told}"[: shutil.get_terminal_size().columns - 1]
+                    click.echo(f"{_CLEAR}{line}", nl=False, err=True)
+                    self._drawn = True
+                else:
+                    click.echo(f"{self._what}: {told}", err=True)
+            if self._over.wait(_REDRAW_SECONDS if self._bar else PLAIN_SECONDS):
+                return
 
 
 class Display:

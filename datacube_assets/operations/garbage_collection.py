@@ -6,6 +6,7 @@ What that is, is said in `storage/garbage_collection.py`; here it meets settings
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.operations.inventory import orphaned
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.storage import BucketsResource
@@ -33,6 +35,8 @@ class Collected:
     unfinished: tuple[ModelRun, ...]
     """Partitions with a publication that broke off, and that only a run can mend."""
     deleted: bool
+    orphaned: tuple[ModelRun, ...] = ()
+    """Partitions that are published and that Dagster does not know: only `datacube withdraw` takes them."""
 
     @property
     def bytes(self) -> int:
@@ -61,11 +65,18 @@ class Collected:
             "orphans": len(found),
             "bytes": self.bytes,
             "unfinished": [run.key for run in self.unfinished],
+            "orphaned": [run.key for run in self.orphaned],
             "found": found,
         }
 
 
-def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected:
+def collect(
+    settings: Settings,
+    older_than: float,
+    *,
+    delete: bool,
+    progress: Callable[[str], None] = lambda where: None,
+) -> Collected:
     """Look for what nothing refers to and has not changed for so many seconds, and delete it if told so.
 
     Raises StoreError when the lake or a bucket cannot be used.
@@ -103,10 +114,12 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
         for orphans in search.orphans():
             if orphans.unfinished and orphans.run is not None:
                 unfinished.append(orphans.run)
+            progress(str(orphans.run or "requests and reports"))
             if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
                 orphans.delete()
             found += orphans.found
-    return Collected(tuple(found), tuple(unfinished), delete)
+        forgotten = tuple(orphaned(lake, instance))
+    return Collected(tuple(found), tuple(unfinished), delete, forgotten)
 
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:

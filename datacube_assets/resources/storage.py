@@ -50,6 +50,14 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
             else (self.models, request.model_bucket)
         )
         url = f"s3://{named}" if named and configured.startswith("s3:") else configured
+        return self.at(url)
+
+    def of(self, run: ModelRun) -> Store:
+        """The bucket that such runs are published into, unless a request names another."""
+        return self.at(self.indicators if run.is_indicator else self.models)
+
+    def at(self, url: str) -> Store:
+        """A bucket by its address."""
         return open_store(url, self.s3_endpoint)
 
 

@@ -90,7 +90,7 @@ def _segment(name: str) -> str:
 
 # --- errors ----------------------------------------------------------------------------------------
 
-_TELLING = (
+TELLING = (
     InputError,
     MissingTableError,
     MixedVersionsError,
@@ -121,7 +121,7 @@ def telling() -> Iterator[None]:
     """
     try:
         yield
-    except _TELLING as error:
+    except TELLING as error:
         raise Failure(to_do(error)) from error
 
 

@@ -36,6 +36,7 @@ import contextlib
 import ipaddress
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -562,11 +563,16 @@ class _Guarded:
         return self._hosts is None or name in self._hosts
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve the page until interrupted. Raises StoreError when a bucket cannot be read at all."""
+def serve(settings: Settings, host: str, port: int, begins: Callable[[], None] = lambda: None) -> None:
+    """Serve the page until interrupted; `begins` is called when nothing stands in the way.
+
+    Raises StoreError when a bucket cannot be read at all.
+    """
     for url, setting in (
         (settings.models_bucket, "DATACUBE_MODELS_BUCKET"),
         (settings.indicators_bucket, "DATACUBE_INDICATORS_BUCKET"),
     ):
         open_store(url, settings.s3_endpoint).check(setting, write=False)
+    begins()
+    sys.stdout.flush()
     uvicorn.run(application(settings, host), host=host, port=port, log_level="warning", server_header=False)
