@@ -218,7 +218,7 @@ class DojoSimulator(StandIn):
         files = Route("/{path:path}", self._get_file)
         return self.application(
             [
-                Route("/", self._get_front, methods=["GET"]),
+                Route("/", self._get_front, methods=["GET"], middleware=[self.guarded()]),
                 Mount("/files", routes=[files], middleware=[self.misbehaving()]),
                 Mount(self._prefix, routes=self._api(), middleware=[self.misbehaving(), self.guarded()]),
             ]
@@ -232,9 +232,9 @@ class DojoSimulator(StandIn):
         prefix = self._prefix or "/"
         return page(
             "Dojo simulator",
-            "This stands in for Dojo while one develops. It serves documents and files as Dojo does, and does "
-            f"nothing else: the pipeline asks it, at {prefix}, which runs are through. To finish one, send "
-            "POST /simulator/runs/ID/finish.",
+            "This stands in for Dojo while one develops. It serves documents and files as Dojo does, and "
+            f"does nothing else: the pipeline asks it, at {prefix}, which runs are through. To finish one, "
+            "send POST /simulator/runs/ID/finish.",
             {
                 "Model runs": table(("model", "run", "status"), rows),
                 "Datasets": table(

@@ -20,6 +20,7 @@ from dagster._core.events.log import EventLogEntry
 
 from datacube_assets.gateway.parameters import is_run_id
 from datacube_assets.http_client import scrubbed
+from datacube_assets.orchestration.failures import reason
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {
@@ -41,6 +42,7 @@ _QUERY = re.compile(r'\bflow_run\s*\(\s*where\s*:.*?\b_eq\s*:\s*("(?:[^"\\]|\\.)
 _UNREADABLE = "only the query `flow_run(where: {id: {_eq: ...}})` is answered here"
 
 Answer = dict[str, Any]
+_FAILED = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
 class UnknownQueryError(ValueError):
@@ -95,6 +97,10 @@ class Flows:
             for entry in entries[-MOST_LINES:]
             if (text := self._text(entry))
         ]
+        why = reason(self.instance, run.run_id) if run.status in _FAILED else None
+        if why:
+            # Last, where one looks first: in the words that the modeller is told everywhere.
+            lines.append({"timestamp": _time(record.end_time) or _start(record), "message": self._plain(why)})
         if len(newest) > MOST_LINES and lines:
             left_out = f"(only the last {MOST_LINES:,} lines; Dagster has all of them)"
             lines.insert(0, {"timestamp": lines[0]["timestamp"], "message": left_out})
@@ -108,6 +114,10 @@ class Flows:
             # Neither the stack nor what an exception says of itself in Python is for a user of CauseMos.
             text = f"{text} {error.message}".strip()
             error = error.cause
+        return self._plain(text)
+
+    def _plain(self, text: str) -> str:
+        """A line without secrets, and not too long."""
         for username, password in (
             (self.settings.dojo_username, self.settings.dojo_password),
             (self.settings.causemos_username, self.settings.causemos_password),

@@ -190,7 +190,7 @@ def _look(
         state = "UNKNOWN"
     elif not known:
         state = "ORPHANED" if heads else "WITHDRAWN"
-    elif status in _ENDED:
+    elif status is not None and status in _ENDED:
         state = _ENDED[status]
     elif published is not None:
         state = "READY"

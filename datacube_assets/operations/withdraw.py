@@ -1,4 +1,7 @@
-"""Taking a datacube back from the command line, while nothing is at work on it (`orchestration/withdrawal.py`)."""
+"""Taking a datacube back from the command line, while nothing is at work on it.
+
+What goes, and in which order, is in `orchestration/withdrawal.py`.
+"""
 
 from __future__ import annotations
 

@@ -29,12 +29,19 @@ def reason(instance: DagsterInstance, run_id: str) -> str | None:
             chain = list(_chain(error))
             if any(one.cls_name == _CHECKS_FAILED for one in chain):
                 return _of_checks(instance, run_id)
-            # Whoever words an error for people knows more than what it was raised from.
-            told = next((one for one in chain if one.cls_name in _TOLD_BY), chain[-1] if chain else None)
-            text = _message(told) if told is not None else (event.message if event else None)
+            text = told(error) or (_message(chain[-1]) if chain else event.message if event else None)
             if text and text.strip():
                 return text.strip()
     return None
+
+
+def told(error: Any) -> str | None:
+    """The words of a serialized error that was raised for people to read; None for any other.
+
+    Whoever words an error for people knows more than what it was raised from.
+    """
+    found = next((one for one in _chain(error) if one.cls_name in _TOLD_BY), None)
+    return None if found is None else _message(found)
 
 
 def _chain(error: Any) -> Iterator[Any]:

@@ -10,9 +10,11 @@ from dagster import (
     AssetsDefinition,
     AssetSelection,
     DagsterRun,
+    JobDefinition,
     PartitionedConfig,
     define_asset_job,
 )
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import (
@@ -82,7 +84,13 @@ check_model_run = define_asset_job(
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 
-JOBS = [process_model_run, republish_datacube, recompute_tiles, check_model_run, withdraw_datacube]
+JOBS: list[JobDefinition | UnresolvedAssetJobDefinition] = [
+    process_model_run,
+    republish_datacube,
+    recompute_tiles,
+    check_model_run,
+    withdraw_datacube,
+]
 
 PRIORITY_TAG = "dagster/priority"
 SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}
