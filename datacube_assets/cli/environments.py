@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
-from datacube_assets.cli.progress import Waiting
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.model_run import ModelRun
-    from datacube_assets.operations.compare import Compared
+    from datacube_assets.settings import Settings
 
 _LISTED = 10
 
@@ -64,8 +63,8 @@ def export(key: str, file: Path, as_json: bool, settings: Settings) -> None:
             raise click.ClickException(f"{run} is not complete: process it before it is exported")
         bucket = open_store(head["bucket"], settings.s3_endpoint)
         try:
-            with Waiting("export") as waiting:
-                done = archive.export(lake, bucket, run, file, waiting.counter())
+            with counting("export") as progress:
+                done = archive.export(lake, bucket, run, file, progress)
         except MissingTableError as error:
             raise click.ClickException(str(error)) from error
     if as_json:
@@ -92,8 +91,6 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
     Example
       datacube import locusts.tar
     """
-    from dagster._core.utils import make_new_run_id
-
     from datacube_assets.operations import archive
     from datacube_assets.operations.garbage_collection import is_busy
     from datacube_assets.orchestration.home import open_instance
@@ -112,8 +109,11 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         lake.check("DATACUBE_LAKE")
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")
         try:
-            with locked(instance, run.key, make_new_run_id()), Waiting("import") as waiting:
-                done = archive.restore(file, Lake(lake), bucket, waiting.counter(), replace=replace)
+            with (
+                locked(instance, run.key, str(uuid.uuid4())),
+                counting("import") as progress,
+            ):
+                done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
         except Locked:
             raise click.ClickException(busy) from None
         instance.add_dynamic_partitions(str(model_runs.name), [run.key])
@@ -152,7 +152,7 @@ def sync(source: str, target: str, ask: bool, as_json: bool) -> None:
 
     with told():
         first, second = (environments.Environment.of(where) for where in (source, target))
-        with Waiting("sync"):
+        with counting("sync"):
             synced = environments.compare(first, second)
             if ask:
                 environments.process(first, second, synced)
@@ -230,18 +230,16 @@ def compare(
         if not runs:
             raise click.ClickException(f"{other.url} has no complete datacube")
         found = []
-        with Waiting("compare") as waiting:
-            for run in sorted(runs):
-                try:
-                    info = RunInfo.of(lake.table(run, "normalized_points"))
-                except (MissingTableError, StoreError):
-                    info = None
-                progress = waiting.counter(str(run))
+        for run in sorted(runs):
+            try:
+                info = RunInfo.of(lake.table(run, "normalized_points"))
+            except (MissingTableError, StoreError):
+                info = None
+            with counting(f"compare {run}") as progress:
                 one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
-                found.append(one)
-                if not as_json:
-                    for line in _compared(one):
-                        waiting.say(line)
+            found.append(one)
+            if not as_json:
+                _tell_compared(one)
     if as_json:
         click.echo(
             json.dumps(
@@ -255,16 +253,17 @@ def compare(
     sys.exit(2 if any(one.problem for one in found) else int(not all(one.agrees for one in found)))
 
 
-def _compared(one: Compared) -> Iterator[str]:
-    from datacube_assets.operations.compare import UNEXPLAINED, WANTED
+def _tell_compared(one: object) -> None:
+    from datacube_assets.operations.compare import UNEXPLAINED, WANTED, Compared
 
+    assert isinstance(one, Compared)
     if one.problem:
-        yield f"FAILED   {one.key}  {one.problem}"
+        click.echo(f"FAILED   {one.key}  {one.problem}")
         return
     counts = ", ".join(f"{count:,} {kind}" for kind, count in sorted(one.counts.items()))
-    yield f"{'agrees' if one.agrees else 'DIFFERS':8} {one.key}  {counts}"
+    click.echo(f"{'agrees' if one.agrees else 'DIFFERS':8} {one.key}  {counts}")
     for rule, count in sorted(one.rules.items()):
-        yield f"         {count:,} because of difference {rule}: {WANTED[rule]}"
+        click.echo(f"         {count:,} because of difference {rule}: {WANTED[rule]}")
     for kind in UNEXPLAINED:
         for example in one.examples.get(kind, []):
-            yield f"         {kind}: {example}"
+            click.echo(f"         {kind}: {example}")

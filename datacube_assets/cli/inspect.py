@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from datacube_assets.cli.options import age, store_options, told
-from datacube_assets.cli.progress import Waiting
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
 
 if TYPE_CHECKING:
     from datacube_assets.operations.inventory import Listed
-    from datacube_assets.operations.verify import Verified
+    from datacube_assets.settings import Settings
 
 _COLOURS = {"well": "green", "warning": "yellow", "broken": "red"}
 
@@ -43,14 +42,12 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     from datacube_assets.operations.status import SEVERITY
     from datacube_assets.operations.status import status as ask
 
-    with Waiting("status"):
+    with counting("status"):
         found = ask(settings, seconds)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
-        for part in found.parts:
-            click.secho(f"{part.state:8}", fg=_COLOURS[part.state], nl=False)
-            click.echo(f"{part.name:18} {part.says}")
+        show(((part.state, part.name, part.says) for part in found.parts), (7, 18), _COLOURS)
     sys.stdout.flush()
     sys.exit(SEVERITY[found.state])
 
@@ -119,7 +116,7 @@ def list_(
     from datacube_assets.operations.inventory import chosen, list_partitions
     from datacube_assets.orchestration.home import open_instance
 
-    with told(), open_instance(settings) as instance, Waiting("list"):
+    with told(), open_instance(settings) as instance, counting("list"):
         wanted = [state.upper() for state in states] + (["FAILED"] if failed else [])
         found = chosen(
             list_partitions(settings, instance, keys),
@@ -134,18 +131,20 @@ def list_(
         for one in found:
             click.echo(one.key)
     else:
-        for one in found:
-            click.echo(_line(one))
+        show(map(_cells, found), (10, 16, -17, -13, 8))
         click.echo(f"{len(found):,} partition{'' if len(found) == 1 else 's'}", err=True)
 
 
-def _line(one: Listed) -> str:
+def _cells(one: Listed) -> tuple[str, ...]:
     published = "-" if one.published is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.published))
-    line = (
-        f"{one.state:11} {published:16} {one.objects:9,} objects {one.bytes / 1e6:10,.1f} MB  "
-        f"{(one.newest_run or '-')[:8]:8}  {one.key}"
+    return (
+        one.state,
+        published,
+        f"{one.objects:,} objects",
+        f"{one.bytes / 1e6:,.1f} MB",
+        (one.newest_run or "-")[:8],
+        f"{one.key}\n{one.error}" if one.error else one.key,
     )
-    return "\n            ".join([line, *(one.error or "").splitlines()])
 
 
 @click.command(short_help="Look into a tile, an object, a table, a manifest, or a datacube.")
@@ -186,7 +185,7 @@ def inspect(
         raise click.UsageError("give one of --object, --table and --manifest")
     exit_status = 0
     found: dict[str, Any]
-    with told(), Waiting("inspect"):
+    with told(), counting("inspect"):
         try:
             if table is not None:
                 found = inspecting.table(settings, what, table)
@@ -246,17 +245,6 @@ def _text(name: str, value: Any) -> str:
     return "-" if value is None or value == {} else str(value)
 
 
-def _verified(found: Verified) -> Iterator[str]:
-    yield (
-        f"{'well' if found.is_well else 'FAULTY':7} {found.key}  {found.recorded:,} recorded, "
-        f"{found.read:,} compared with the bucket, {found.formatted:,} with the tables"
-    )
-    for fault, count in found.faults.items():
-        yield f"        {count:,} {fault}: {', '.join(found.examples[fault])}"
-    for problem in found.problems:
-        yield f"        {problem}"
-
-
 @click.command(short_help="Compare published objects with manifests and tables.")
 @click.argument("keys", nargs=-1, metavar="[MODEL_ID:RUN_ID]...")
 @click.option("--model", "models", multiple=True, metavar="ID", help="All runs of a model or dataset.")
@@ -295,7 +283,7 @@ def verify(
             from datacube_assets.operations.inventory import list_partitions
             from datacube_assets.orchestration.home import open_instance
 
-            with open_instance(settings) as instance, Waiting("list", shown=not quiet):
+            with open_instance(settings) as instance, counting("list", not quiet):
                 known = list_partitions(settings, instance)
             keys = (
                 *keys,
@@ -308,19 +296,22 @@ def verify(
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         all_found = []
-        with Waiting("verify", shown=not quiet) as waiting:
-            for number, run in enumerate(runs, 1):
-
-                def progress(
-                    what: str, done: int, total: int, head: str = f"{number}/{len(runs)} {run}"
-                ) -> None:
-                    waiting.count(f"{head}: {what}", done, total)
-
-                found = compare(settings, run, progress, tables=not no_tables)
-                all_found.append(found)
-                if not as_json and not (quiet and found.is_well):
-                    for line in _verified(found):
-                        waiting.say(line)
+        for number, run in enumerate(runs, 1):
+            with counting(f"{number}/{len(runs)} {run}", not quiet) as progress:
+                found = compare(
+                    settings, run, lambda what, done, total: progress(done, total, what), tables=not no_tables
+                )
+            all_found.append(found)
+            if as_json or (quiet and found.is_well):
+                continue
+            click.echo(
+                f"{'well' if found.is_well else 'FAULTY':7} {found.key}  {found.recorded:,} recorded, "
+                f"{found.read:,} compared with the bucket, {found.formatted:,} with the tables"
+            )
+            for fault, count in found.faults.items():
+                click.echo(f"        {count:,} {fault}: {', '.join(found.examples[fault])}")
+            for problem in found.problems:
+                click.echo(f"        {problem}")
     if as_json:
         click.echo(json.dumps([found.to_json() for found in all_found], indent=1))
     sys.exit(

@@ -10,14 +10,16 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
-from datacube_assets.cli.progress import Waiting
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Ask for runs: process again, with other parameters or as they were.")
@@ -31,7 +33,9 @@ from datacube_assets.settings import Settings
 @click.option("--thresholds", metavar="JSON", help="Replaces the limits on qualifiers.")
 @click.option("--fill-timestamp", type=int, metavar="MS", help="Replaces the time of rows without one.")
 @click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
-@click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
+@click.option(
+    "--timestamp-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Replaces the unit of timestamps."
+)
 @click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was asked for, as JSON.")
 @store_options
@@ -91,7 +95,7 @@ def reprocess(
             asked.append(key)
             if not as_json:
                 click.echo(f"Asked for {key}")
-        except (ValueError, ValidationError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             refused[key] = str(error)
             if not as_json:
                 click.echo(f"{key}: {error}", err=True)
@@ -144,7 +148,7 @@ def copy(
         raise click.ClickException(str(error)) from error
 
     all_copied: dict[str, Any] = {}
-    with told(), Waiting("copy", shown=not quiet) as waiting:
+    with told():
         lake = open_store(settings.lake, settings.s3_endpoint)
         lake.check("DATACUBE_LAKE", write=False)
         to = open_store(as_url(target), settings.s3_endpoint)
@@ -155,11 +159,12 @@ def copy(
             bucket = open_store(as_url(source or configured), settings.s3_endpoint)
             bucket.check("--from", write=False)
             started = time.monotonic()
-            copied = copy_datacube(Lake(lake), bucket, to, run, waiting.counter(str(run)))
+            with counting(f"copy {run}", not quiet) as progress:
+                copied = copy_datacube(Lake(lake), bucket, to, run, progress)
             all_copied[run.key] = asdict(copied)
             if not quiet and not as_json:
                 seconds, size = time.monotonic() - started, copied.bytes / 1e6
-                waiting.say(
+                click.echo(
                     f"Copied  {to.url}/{run.prefix}  {copied.objects:,} objects, {size:,.1f} MB "
                     f"in {seconds:.1f} s, {copied.deleted:,} stale deleted"
                 )
@@ -194,15 +199,17 @@ def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> No
     """
     from datacube_assets.operations.garbage_collection import collect
 
-    with told(), Waiting("gc") as waiting:
-        report = collect(settings, older_than, delete=delete, progress=waiting.at)
+    with told(), counting("gc") as progress:
+        report = collect(settings, older_than, delete=delete, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
         return
-    for kind, (number, size) in report.by_kind().items():
-        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
     done = "deleted" if delete else "would be deleted; add --delete"
-    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    counted = {**report.by_kind(), done: (len(report.found), report.bytes)}
+    show(
+        ((f"{number:,}", f"{size / 1e6:,.1f} MB", what) for what, (number, size) in counted.items()),
+        (-9, -15),
+    )
     for run in report.unfinished:
         click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")
     for run in report.orphaned:
@@ -253,16 +260,16 @@ def withdraw(
         check_known(settings, instance, [run.key for run in runs])
         if not yes and not as_json:
             click.confirm(f"Take back {', '.join(run.key for run in runs)}?", abort=True)
-        with Waiting("withdraw") as waiting:
-            for run in runs:
+        for run in runs:
+            with counting(f"withdraw {run.key}") as progress:
                 done = take_back(
-                    settings, instance, run, tables=tables, parts=parts, tell=tell, progress=waiting.count
+                    settings, instance, run, tables=tables, parts=parts, tell=tell, progress=progress
                 )
-                all_done.append(done)
-                if not as_json:
-                    waiting.say(
-                        f"Withdrawn  {done.key}  {done.objects:,} objects, {done.bytes / 1e6:,.1f} MB, "
-                        f"{done.tables:,} files of the lake, {done.requests:,} waiting requests"
-                    )
+            all_done.append(done)
+            if not as_json:
+                click.echo(
+                    f"Withdrawn  {done.key}  {done.objects:,} objects, {done.bytes / 1e6:,.1f} MB, "
+                    f"{done.tables:,} files of the lake, {done.requests:,} waiting requests"
+                )
     if as_json:
         click.echo(json.dumps([done.to_json() for done in all_done], indent=1))

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
 from datacube_assets.cli.ports import check_ports
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
@@ -124,6 +127,8 @@ def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
 
     check_ports(host, port, what="the simulator of Dojo")
     with told():
+        from datacube_assets.settings import Settings
+
         settings = Settings.from_environment()
     click.echo(f"Standing in for Dojo at http://{host}:{port}{prefix}; stop it with Ctrl-C.")
     serve(

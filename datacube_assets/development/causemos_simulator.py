@@ -35,7 +35,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from datacube_assets.development.simulator_http import (
     IS_CUT,
     Document,
-    StandIn,
+    Simulator,
     json_object,
     page,
     table,
@@ -78,7 +78,7 @@ class ReceivedReport:
     """Whether the answer was made to break off: whoever reported does not know it."""
 
 
-class CauseMosSimulator(StandIn):
+class CauseMosSimulator(Simulator):
     """The state of the simulator: its documents, and the reports in the order they came."""
 
     def __init__(

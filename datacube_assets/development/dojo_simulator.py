@@ -39,7 +39,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.development.simulator_http import (
     Document,
-    StandIn,
+    Simulator,
     inside,
     json_body,
     json_object,
@@ -108,7 +108,7 @@ class _Finish(BaseModel):
 _FINISH = TypeAdapter(_Finish)
 
 
-class DojoSimulator(StandIn):
+class DojoSimulator(Simulator):
     """The state of the simulator. Documents are replaced, never changed, so a scroll keeps what it saw."""
 
     def __init__(

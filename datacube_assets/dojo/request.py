@@ -61,7 +61,7 @@ class DatacubeRequest(BaseModel):
     """Milliseconds UTC put where the timestamp is missing."""
     raw_count_threshold: int = Field(10_000, ge=0)
     """Features with more rows get no raw.csv."""
-    timestamp_unit: Literal["ms", "s"] = "ms"
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "ms"
     """Unit of numeric timestamps in the parts. Old files hold seconds, and nothing in them says so."""
     selected_output_tasks: tuple[str, ...] | None = None
     """Subset of the five task names; None stands for all of them."""

@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRunStatus, RunRecord
-from dagster._core.events.log import EventLogEntry
+from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
 from datacube_assets.gateway.parameters import is_run_id
 from datacube_assets.http_client import scrubbed

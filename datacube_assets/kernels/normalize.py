@@ -43,8 +43,10 @@ from datacube_assets.kernels.schema import (
     Layout,
     RegionLevel,
 )
-from datacube_assets.kernels.times import milliseconds
+from datacube_assets.kernels.times import times_of
 
+ABSENT_FEATURE = frozenset(("",))
+"""Spellings of a missing feature."""
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier."""
 
@@ -57,54 +59,66 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     """
     layout, options = what.layout, what.options
     rows = batch.num_rows
-    # What another part has, and this one has not, is missing in all its rows.
-    nothing = pa.chunked_array([pa.nulls(rows)])
-    delivered = defaultdict(lambda: nothing, by_name(batch))
+    delivered = delivered_columns(batch)
 
-    feature = names_of(delivered, "feature", what, absent=frozenset(("",)))
+    feature = names_of(delivered, "feature", what, absent=ABSENT_FEATURE)
     has_feature = pc.is_valid(feature).to_numpy(zero_copy_only=False)
     values, missing_val, unreadable, example = as_values(delivered["value"])
     infinite = np.isinf(values)
     values[infinite] = np.nan
-    timestamps, missing_ts, invalid_ts = milliseconds(delivered["timestamp"], options)
+    times = times_of(delivered["timestamp"], options)
 
-    kept = has_feature & ~invalid_ts & ~unreadable
+    kept = has_feature & ~times.invalid & ~unreadable
     columns: dict[str, pa.Array] = {
         "feature": feature,
-        "timestamp": pa.array(timestamps),
+        "timestamp": pa.array(times.milliseconds),
+        **describing_columns(delivered, what),
     }
-    for level in layout.levels:
-        columns[level] = _region(delivered, level, what)
-    for name in layout.coordinates:
-        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
-    for name in layout.qualifiers:
-        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     missing_weights = 0
     if layout.weight:
         weights = as_numbers(layout.weight, delivered[layout.weight])
-        # One infinite weight would leave no weighted figure of any region above it.
-        no_weight = ~np.isfinite(weights)
-        missing_weights = int(no_weight[kept].sum())
-        weights[no_weight] = 0.0
-        columns[layout.weight] = pa.array(weights)
+        missing_weights = int((~np.isfinite(weights))[kept].sum())
     columns["value"] = pa.array(values, from_pandas=True)
 
     points = pa.table(columns)
     report = Report(
         num_rows=rows,
         num_rows_per_feature=count_texts(feature),
-        num_missing_ts=int(missing_ts.sum()),
+        num_missing_ts=int(times.missing.sum()),
         num_missing_val=int(missing_val.sum()),
         missing_features=int((~has_feature).sum()),
         unreadable_values=int(unreadable.sum()),
-        num_invalid_ts=int(invalid_ts.sum()),
+        num_invalid_ts=int(times.invalid.sum()),
         unreadable_example=example,
+        timestamps_look_like=times.looks,
         infinite_values=int(infinite.sum()),
         missing_weights=missing_weights,
     )
     if not kept.all():
         points = points.filter(pa.array(kept))
     return points, replace(report, **_extent(points, layout))
+
+
+def delivered_columns(batch: pa.Table) -> Columns:
+    """The columns of a batch by name; what another part has, and this one has not, is missing in all rows."""
+    nothing = pa.chunked_array([pa.nulls(batch.num_rows)])
+    return defaultdict(lambda: nothing, by_name(batch))
+
+
+def describing_columns(delivered: Columns, what: Plan) -> dict[str, pa.Array]:
+    """Regions, coordinates, qualifiers and weights, cleaned: what a row is about, beside feature and time."""
+    layout = what.layout
+    columns: dict[str, pa.Array] = {level: _region(delivered, level, what) for level in layout.levels}
+    for name in layout.coordinates:
+        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
+    for name in layout.qualifiers:
+        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
+    if layout.weight:
+        weights = as_numbers(layout.weight, delivered[layout.weight])
+        # One infinite weight would leave no weighted figure of any region above it.
+        weights[~np.isfinite(weights)] = 0.0
+        columns[layout.weight] = pa.array(weights)
+    return columns
 
 
 def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:

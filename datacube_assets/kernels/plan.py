@@ -17,6 +17,8 @@ from datacube_assets.kernels.schema import (
     region_levels,
 )
 
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,7 +27,7 @@ class Options:
     weight_column: str = ""
     fill_timestamp: int = 0
     """Milliseconds UTC for rows without a timestamp."""
-    timestamp_unit: Literal["ms", "s"] = "ms"
+    timestamp_unit: TimeUnit = "ms"
     """Unit of numeric timestamps."""
     max_unreadable_share: float = 0.1
     """Largest share of rows whose value is text that is no number, before the run is refused."""

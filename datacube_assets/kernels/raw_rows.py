@@ -19,16 +19,16 @@ from datacube_assets.kernels.schema import (
     MISSING,
     REGION_LEVELS,
 )
-from datacube_assets.kernels.times import milliseconds
+from datacube_assets.kernels.times import times_of
 
 
 def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
     """The rows of a batch as delivered, for raw.csv (docs/objects.md#1-rawcsv).
 
-    Columns keep their order and their values; timestamps are integers in ms UTC, null where missing or
-    out of range; numbers that are not finite are null. Rows without a feature are left out. A column
-    whose kind differs between parts becomes text; in such a region column nulls read `None`, because
-    the original made them so before it took the raw copy.
+    Columns keep their order and their values. Timestamps are integers in ms UTC: the time to fill in where
+    there was none, and what came where it is out of range. Numbers that are not finite are null. Rows
+    without a feature are left out. A column whose kind differs between parts becomes text; in such a region
+    column nulls read `None`, because the original made them so before it took the raw copy.
     """
     columns: dict[str, pa.Array | pa.ChunkedArray] = {}
     delivered = by_name(batch)
@@ -37,8 +37,7 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
         if name == "feature":
             columns[name] = names_of(delivered, name, what, absent=frozenset(("",)))
         elif name == "timestamp":
-            times, missing, invalid = milliseconds(column, what.options)
-            columns[name] = pa.array(times, mask=missing | invalid)
+            columns[name] = pa.array(times_of(column, what.options).milliseconds)
         elif name == "value":
             values = as_values(column)[0]
             columns[name] = pa.array(np.where(np.isfinite(values), values, np.nan), from_pandas=True)

@@ -26,6 +26,8 @@ class Report:
     unreadable_values: int = 0
     """Rows dropped because their value is text that is no number."""
     unreadable_example: str | None = None
+    timestamps_look_like: Mapping[str, int] = field(default_factory=dict)
+    """Timestamps that were numbers, by what numbers of their size mostly are (`times.LOOKS`)."""
     missing_features: int = 0
     """Rows dropped because they name no feature."""
     infinite_values: int = 0
@@ -44,9 +46,6 @@ class Report:
     """West, south, east, north in degrees."""
 
     def __add__(self, other: Report) -> Report:
-        per_feature = dict(self.num_rows_per_feature)
-        for feature, rows in other.num_rows_per_feature.items():
-            per_feature[feature] = per_feature.get(feature, 0) + rows
         boxes = [box for box in (self.bounding_box, other.bounding_box) if box]
         counts = {
             name: getattr(self, name) + getattr(other, name)
@@ -66,7 +65,8 @@ class Report:
         }
         return Report(
             **counts,
-            num_rows_per_feature=per_feature,
+            num_rows_per_feature=_added(self.num_rows_per_feature, other.num_rows_per_feature),
+            timestamps_look_like=_added(self.timestamps_look_like, other.timestamps_look_like),
             unreadable_example=self.unreadable_example or other.unreadable_example,
             min_timestamp=_merge(min, self.min_timestamp, other.min_timestamp),
             max_timestamp=_merge(max, self.max_timestamp, other.max_timestamp),
@@ -77,6 +77,10 @@ class Report:
     def dropped(self) -> int:
         """Rows read that are in no aggregate, for whatever reason."""
         return self.num_rows - self.points
+
+
+def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in (*a, *b)}
 
 
 def _merge(choose: Callable[[int, int], int], a: int | None, b: int | None) -> int | None:

@@ -28,7 +28,7 @@ MISSING: Final = "None"
 """The text that stands for a missing region or qualifier."""
 REGION_SEPARATOR: Final = "__"
 
-_INDEX_COLUMN = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)*")
+_INDEX_COLUMN = re.compile(r"__index_level_\d+__|__null_dask_index__|Unnamed: \d+(\.\d+)*")
 
 
 def is_text(type_: pa.DataType) -> bool:

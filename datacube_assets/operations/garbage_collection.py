@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
@@ -25,6 +24,9 @@ from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
+
+_OVER = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+_UNFINISHED = tuple(status for status in DagsterRunStatus if status not in _OVER)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def collect(
     older_than: float,
     *,
     delete: bool,
-    progress: Callable[[str], None] = lambda where: None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Collected:
     """Look for what nothing refers to and has not changed for so many seconds, and delete it if told so.
 
@@ -111,10 +113,10 @@ def collect(
         )
         found: list[Orphan] = []
         unfinished: list[ModelRun] = []
-        for orphans in search.orphans():
+        for number, orphans in enumerate(search.orphans(), 1):
             if orphans.unfinished and orphans.run is not None:
                 unfinished.append(orphans.run)
-            progress(str(orphans.run or "requests and reports"))
+            progress(number, number, f"places looked at, last {orphans.run or 'requests and reports'}")
             if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
                 orphans.delete()
             found += orphans.found
@@ -124,5 +126,5 @@ def collect(
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
     """Whether a run of the partition is waiting or at work."""
-    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(NOT_FINISHED_STATUSES))
+    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(_UNFINISHED))
     return bool(instance.get_runs(filters=filters, limit=1))

@@ -311,27 +311,23 @@ def _queue(instance: DagsterInstance) -> Part:
 
 
 def _sensors(instance: DagsterInstance, settings: Settings) -> Part:
-    from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
+    from datacube_assets.orchestration.dagster_private import sensor_states
 
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    states = list(sensor_states(instance))
     if not states:
         return Part("sensors", "warning", "no sensor has ticked yet: is dagster-daemon running?")
-    figures: dict[str, Any] = {}
-    stopped, failing, late = [], [], []
-    for state in states:
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-        last = ticks[0] if ticks else None
-        figures[state.name] = {
-            "on": state.status != InstigatorStatus.STOPPED,
-            "last tick": last.timestamp if last else None,
-            "outcome": last.status.value if last else None,
-        }
-        if state.status == InstigatorStatus.STOPPED:
-            stopped.append(state.name)
-        elif last and last.status == TickStatus.FAILURE:
-            failing.append(f"{state.name}: {_reason(last.error.message if last.error else '')}")
-        elif last is None or time.time() - last.timestamp > _TICK_IS_LATE * max(settings.sensor_interval, 30):
-            late.append(state.name)
+    figures = {
+        state.name: {"on": state.on, "last tick": state.last_tick, "outcome": state.outcome}
+        for state in states
+    }
+    too_old = time.time() - _TICK_IS_LATE * max(settings.sensor_interval, 30)
+    stopped = [state.name for state in states if not state.on]
+    failing = [f"{state.name}: {_reason(state.error)}" for state in states if state.on and state.failed]
+    late = [
+        state.name
+        for state in states
+        if state.on and not state.failed and (state.last_tick is None or state.last_tick < too_old)
+    ]
     faults = [
         f"stopped: {', '.join(sorted(stopped))}" if stopped else "",
         f"failed last: {'; '.join(sorted(failing))}" if failing else "",

@@ -5,8 +5,9 @@ What goes, and in which order, is in `orchestration/withdrawal.py`.
 
 from __future__ import annotations
 
+import uuid
+
 from dagster import DagsterInstance
-from dagster._core.utils import make_new_run_id
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.errors import InputError
@@ -28,14 +29,14 @@ def withdraw(
     tables: bool = False,
     parts: bool = False,
     tell: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Withdrawn:
     """Take a datacube back. Raises InputError while a run of it waits or is at work."""
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     buckets = BucketsResource(
         models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
     )
-    by = make_new_run_id()
+    by = str(uuid.uuid4())
     busy = InputError(
         "a run of it waits or is at work",
         run=str(run),

@@ -5,16 +5,16 @@ What a job does is in `assets/`; when it starts is in `sensors/`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import (
     AssetKey,
     AssetsDefinition,
     AssetSelection,
     DagsterRun,
-    JobDefinition,
     PartitionedConfig,
     define_asset_job,
 )
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
 from datacube_assets.assets.datacube import (
@@ -84,7 +84,7 @@ check_model_run = define_asset_job(
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 
-JOBS: list[JobDefinition | UnresolvedAssetJobDefinition] = [
+JOBS: list[Any] = [
     process_model_run,
     republish_datacube,
     recompute_tiles,

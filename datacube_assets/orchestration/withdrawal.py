@@ -33,8 +33,8 @@ RAW_PARTS = "raw_dojo_output"
 _AT_ONCE = 5_000
 """Objects deleted between two looks at how far it is."""
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is being deleted, how many are, and of how many."""
+Progress = Callable[[int, int, str], None]
+"""Called with how many are deleted, of how many, and what."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def withdraw(
     tables: bool = False,
     parts: bool = False,
     tell: bool = False,
-    progress: Progress = lambda what, done, total: None,
+    progress: Progress = lambda done, total, what: None,
 ) -> Withdrawn:
     """Take a datacube back; `by` names whoever does, as CauseMos is told.
 
@@ -126,9 +126,9 @@ def _keys(lake: Lake, folder: str) -> list[str]:
 
 def _delete(store: Store, keys: list[str], what: str, progress: Progress) -> None:
     for start in range(0, len(keys), _AT_ONCE):
-        progress(what, start, len(keys))
+        progress(start, len(keys), what)
         store.delete_many(keys[start : start + _AT_ONCE])
-    progress(what, len(keys), len(keys))
+    progress(len(keys), len(keys), what)
 
 
 def _tell(lake: Lake, run: ModelRun, by: str, waiting: list[str]) -> int:
@@ -165,7 +165,7 @@ def take_back(
 ) -> None:
     run = ModelRun.from_key(context.partition_key)
 
-    def progress(what: str, done: int, total: int) -> None:
+    def progress(done: int, total: int, what: str) -> None:
         if done and total:
             context.log.info(f"{done:,} of {total:,} {what} deleted")
 

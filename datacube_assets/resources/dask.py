@@ -461,8 +461,8 @@ def abandon(client: Client, futures: Sequence[Future[Any]], groups: Sequence[str
 
 
 def _still_computed(client: Client, groups: Sequence[str]) -> bool:
-    # `Client.run` cannot be given a limit, and a worker may be too busy to answer.
-    answers = client.sync(client._run, has_tasks_of, groups, on_error="ignore", callback_timeout=5)
+    # `Client.run` alone cannot be given a limit, and a worker may be too busy to answer.
+    answers = client.sync(client.run, has_tasks_of, groups, on_error="ignore", callback_timeout=5)
     return any(answers.values())
 
 

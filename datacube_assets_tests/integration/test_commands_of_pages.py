@@ -45,6 +45,7 @@ from datacube_assets_tests.integration.support import rows
 from datacube_assets_tests.integration.system import wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
+EXPLAIN = "docs/explain.md"
 DOJO, GUARANTEES, LAKE = "docs/dojo-to-causemos.md", "docs/guarantees.md", "docs/lake.md"
 OPERATING, S3, SECURITY = "docs/operating.md", "docs/s3.md", "docs/security.md"
 SETTINGS, TORTOISE, VIEW = "docs/settings.md", "docs/coming-from-slow-tortoise.md", "docs/view.md"
@@ -59,6 +60,7 @@ _BACKFILL = "test_a_backfill_is_launched_at_the_command_line"
 _SIMULATORS = "test_the_simulators_do_as_they_are_told"
 _FUZZ = "test_random_input_is_tried_for_as_long_as_one_likes"
 _LEFT = "test_what_dead_runs_leave_is_told_and_then_deleted"
+_EXPLAIN = "test_a_number_is_explained"
 _LOOK = "test_a_datacube_can_be_looked_into"
 _BETWEEN = "test_environments_are_compared_and_a_datacube_goes_from_one_to_another"
 _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
@@ -104,6 +106,15 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _SIMULATORS,
         "curl -X PUT http://127.0.0.1:3002/simulator/switches "
         '-d \'{"error_next": 3, "error_status": 500}\'': _SIMULATORS,
+    },
+    EXPLAIN: {
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020-01 "
+        "--region Kenya__Nakuru --figure s_mean_t_mean": _EXPLAIN,
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020 --csv rows.csv": (
+            _EXPLAIN
+        ),
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020 --json "
+        "> why.json": _EXPLAIN,
     },
     GATEWAY: {
         "export DATACUBE_GATEWAY_CLIENTS=10.1.0.0/16": _GATEWAY,
@@ -404,6 +415,18 @@ def test_random_input_is_tried_for_as_long_as_one_likes(
     told = run(one, checkout, environment)
     assert "bytes: " in told
     assert "tables" not in told
+
+
+@pytest.mark.slow
+def test_a_number_is_explained(said: Said, demo: Path, environment: dict[str, str]) -> None:
+    asked = ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time "
+    told = run(said(EXPLAIN, asked + "2020-01"), demo, environment)
+    assert "s_mean_t_mean = s_sum_t_mean / s_count = 12.565 / 9" in told
+    run(said(EXPLAIN, asked + "2020 --csv"), demo, environment)
+    lines = (demo / "rows.csv").read_text().splitlines()
+    run(said(EXPLAIN, asked + "2020 --json"), demo, environment)
+    rows_told = json.loads((demo / "why.json").read_text())["rows"]
+    assert len(rows_told) == len(lines) - 1 > 1000
 
 
 @pytest.mark.slow
