@@ -78,7 +78,7 @@ def redacted(text: str, *secrets: str) -> str:
 
 def beginning(text: str, length: int) -> str:
     """The beginning of a text as it may be shown, of at most so many letters."""
-    # What is hidden takes less room than what hides it. Not in the middle of a word: half a secret is not known.
+    # What is hidden takes less room than what hides it. Words stay whole: half a secret is not known.
     some = text if len(text) <= 8 * length else text[: 8 * length].rpartition(" ")[0]
     return redacted(some)[:length]
 

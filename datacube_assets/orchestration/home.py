@@ -153,6 +153,11 @@ def write_workspace(settings: Settings) -> Path:
     return path
 
 
+def has_instance(settings: Settings) -> bool:
+    """Whether there is a Dagster storage to look into, without making one."""
+    return bool(os.environ.get("DAGSTER_HOME")) or (settings.home / "dagster" / "dagster.yaml").exists()
+
+
 def open_instance(settings: Settings) -> DagsterInstance:
     """Dagster's storage of the home folder."""
     prepare(settings)

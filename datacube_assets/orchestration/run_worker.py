@@ -28,6 +28,10 @@ def main() -> None:
             import pandas  # noqa: F401
 
             importlib.import_module(DEFINITIONS)
+
+            from datacube_assets.orchestration.terminal_log import shorten
+
+            shorten()
     execute_run_command.main(args=sys.argv[1:], prog_name="execute_run")
 
 
