@@ -273,7 +273,9 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
         app.include_router(router)
     token = settings.gateway_token.get_secret_value()
     admitted = Admission(app, networks(settings.gateway_clients), token)
-    return gateway.metrics.measured(admitted)
+    return gateway.metrics.measured(
+        admitted, {path for one in app.routes if (path := getattr(one, "path", ""))}
+    )
 
 
 def _told(status: int, text: str = "") -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
