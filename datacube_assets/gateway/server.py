@@ -23,6 +23,7 @@ from typing import Any
 import uvicorn
 from dagster import DagsterInstance
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -269,13 +270,13 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
             Exception: _told(500, "The log of the gateway says why."),
         },
     )
-    for router in (gateway.routes(), gateway.queries(), gateway.operations()):
+    routers = (gateway.routes(), gateway.queries(), gateway.operations())
+    for router in routers:
         app.include_router(router)
     token = settings.gateway_token.get_secret_value()
     admitted = Admission(app, networks(settings.gateway_clients), token)
-    return gateway.metrics.measured(
-        admitted, {path for one in app.routes if (path := getattr(one, "path", ""))}
-    )
+    paths = {route.path for router in routers for route in router.routes if isinstance(route, APIRoute)}
+    return gateway.metrics.measured(admitted, paths)
 
 
 def _told(status: int, text: str = "") -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
