@@ -4,6 +4,8 @@
     python -m datacube_assets.orchestration.run_worker --wait SOCKET CODE    waits for runs (`run_workers.py`)
 
 Does what `dagster api execute_run` does, which imports everything that Dagster's command line could need.
+And it interrupts a run when somebody asks for that who cannot see this process, such as a webserver in
+another container.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ LONGEST_LIFE = 3600.0
 """Seconds."""
 LARGEST = 1 << 30
 """Bytes that a process may have needed and still be used again."""
+LOOK_SECONDS = 3.0
+"""Between looks at whether the run is to be canceled; terminating it takes at most this and the interrupt."""
 
 
 def main() -> None:
@@ -42,7 +46,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--wait"]:
         _wait(execute, socket.socket(fileno=int(sys.argv[2])), sys.argv[3], environment)
     else:
-        execute.main(args=sys.argv[1:], prog_name="execute_run")
+        with interrupted_when_canceled(sys.argv[1]):
+            execute.main(args=sys.argv[1:], prog_name="execute_run")
 
 
 def _loaded() -> Command:
@@ -56,7 +61,43 @@ def _loaded() -> Command:
             import pandas  # noqa: F401
 
             importlib.import_module(DEFINITIONS)
+
+            from datacube_assets.orchestration.terminal_log import shorten
+
+            shorten()
     return execute_run_command
+
+
+@contextlib.contextmanager
+def interrupted_when_canceled(arguments: str) -> Iterator[None]:
+    """Meanwhile, interrupt this process once the run of these arguments is to be canceled."""
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(arguments, over), daemon=True)
+    watch.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(arguments: str, over: threading.Event) -> None:
+    from dagster import DagsterInstance, DagsterRunStatus
+    from dagster._grpc.types import ExecuteRunArgs
+    from dagster._serdes import deserialize_value
+
+    asked = deserialize_value(arguments, ExecuteRunArgs)
+    if over.wait(LOOK_SECONDS) or asked.instance_ref is None:
+        return
+    with DagsterInstance.from_ref(asked.instance_ref) as instance:
+        while not over.is_set():
+            # Storage that is away for a moment is for the run itself to find.
+            with contextlib.suppress(Exception):
+                run = instance.get_run_by_id(asked.run_id)
+                if run is not None and run.status == DagsterRunStatus.CANCELING and not over.is_set():
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+            over.wait(LOOK_SECONDS)
 
 
 # --- several runs, one after another ---------------------------------------------------------------
@@ -90,7 +131,7 @@ def _wait(execute: Command, launcher: socket.socket, code: str, environment: dic
         setproctitle(f"{EXECUTING}{run_id}")
         with contextlib.suppress(OSError):
             launcher.sendall(TAKEN)
-        with _as_before():
+        with _as_before(), interrupted_when_canceled(arguments):
             failed = _executes(execute, arguments)
         setproctitle(WAITING)
         gc.collect()
