@@ -8,6 +8,7 @@ batch. Opening files belongs to `parts.py`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,7 @@ from datacube_assets.kernels.columns import (
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.groups import Floats, Mask
 from datacube_assets.kernels.plan import Plan
-from datacube_assets.kernels.projection import on_map
+from datacube_assets.kernels.projection import on_map, wrap_longitude
 from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import (
     COORDINATES,
@@ -45,6 +46,8 @@ from datacube_assets.kernels.times import times_of
 
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier (DESIGN 5, 4)."""
+_POLE, _TURN = 90, 360
+"""Degrees beyond which there is no latitude and no longitude."""
 
 
 def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
@@ -73,8 +76,12 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     }
     for level in layout.levels:
         columns[level] = _region(delivered, level, what)
-    for name in layout.coordinates:
-        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
+    degrees = {name: as_numbers(name, delivered[name]) for name in layout.coordinates}
+    placed = _places(degrees, kept, values)
+    if "lng" in degrees:
+        degrees["lng"] = wrap_longitude(degrees["lng"])
+    for name, numbers in degrees.items():
+        columns[name] = pa.array(numbers, from_pandas=True)
     for name in layout.qualifiers:
         columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     missing_weights = 0
@@ -103,7 +110,31 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     )
     if not kept.all():
         points = points.filter(pa.array(kept))
-    return points, replace(report, **_extent(points, layout))
+    return points, replace(report, **_extent(points, layout), **placed)
+
+
+def _places(degrees: Mapping[str, Floats], kept: Mask, values: Floats) -> dict[str, Any]:
+    """The part of a report that tells where the rows kept lie; their longitudes are as they came."""
+    if len(degrees) < len(COORDINATES):
+        # A single coordinate is no place.
+        return {"missing_coordinates": int(kept.sum())}
+    lat, lng = (degrees[name] if kept.all() else degrees[name][kept] for name in COORDINATES)
+    missing, on = np.isnan(lat) | np.isnan(lng), on_map(lat, lng)
+    far, around = np.abs(lat) > _POLE, np.abs(lng)
+    impossible = (far | (around > _TURN)) & ~missing
+    found: dict[str, Any] = {
+        "missing_coordinates": int(missing.sum()),
+        "beyond_mercator": int((~missing & ~on).sum()),
+        "mapped": int((on & ~np.isnan(values if kept.all() else values[kept])).sum()),
+        "wrapped_longitudes": int(((lng < -180) | (lng >= 180)).sum()),
+    }
+    if impossible.any():
+        found["impossible_coordinates"] = int(impossible.sum())
+        exchanged = far & (np.abs(lat) <= _TURN) & (around <= _POLE)
+        found["exchanged_coordinates"] = int(exchanged.sum())
+        first = int(np.argmax(impossible))
+        found["impossible_example"] = (float(lat[first]), float(lng[first]))
+    return found
 
 
 def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
@@ -118,9 +149,6 @@ def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
     }
     if layout.mappable:
         lat, lng = (points[name].to_numpy() for name in COORDINATES)
-        missing = np.isnan(lat) | np.isnan(lng)
-        extent["missing_coordinates"] = int(missing.sum())
-        extent["beyond_mercator"] = int((~missing & ~on_map(lat, lng)).sum())
         placed = np.isfinite(lat) & np.isfinite(lng)
         if placed.any():
             west, east = float(lng[placed].min()), float(lng[placed].max())
