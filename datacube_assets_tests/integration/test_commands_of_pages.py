@@ -27,7 +27,7 @@ from dagster import DagsterInstance
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
 from datacube_assets.development.s3_server import BUCKETS, S3Server
-from datacube_assets_tests.integration import test_documentation, test_stack
+from datacube_assets_tests.integration import test_containers, test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
     PAGES,
     README,
@@ -68,6 +68,7 @@ _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
 _MAP = "test_the_map_is_served"
 _MAP_S3 = "test_buckets_on_s3_are_compared_copied_and_shown"
 _OF_STACK = "test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of"
+_IN_CONTAINERS = "test_a_request_by_curl_becomes_a_datacube_with_the_bytes_of_an_undisturbed_run"
 _COMPOSE = "test_the_settings_of_compose_are_put_where_only_their_owner_reads_them"
 _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 
@@ -175,6 +176,10 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         '-d \'{"model_id": "toy-crop-model", "run_id": "rainfall-low", "doc_ids": ["rainfall-low"], '
         '"qualifier_map": {"yield": ["crop"]}, "data_paths": '
         '["http://127.0.0.1:3001/files/rainfall-low_toy-crop-model.1.parquet.gzip"]}\'': _OF_STACK,
+        "curl -X PUT http://127.0.0.1:4040/data-pipeline/enqueue "
+        '-d \'{"model_id": "toy-crop-model", "run_id": "rainfall-low", "doc_ids": ["rainfall-low"], '
+        '"qualifier_map": {"yield": ["crop"]}, "data_paths": '
+        '["http://dojo:3001/files/rainfall-low_toy-crop-model.1.parquet.gzip"]}\'': _IN_CONTAINERS,
         "source datacube-home/stack/environment": _OF_STACK,
         ".venv/bin/datacube status": _OF_STACK,
         ".venv/bin/datacube list": _OF_STACK,
@@ -231,7 +236,8 @@ def test_every_command_of_a_page_is_executed_or_has_a_reason_not_to_be(page: str
     gone = sorted((executed.keys() | excused.keys()) - there)
     assert not gone, "these are on the page no more"
     for test in executed.values():
-        known = test in globals() or hasattr(test_documentation, test) or hasattr(test_stack, test)
+        modules = (test_containers, test_documentation, test_stack)
+        known = test in globals() or any(hasattr(module, test) for module in modules)
         assert known, f"there is no test {test}"
 
 
@@ -821,7 +827,7 @@ def test_what_is_asked_for_by_hand_waits_and_is_processed(said: Said, dev: Dev, 
         by_hand = put(said(DOJO, "datacube reprocess MODEL_ID:RUN_ID..."), **{"MODEL_ID:RUN_ID...": PRICES})
         assert dev.run(by_hand) == f"Asked for {PRICES}\n"
         # The command of the page about the stack, for a partition that nothing else here asks for.
-        (enqueue,) = (one for one in fenced_commands(INFRA) if "http://127.0.0.1:4040/" in one)
+        (enqueue,) = (one for one in fenced_commands(INFRA) if "http://127.0.0.1:3001/files" in one)
         others = {'"toy-crop-model"': '"m"', '"rainfall-low"': '"r"'}
         enqueue = put(dev.here(at_port(enqueue, port, "4040")), **others)
         assert dev.run(enqueue) == ""
