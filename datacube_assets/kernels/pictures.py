@@ -54,7 +54,8 @@ _COLOURS = "viridis"
 _FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans Ethiopic", "Noto Sans CJK SC", "Noto Sans Devanagari")
 """What letters are taken from, one after the other; the first comes with matplotlib."""
 _STYLE: dict[str, Any] = {
-    "font.size": 7.0, "axes.titlesize": 8.0, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titley": 1.0,
+    "font.size": 7.0, "axes.titlesize": 8.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.titley": 1.0,
     "axes.facecolor": _EMPTY, "axes.edgecolor": _EDGE, "axes.linewidth": 0.6, "axes.grid": True,
     "axes.axisbelow": True, "grid.color": "#ffffff", "grid.linewidth": 0.8, "axes.labelcolor": _INK,
     "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK, "xtick.major.size": 0.0,
