@@ -1,4 +1,4 @@
-"""Every setting of the system, read from the environment in one place (DESIGN 4).
+"""Every setting of the system, read from the environment in one place.
 
 Names, defaults and meanings belong here; `docs/settings.md` is the table for people. Nothing else in
 the package reads the environment.
@@ -17,12 +17,14 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
+from datacube_assets.http_client.redaction import keep_secret
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
     "production": ("https", "s3"),
 }
 """Kinds of addresses that parts may be read from, unless DATACUBE_SOURCE_SCHEMES names them."""
+_AWS_SECRETS = frozenset(("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that are this machine."""
 
@@ -82,7 +84,7 @@ class Settings(BaseSettings):
     gateway_token: SecretStr = Field(SecretStr(""), alias="DATACUBE_GATEWAY_TOKEN")
     """What callers of the gateway have to send as bearer token besides; empty: nothing."""
     gateway_origins: str = Field("*", alias="DATACUBE_GATEWAY_ORIGINS")
-    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*` for any (CONTRACTS F.1)."""
+    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*`, as in the original: any."""
     queue_size: int = Field(3000, alias="DATACUBE_QUEUE_SIZE", ge=1)
     """Requests that may wait; the gateway refuses more."""
 
@@ -123,6 +125,15 @@ class Settings(BaseSettings):
 
     def resolved(self) -> Settings:
         """The same with an absolute home, every address filled in as a URL, and what follows from others."""
+        keep_secret(
+            self.address_key.get_secret_value(),
+            self.gateway_token.get_secret_value(),
+            *(value for name, value in aws_environment() if name in _AWS_SECRETS),
+            pairs=(
+                (self.dojo_username, self.dojo_password.get_secret_value()),
+                (self.causemos_username, self.causemos_password.get_secret_value()),
+            ),
+        )
         dask_mode = self.dask_mode
         if self.dask_scheduler and "dask_mode" not in self.model_fields_set:
             dask_mode = "scheduler"

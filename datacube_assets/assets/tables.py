@@ -26,7 +26,7 @@ from dagster import (
 )
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import Column
 from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
 from datacube_assets.resources.retries import repeated

@@ -130,7 +130,7 @@ OF_POINTS = (
     warns(
         normalized_points,
         "timestamps_are_milliseconds",
-        "Times do not look like seconds that were taken for milliseconds (all in early 1970).",
+        "Numbers for times do not look like another unit than they are read in: seconds, years, days.",
         _timestamps,
     ),
     warns(

@@ -11,6 +11,7 @@ import click
 
 from datacube_assets import __version__
 from datacube_assets.cli.environments import compare, export, import_, sync
+from datacube_assets.cli.explain import explain
 from datacube_assets.cli.inspect import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess
 from datacube_assets.cli.publish import demo, publish
@@ -44,6 +45,7 @@ for _command in (
     list_,
     reprocess,
     inspect,
+    explain,
     verify,
     copy,
     export,

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 @click.option("--thresholds", metavar="JSON", help="Replaces the limits on qualifiers.")
 @click.option("--fill-timestamp", type=int, metavar="MS", help="Replaces the time of rows without one.")
 @click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
-@click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
+@click.option(
+    "--timestamp-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Replaces the unit of timestamps."
+)
 @click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was asked for, as JSON.")
 @store_options

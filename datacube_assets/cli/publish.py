@@ -56,7 +56,7 @@ STARTED = time.monotonic()
 )
 @click.option(
     "--timestamp-unit",
-    type=click.Choice(["ms", "s"]),
+    type=click.Choice(["s", "ms", "us", "ns"]),
     default="ms",
     help="Unit of numeric timestamps. [default: ms]",
 )

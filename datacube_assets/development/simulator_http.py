@@ -79,7 +79,7 @@ class Switches(BaseModel):
 _SWITCHES = TypeAdapter(Switches)
 
 
-class StandIn:
+class Simulator:
     """What every simulator has: switches, counters of requests, and credentials it may insist on."""
 
     def __init__(self, username: str = "", password: str = "") -> None:
@@ -94,11 +94,11 @@ class StandIn:
 
     def misbehaving(self) -> Middleware:
         """Counts requests, then delays, refuses or cuts them as the switches say."""
-        return Middleware(_Misbehaving, standin=self)
+        return Middleware(_Misbehaving, simulator=self)
 
     def guarded(self) -> Middleware:
         """Answers 401 to whoever is not admitted."""
-        return Middleware(_Guarded, standin=self)
+        return Middleware(_Guarded, simulator=self)
 
     def application(self, routes: Sequence[BaseRoute]) -> Starlette:
         """An ASGI application of the handles and these routes; refusals are JSON."""
@@ -135,9 +135,9 @@ IS_CUT = "datacube.is_cut"
 
 
 class _Misbehaving:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+    def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = standin
+        self._standin = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -156,9 +156,9 @@ class _Misbehaving:
 
 
 class _Guarded:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+    def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = standin
+        self._standin = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._standin.admits(Request(scope).headers.get("Authorization", "")):

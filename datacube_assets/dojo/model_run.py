@@ -1,7 +1,7 @@
 """The name of what the system works on: one run of one model, or one dataset.
 
-Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them
-(DESIGN 2). Keys in buckets use the ids as they are; they are built in `kernels/keys.py`.
+Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them.
+Keys in buckets use the ids as they are; they are built in `kernels/keys.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModelRun:
 
     @property
     def prefix(self) -> str:
-        """Prefix of the run's objects in a bucket (CONTRACTS D)."""
+        """Prefix of the run's objects in a bucket."""
         return keys.run_prefix(self.model_id, self.run_id)
 
     @property

@@ -1,4 +1,4 @@
-"""Asking for runs by hand: of given partitions, of a model, of whatever failed (CONTRACTS G.2).
+"""Asking for runs by hand: of given partitions, of a model, of whatever failed.
 
 What is asked for waits in the lake until the `requests` sensor starts it; nothing runs here.
 """

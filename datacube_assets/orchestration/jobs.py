@@ -99,7 +99,7 @@ _TASKS: dict[str, list[AssetsDefinition]] = {
     "compute_regional_aggregation": [regional_aggregates, regional_maps],
     "compute_tiles": [grid_cells, spatial_tiles, grid_stats],
 }
-"""What each output task of the original stands for (CONTRACTS C, task selection)."""
+"""What each output task of the original stands for."""
 _ALWAYS: list[AssetsDefinition] = [
     dojo_request,
     raw_dojo_output,
@@ -112,7 +112,9 @@ _ALWAYS: list[AssetsDefinition] = [
 
 
 def selection(tasks: tuple[str, ...] | None) -> list[AssetKey] | None:
-    """Assets of a selection of output tasks; None for the full selection (CONTRACTS C).
+    """Assets of a selection of output tasks; None for the full selection.
+
+    What a selection means: docs/specification/requests.md#output-tasks.
 
     None and all five stand for everything. An empty selection is everything but `results.json`; unknown
     names are ignored.

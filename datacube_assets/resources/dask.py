@@ -1,4 +1,4 @@
-"""Where shards are computed: threads of this process, a local cluster, or an existing one (DESIGN 3).
+"""Where shards are computed: threads of this process, a local cluster, or an existing one.
 
 `DaskResource.map` applies a pure function to pieces of work, wherever they run. What the pieces are is the
 assets' business; workers read and write the lake and the buckets themselves. Starting a cluster is in

@@ -38,7 +38,7 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
     s3_endpoint: str = ""
 
     def open(self, request: DatacubeRequest) -> Store:
-        """The bucket of a request (CONTRACTS C, effective bucket).
+        """The bucket of a request (docs/specification/requests.md#buckets).
 
         A bucket that the request names is used where buckets have names, on S3; a local folder stands
         for whatever bucket is asked for.

@@ -1,8 +1,8 @@
 """The published objects of one datacube: from keys to bytes to Arrow.
 
-Here belongs which object holds what, read exactly by the keys that CauseMos' reader asks for (CONTRACTS E):
-one object per call, nothing is listed, nothing is kept. What people see of it is in
-`datacube_assets/read.py`; bytes are read in `kernels/decode.py`.
+Here belongs which object holds what, read exactly by the keys that CauseMos' reader asks for
+(docs/specification/reader.md#how-it-reads): one object per call, nothing is listed,
+nothing is kept. What people see of it is in `read/`; bytes are read in `kernels/decode.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from datacube_assets.kernels.decode import (
     csv_table,
     read_tile,
 )
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.schema import RegionLevel, Resolution
 from datacube_assets.storage.stores import Store
 

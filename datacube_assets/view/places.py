@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from datacube_assets.kernels.grid import BIN_BITS, interleave, on_map, quadkeys
 from datacube_assets.kernels.groups import Mask
+from datacube_assets.kernels.morton import BIN_BITS, interleave
+from datacube_assets.kernels.projection import on_map, quadkeys
 from datacube_assets.kernels.regions import Regions
 from datacube_assets.kernels.schema import (
     COORDINATES,
@@ -60,7 +61,7 @@ def regions_in(
 
 
 def quadkey_of(zoom: int, x: int, y: int, bin_: int) -> int:
-    """Quadkey of a tile's bin among the subtiles of its precision (CONTRACTS D.4)."""
+    """Quadkey of a tile's bin among the subtiles of its precision."""
     column = x << BIN_BITS | bin_ & ((1 << BIN_BITS) - 1)
     row = y << BIN_BITS | bin_ >> BIN_BITS
     return int(interleave(np.array([column], np.uint32), np.array([row], np.uint32))[0])
@@ -106,7 +107,7 @@ def _raw_rows(published: Published, feature: str) -> Iterator[pa.Table]:
     if not has_coordinates(rows.column_names):
         return
     for level in levels:
-        # As the pipeline cleans names (CONTRACTS D.1); an empty cell was a missing one.
+        # As the pipeline cleans names; an empty cell was a missing one.
         filled = pc.if_else(pc.equal(rows[level], ""), MISSING, pc.replace_substring(rows[level], "//", ""))
         rows = rows.set_column(rows.column_names.index(level), level, filled.cast(TEXT))
     yield rows.select([*levels, *COORDINATES])

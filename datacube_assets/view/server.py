@@ -1,6 +1,6 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
-Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
+Every answer comes from single objects read by key, as CauseMos' reader reads them; only
 the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
 
     GET  /                    the page
@@ -19,32 +19,31 @@ Parameters are `model_id` and `run_id`, and where they apply `feature`, `resolut
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import urlsplit
 
 import pyarrow as pa
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.gateway.listening import NamedHosts, listen
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.grid import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.key_safety import UnsafeKeyError
+from datacube_assets.kernels.morton import BINS_PER_TILE, PRECISIONS
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
@@ -146,7 +145,7 @@ class View:
             else:
                 table = published.global_timeseries(query.resolution, query.feature)
         except MissingObjectError:
-            # The reader answers an empty list where a region has no line (CONTRACTS E.1).
+            # The reader answers an empty list where a region has no line.
             if not region:
                 raise
             return {"timestamps": [], "columns": {}}
@@ -321,7 +320,7 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
     ]
     return Starlette(
         routes=[Mount("/api", routes=routes), Mount("/", StaticFiles(directory=STATIC, html=True))],
-        middleware=[Middleware(_Guarded, hosts=_names_of(host))],
+        middleware=[Middleware(_Guarded, host=host)],
         exception_handlers={
             HTTPException: _told(lambda error: cast(HTTPException, error).status_code),
             InputError: _told(400),
@@ -341,31 +340,18 @@ def _told(
     """A handler that says what went wrong as the page expects it."""
 
     def tell(request: Request, error: Exception) -> Response:
-        said = text or (error.detail if isinstance(error, HTTPException) else str(error))
+        said = text or (redacted(error.detail if isinstance(error, HTTPException) else str(error)))
         headers = error.headers if isinstance(error, HTTPException) else None
         return JSONResponse({"detail": said}, status if isinstance(status, int) else status(error), headers)
 
     return tell
 
 
-def _names_of(host: str) -> frozenset[str] | None:
-    """Names by which a browser may call the server; None for any, where it listens to other machines."""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    return frozenset({"localhost", "127.0.0.1", "::1", host}) if is_local else None
-
-
 class _Guarded:
-    """Adds the headers that keep a browser safe, and refuses to be called by another name.
+    """Adds the headers that keep a browser safe."""
 
-    A page of somebody else could give its own name the address 127.0.0.1, and read everything here.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self._app = app
-        self._hosts = hosts
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = NamedHosts(app, host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
@@ -373,18 +359,7 @@ class _Guarded:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if scope["type"] != "http" or self._admits(Request(scope).headers.get("Host", "")):
-            await self._app(scope, receive, guarded)
-        else:
-            refusal = PlainTextResponse("This server answers to 127.0.0.1 and localhost only.", 421)
-            await refusal(scope, receive, guarded)
-
-    def _admits(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return self._hosts is None or name in self._hosts
+        await self._app(scope, receive, guarded)
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
@@ -394,4 +369,4 @@ def serve(settings: Settings, host: str, port: int) -> None:
         (settings.indicators_bucket, "DATACUBE_INDICATORS_BUCKET"),
     ):
         open_store(url, settings.s3_endpoint).check(setting, write=False)
-    uvicorn.run(application(settings, host), host=host, port=port, log_level="warning", server_header=False)
+    listen(application(settings, host), host, port)

@@ -220,7 +220,7 @@ def test_datasets_are_requested_when_published_and_not_deprecated(
     assert requested_partitions(tick) == ["good:indicator"]
     watch.act(tick)
     assert watch.look() == []
-    # New files come under the old addresses; only created_at tells of them (CONTRACTS A.3, B.1).
+    # New files come under the old addresses; only created_at tells of them.
     dojo.put("indicators", indicator_document("good", data_paths=paths, created_at=9))
     assert [key.split("@")[0] for key in watch.look()] == ["good:indicator"]
     dojo.put("indicators", indicator_document("good", data_paths=[*paths, PATH.format("d_1")]))

@@ -18,9 +18,9 @@ from PIL import Image
 
 from datacube_assets.assets.pictures import land
 from datacube_assets.kernels import pictures
-from datacube_assets.kernels.grid import quadkeys
 from datacube_assets.kernels.groups import Floats
 from datacube_assets.kernels.pictures import Cells
+from datacube_assets.kernels.projection import quadkeys
 
 LARGEST = 60_000
 MONTHS = np.arange("2000-01", "2020-01", dtype="datetime64[M]").astype("datetime64[ms]").astype(np.int64)

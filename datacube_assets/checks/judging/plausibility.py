@@ -17,26 +17,38 @@ import pyarrow as pa
 
 from datacube_assets.check_limits import Limits
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
-from datacube_assets.kernels.grid import wrap_longitude
 from datacube_assets.kernels.groups import Codes, Floats, Ints, column, encode_text, group_by
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.projection import wrap_longitude
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, MISSING
+from datacube_assets.kernels.times import LOOKS, advice, other_look
 
 LAST_SECOND = 4_102_444_800
 """1 January 2100 in seconds UTC; as milliseconds it is 17 February 1970."""
 
 
 def timestamps(report: Report, *, unit: str) -> Verdict:
-    """Whether seconds were taken for milliseconds (DESIGN 5, 13); `unit` is what the request says."""
+    """Whether numbers are in another unit than they are read in, which is what the request says."""
     first, last = report.min_timestamp or 0, report.max_timestamp or 0
-    suspicious = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
+    look = other_look(report.timestamps_look_like, unit)
+    early = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
+    if look:
+        says = f"The timestamps look like {LOOKS[look]}, and are read as {LOOKS[unit]}: {advice(look)}"
+    elif early:
+        says = (
+            "All times are in early 1970, as when seconds are taken for milliseconds: if so, publish "
+            "again with --timestamp-unit s"
+        )
+    else:
+        says = f"The times look like {LOOKS[unit]}."
     return Verdict(
-        not suspicious,
-        "All times are in early 1970, as when seconds are taken for milliseconds: if so, publish "
-        "again with --timestamp-unit s"
-        if suspicious
-        else "The times look like milliseconds.",
-        {"first time (ms UTC)": first, "last time (ms UTC)": last},
+        not (look or early),
+        says,
+        {
+            "first time (ms UTC)": first,
+            "last time (ms UTC)": last,
+            **({"numbers look like": dict(report.timestamps_look_like)} if look else {}),
+        },
     )
 
 
