@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo view cluster dev s3 notebook stack postgres test fuzz browser screenshots lint types format bench docs soak audit lock wheels clean
+.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test fuzz browser screenshots lint types format bench docs soak audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,12 @@ stack: $(STAMP) ## run the production stack on this machine: Postgres, Dask, gat
 
 postgres: ## install Postgres, where it is missing, for the stack and its tests (Debian, as root)
 	@infra/postgres.sh
+
+prometheus: ## install Prometheus, where it is missing, for tests of alerts (Debian, as root)
+	@infra/prometheus.sh
+
+containers: ## install buildah and podman, where they are missing, for the test of Compose (Debian, as root)
+	@infra/containers.sh
 
 notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) docs/notebooks/explore_datacube.ipynb

@@ -198,7 +198,7 @@ def _list_everything(folder: Path) -> None:
     from datacube_assets.sensors.dojo import list_runs
 
     with DojoClient(os.environ["DOJO_URL"]) as client:
-        ready = list_runs(client).ready
+        ready = list(list_runs(client).ready)
     ready.sort(key=lambda one: one.since)
     (folder / "everything.json").write_text(json.dumps({one.run.key: one.version for one in ready}))
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
 from datacube_assets.dojo.documents import DocumentProblem, document_id
 
-DEEPEST = 200
-"""Objects and arrays of a document that lie in each other; Dojo's have five or so."""
 _UNREADABLE = "it is nested too deep, or has a number of thousands of digits"
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)|[\[\]{},:]', re.DOTALL)
 """A text, if need be one that never ends, or a sign: each byte is looked at once."""
@@ -24,23 +22,13 @@ def readable(answer: bytes) -> Any:
     """A JSON document. Raises ValueError, saying why it cannot be read."""
     try:
         # Python's reader takes half a surrogate pair, so that one such text does not spoil the rest.
-        document = json.loads(answer)
+        return json.loads(answer)
     except RecursionError:
         raise ValueError(_UNREADABLE) from None
     except ValueError as error:
         # Its own words on numbers tell how to change Python.
         is_number = not isinstance(error, json.JSONDecodeError | UnicodeError)
         raise ValueError(_UNREADABLE if is_number else "it is no JSON") from None
-    if not _is_flat(document, DEEPEST):
-        raise ValueError(_UNREADABLE)
-    return document
-
-
-def _is_flat(document: Any, levels: int) -> bool:
-    parts = (
-        document.values() if isinstance(document, dict) else document if isinstance(document, list) else ()
-    )
-    return not parts or (levels > 0 and all(_is_flat(part, levels - 1) for part in parts))
 
 
 def page_of(answer: bytes) -> Any:
@@ -118,13 +106,20 @@ def distinct(documents: Iterable[Any], warn: Callable[[str], None]) -> list[Any]
         same = list(some)
         if name is None or len(same) == 1:
             kept += same
-        elif all(one == same[0][1] for _, one in same[1:]):
+        elif _are_equal([one for _, one in same]):
             kept.append(same[0])
             warn(f"Dojo lists {name} {len(same)} times, the same each time: it counts once")
         else:
             problem = DocumentProblem(name, f"Dojo lists it {len(same)} times, and not the same each time")
             kept.append((same[0][0], problem))
     return [document for _, document in sorted(kept, key=lambda one: one[0])]
+
+
+def _are_equal(documents: Sequence[Any]) -> bool:
+    try:
+        return all(one == documents[0] for one in documents[1:])
+    except RecursionError:
+        return False
 
 
 def _id_of(document: Any) -> str | None:

@@ -57,7 +57,7 @@ _HOPS = 10
 _FOREVER = timedelta(days=30)
 _FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_MISTYPED = re.compile(r"\W*[A-Za-z][A-Za-z0-9+.-]{1,30}:[/\\]", re.DOTALL)
+_MISTYPED = re.compile(r"\W*(?!file:)[A-Za-z][A-Za-z0-9+.-]{1,30}:[/\\]", re.DOTALL)
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST = ipaddress.IPv6Network("2000::/3")

@@ -78,7 +78,7 @@ def redacted(text: str, *secrets: str) -> str:
 
 def beginning(text: str, length: int) -> str:
     """The beginning of a text as it may be shown, of at most so many letters."""
-    # What is hidden takes less room than what hides it. Not in the middle of a word: half a secret is not known.
+    # Not in the middle of a word: half a secret is not known.
     some = text if len(text) <= 8 * length else text[: 8 * length].rpartition(" ")[0]
     return redacted(some)[:length]
 
@@ -114,7 +114,10 @@ def public(address: str) -> str:
 
 def _without_scheme(address: str) -> str:
     """An address without scheme at its beginning, or a path."""
-    if address.startswith(("/", ".")) and not address.startswith("//") and not _QUERY.search(address):
+    before, question, _ = address.partition("?")
+    is_path = address.startswith(("/", ".")) and not address.startswith("//")
+    is_name = bool(question) and not any(sign in before for sign in "/\\:@")
+    if (is_path or is_name) and not _QUERY.search(address):
         return address
     cut = _QUESTION.split(_ADDRESS.sub(lambda found: public(found[0]), address), maxsplit=1)[0]
     before, at, host = cut.rpartition("@")

@@ -91,7 +91,7 @@ class LakeDatacube(Datacube):
 
     @property
     def has_tiles(self) -> bool:
-        return self._info.layout.mappable
+        return self._info.report.has_tiles
 
     @property
     def has_weights(self) -> bool:

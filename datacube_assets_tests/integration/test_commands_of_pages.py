@@ -739,7 +739,7 @@ class Dev:
 @pytest.fixture(scope="module")
 def dev(demo: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """What `make dev` starts, at other ports; two runs and a dataset are finished in Dojo."""
-    port = free_ports(3)
+    port = free_ports(4)
     quick = {**environment, "DATACUBE_SENSOR_INTERVAL": "2"}
     output = tmp_path_factory.mktemp("dev") / "printed"
     with running(f'make dev ARGS="--port {port}"', demo, quick, output) as system:

@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from datacube_assets import http_client
 from datacube_assets.causemos.client import CauseMosClient, Delivered, QueueRuntime, Unreachable
-from datacube_assets.dojo import fetch as fetching
 from datacube_assets.dojo.client import DojoClient, DojoUnavailable
 from datacube_assets.dojo.fetch import FetchError, Source, fetch
 from datacube_assets.http_client import RetryPolicy
@@ -140,9 +140,9 @@ def trusted(
         monkeypatch.setenv(TRUST, str(server.authority))
     # Clients are kept, and one that trusts the server must not serve who does not.
     monkeypatch.setenv("AWS_TEST_OF_TLS", request.param)
-    fetching._tls.cache_clear()
+    http_client.tls.cache_clear()
     yield request.param == "trusted"
-    fetching._tls.cache_clear()
+    http_client.tls.cache_clear()
 
 
 def test_dojo_is_asked_only_with_a_certificate_that_is_trusted(server: Server, trusted: bool) -> None:
