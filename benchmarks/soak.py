@@ -6,10 +6,10 @@
 Daemon, webserver, simulators of Dojo and CauseMos, a real S3 server for lake and buckets, and a Dask cluster
 are processes of their own. Runs finish in Dojo one after the other, some are executed again, and at times an
 earlier state comes back. Meanwhile runs, daemon, code server and workers are killed with SIGKILL; Dojo and
-CauseMos answer 503, break off, or send a byte at a time, Dojo lists documents twice, and, where libfaketime is
-installed, the clock of everything that Dagster runs jumps. With `--outage N` CauseMos is away until so many
-reports wait. In the end nothing may be lost, told twice or wrong: published objects are compared, byte for byte, with those
-of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
+CauseMos answer 503, break off, or send a byte at a time; Dojo lists documents twice; and where libfaketime is
+installed, the clock of all that Dagster runs jumps. With `--outage N` CauseMos is away in the end until so
+many reports wait. Nothing may be lost, told twice or wrong: published objects are compared, byte for byte,
+with those of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ from datacube_assets.partitions import model_runs
 from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.storage import s3
-from datacube_assets.storage.lake import DamagedError, Lake, LakeTable
+from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, scratch_folder
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import LONGEST_WAIT, Outbox, Report
 from datacube_assets.storage.requests import leave_request

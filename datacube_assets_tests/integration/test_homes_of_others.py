@@ -1,4 +1,4 @@
-"""A machine and a Dagster that somebody else set up: processes that look like ours, settings that lack much."""
+"""A machine and a Dagster that somebody else set up: processes that look like ours, settings that lack."""
 
 from __future__ import annotations
 
