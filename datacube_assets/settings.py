@@ -106,6 +106,10 @@ class Settings(BaseSettings):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    view_url: str = Field("", alias="DATACUBE_VIEW_URL")
+    """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
+
+    `datacube dev` starts one and sets this."""
     max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
     """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
 
@@ -153,6 +157,7 @@ class Settings(BaseSettings):
             ("DATACUBE_DASK_SCHEDULER", self.dask_scheduler, "Dask's own settings"),
             ("DOJO_URL", self.dojo_url, "DOJO_USERNAME and DOJO_PASSWORD"),
             ("CAUSEMOS_URL", self.causemos_url, "CAUSEMOS_USERNAME and CAUSEMOS_PASSWORD"),
+            ("DATACUBE_VIEW_URL", self.view_url, "the proxy before it"),
         ):
             if holds_secrets(address):
                 raise SettingsError(

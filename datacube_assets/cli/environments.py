@@ -63,7 +63,7 @@ def export(key: str, file: Path, as_json: bool, settings: Settings) -> None:
             raise click.ClickException(f"{run} is not complete: process it before it is exported")
         bucket = open_store(head["bucket"], settings.s3_endpoint)
         try:
-            with counting("export", not as_json) as progress:
+            with counting("export") as progress:
                 done = archive.export(lake, bucket, run, file, progress)
         except MissingTableError as error:
             raise click.ClickException(str(error)) from error
@@ -111,7 +111,7 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         try:
             with (
                 locked(instance, run.key, str(uuid.uuid4())),
-                counting("import", not as_json) as progress,
+                counting("import") as progress,
             ):
                 done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
         except Locked:
@@ -152,9 +152,10 @@ def sync(source: str, target: str, ask: bool, as_json: bool) -> None:
 
     with told():
         first, second = (environments.Environment.of(where) for where in (source, target))
-        synced = environments.compare(first, second)
-        if ask:
-            environments.process(first, second, synced)
+        with counting("sync"):
+            synced = environments.compare(first, second)
+            if ask:
+                environments.process(first, second, synced)
     if as_json:
         click.echo(json.dumps(synced.to_json(), indent=1))
     else:
@@ -234,7 +235,7 @@ def compare(
                 info = RunInfo.of(lake.table(run, "normalized_points"))
             except (MissingTableError, StoreError):
                 info = None
-            with counting(str(run), not as_json) as progress:
+            with counting(f"compare {run}") as progress:
                 one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
             found.append(one)
             if not as_json:

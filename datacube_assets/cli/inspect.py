@@ -42,7 +42,8 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     from datacube_assets.operations.status import SEVERITY
     from datacube_assets.operations.status import status as ask
 
-    found = ask(settings, seconds)
+    with counting("status"):
+        found = ask(settings, seconds)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
@@ -59,7 +60,19 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     "states",
     multiple=True,
     type=click.Choice(
-        ["READY", "PROCESSING", "QUEUED", "FAILED", "INCOMPLETE", "NEW", "UNKNOWN"], case_sensitive=False
+        [
+            "READY",
+            "PROCESSING",
+            "QUEUED",
+            "FAILED",
+            "CANCELED",
+            "INCOMPLETE",
+            "NEW",
+            "ORPHANED",
+            "WITHDRAWN",
+            "UNKNOWN",
+        ],
+        case_sensitive=False,
     ),
     help="Only those of this state.",
 )
@@ -86,9 +99,12 @@ def list_(
     READY       complete, and its newest run did not fail
     PROCESSING  a run is at work on it
     QUEUED      a run waits for its turn, or is asked for
-    FAILED      its newest run failed or was canceled; an older datacube may still stand
+    FAILED      its newest run failed; an older datacube may still stand
+    CANCELED    its newest run was canceled; an older datacube may still stand
     INCOMPLETE  objects are published, but results.json is not
     NEW         known, and nothing of it is published
+    ORPHANED    Dagster does not know it, and objects are published: withdraw it, or process it again
+    WITHDRAWN   Dagster does not know it, and nothing is published; the lake still has tables
     UNKNOWN     what is stored of it cannot be read; the error says why
 
     \b
@@ -100,7 +116,7 @@ def list_(
     from datacube_assets.operations.inventory import chosen, list_partitions
     from datacube_assets.orchestration.home import open_instance
 
-    with told(), open_instance(settings) as instance:
+    with told(), open_instance(settings) as instance, counting("list"):
         wanted = [state.upper() for state in states] + (["FAILED"] if failed else [])
         found = chosen(
             list_partitions(settings, instance, keys),
@@ -162,13 +178,14 @@ def inspect(
       datacube inspect locusts:run-1 --object month/hoppers/tiles/1577836800000-0-0-0.tile --bins
       datacube inspect s3://models/locusts/run-1/results/results.json
     """
+    from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
     from datacube_assets.operations import inspect as inspecting
 
     if sum(one is not None for one in (key, table, asset)) > 1:
         raise click.UsageError("give one of --object, --table and --manifest")
     exit_status = 0
     found: dict[str, Any]
-    with told():
+    with told(), counting("inspect"):
         try:
             if table is not None:
                 found = inspecting.table(settings, what, table)
@@ -182,8 +199,10 @@ def inspect(
                 from datacube_assets.orchestration.home import open_instance
 
                 with open_instance(settings) as instance:
-                    found = inspecting.health(settings, instance, what)
+                    found = inspecting.health(settings, instance, ModelRun.from_key(what).key)
                 exit_status = {"well": 0, "warning": 1, "broken": 2}[found["state"]]
+        except UnknownPartitionError:
+            raise
         except (LookupError, ValueError) as error:
             raise click.ClickException(str(error).strip("'\"")) from error
     if as_json:
@@ -202,14 +221,27 @@ def _show(found: Any, indent: str = "") -> None:
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             click.echo(f"{indent}{name}")
             for one in value:
-                click.echo(f"{indent}  {'  '.join(f'{key}={_text(part)}' for key, part in one.items())}")
+                parts = "  ".join(f"{key}={_text(key, part)}" for key, part in one.items())
+                click.echo(f"{indent}  {parts}")
+        elif name in _SENTENCES and value:
+            click.echo(f"{indent}{name}")
+            for one in value:
+                click.echo(f"{indent}  - {one}")
         else:
-            click.echo(f"{indent}{name:24} {_text(value)}")
+            click.echo(f"{indent}{name:24} {_text(name, value)}")
 
 
-def _text(value: Any) -> str:
+_SENTENCES = ("faults", "warnings")
+"""Lists whose members are sentences: each has a line."""
+_MOMENTS = ("at", "modified", "published")
+"""Figures that are seconds UTC."""
+
+
+def _text(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
+    if name in _MOMENTS and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
     return "-" if value is None or value == {} else str(value)
 
 
@@ -251,7 +283,7 @@ def verify(
             from datacube_assets.operations.inventory import list_partitions
             from datacube_assets.orchestration.home import open_instance
 
-            with open_instance(settings) as instance:
+            with open_instance(settings) as instance, counting("list", not quiet):
                 known = list_partitions(settings, instance)
             keys = (
                 *keys,
@@ -265,7 +297,7 @@ def verify(
             raise click.ClickException(str(error)) from error
         all_found = []
         for number, run in enumerate(runs, 1):
-            with counting(f"{number}/{len(runs)} {run}", not quiet and not as_json) as progress:
+            with counting(f"{number}/{len(runs)} {run}", not quiet) as progress:
                 found = compare(
                     settings, run, lambda what, done, total: progress(done, total, what), tables=not no_tables
                 )

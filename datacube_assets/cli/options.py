@@ -60,6 +60,7 @@ def told() -> Iterator[None]:
     from datacube_assets.checks.judging.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
+    from datacube_assets.dojo.model_run import UnknownPartitionError
     from datacube_assets.kernels.errors import InputError
     from datacube_assets.settings import SettingsError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
@@ -68,7 +69,7 @@ def told() -> Iterator[None]:
     known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (*known, ChecksFailedError) as error:
+    except (*known, UnknownPartitionError, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

@@ -14,19 +14,23 @@ from typing import TYPE_CHECKING, Protocol
 
 import click
 
-from datacube_assets.progress import Stage, listening
+from datacube_assets.progress import Stage, duration, listening
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_SECONDS = 10.0
 """Between the plain lines of one asset."""
+MOMENT_SECONDS = 2.0
+"""After which a command says that it is at work."""
+_REDRAW_SECONDS = 0.2
 _BAR = 20
 """Columns of a terminal."""
 
 
-def _bars() -> Progress:
+def _bars(*, stderr: bool = False) -> Progress:
     """Bars that vanish when they are done, with the time since each began and what is told."""
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
 
@@ -37,6 +41,7 @@ def _bars() -> Progress:
         TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
         TextColumn("{task.fields[told]}", markup=False, table_column=Column(no_wrap=True)),
         transient=True,
+        console=Console(stderr=stderr),
     )
 
 
@@ -47,18 +52,58 @@ class Counter(Protocol):
 
 
 @contextmanager
-def counting(title: str, wanted: bool) -> Iterator[Counter]:
-    """What is counted, shown on a terminal where it is wanted."""
-    if not (wanted and sys.stdout.isatty()):
+def counting(title: str, wanted: bool = True) -> Iterator[Counter]:
+    """Tell that a command is at work, and how far it is, once that takes longer than a moment.
+
+    On standard error, so that it never gets into an answer: a bar on a terminal, elsewhere a line now and
+    then. What cannot be counted shows the time.
+    """
+    if not wanted:
         yield lambda done, total, what="": None
         return
-    with _bars() as bars:
-        bar = bars.add_task(title, total=None, told="")
+    waiting = _Waiting(title)
+    teller = threading.Thread(target=waiting.tell, name="waiting", daemon=True)
+    teller.start()
+    try:
+        yield waiting
+    finally:
+        waiting.over.set()
+        teller.join()
 
-        def show(done: int, total: int, what: str = "") -> None:
-            bars.update(bar, completed=done, total=total, told=f"{done:,} of {total:,} {what}".rstrip())
 
-        yield show
+class _Waiting:
+    """What is being waited for, and a thread that tells of it."""
+
+    def __init__(self, title: str) -> None:
+        self.over = threading.Event()
+        self._title = title
+        self._begun = time.monotonic()
+        self._far: tuple[int, int, str] | None = None
+
+    def __call__(self, done: int, total: int, what: str = "") -> None:
+        self._far = done, total, what
+
+    @property
+    def _told(self) -> str:
+        if self._far is None:
+            return ""
+        done, total, what = self._far
+        return f"{done:,} of {total:,} {what}".rstrip()
+
+    def tell(self) -> None:
+        if self.over.wait(MOMENT_SECONDS):
+            return
+        if not sys.stderr.isatty():
+            while True:
+                far = ", ".join(filter(None, (self._told, duration(time.monotonic() - self._begun))))
+                click.echo(f"{self._title}: {far}", err=True)
+                if self.over.wait(PLAIN_SECONDS):
+                    return
+        with _bars(stderr=True) as bars:
+            bar = bars.add_task(self._title, total=None, told="", start=True)
+            while not self.over.wait(_REDRAW_SECONDS):
+                done, total, _ = self._far or (0, None, "")
+                bars.update(bar, completed=done, total=total, told=self._told)
 
 
 class Display:

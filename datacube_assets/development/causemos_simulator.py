@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Literal, get_args
 
 import httpx
@@ -30,10 +29,18 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from datacube_assets.development.simulator_http import IS_CUT, Document, Simulator, json_object, validated
+from datacube_assets.development.simulator_http import (
+    IS_CUT,
+    Document,
+    Simulator,
+    json_object,
+    page,
+    table,
+    validated,
+)
 from datacube_assets.dojo.derive import NUMERIC_TYPES, request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
@@ -288,7 +295,7 @@ class CauseMosSimulator(Simulator):
         return await self._get_documents(request)
 
     async def _get_page(self, request: Request) -> Response:
-        return HTMLResponse(_page(self.documents, self.reports))
+        return _page(self.documents, self.reports)
 
 
 def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
@@ -301,26 +308,7 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
     return {**document, **patch, **both}
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="refresh" content="2">
-<title>CauseMos simulator</title>
-<style>
-  body {{ font-family: sans-serif; margin: 2em; }}
-  table {{ border-collapse: collapse; }}
-  th, td {{ text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ccc; }}
-</style>
-<h1>CauseMos simulator</h1>
-<h2>Documents</h2>
-{documents}
-<h2>Reports, newest first</h2>
-{reports}
-</html>
-"""
-
-
-def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[ReceivedReport]) -> str:
+def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[ReceivedReport]) -> Response:
     document_rows = [
         (index, name, document.get("status", ""), document.get("flow_id", ""))
         for index in INDICES
@@ -330,23 +318,21 @@ def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[R
         (_clock(r.received_at), r.call, r.body.get("data_id"), r.body.get("run_id"), r.status, r.message)
         for r in reports
     ]
-    return _PAGE.format(
-        documents=_table(("index", "id", "status", "flow"), document_rows),
-        reports=_table(("received (UTC)", "call", "model", "run", "answer", "message"), report_rows[::-1]),
+    return page(
+        "CauseMos simulator",
+        "This stands in for CauseMos while one develops: it takes the reports of the pipeline, and shows "
+        "what it was told. A document is here once something was told about it.",
+        {
+            "Documents": table(("index", "id", "status", "flow"), document_rows),
+            "Reports, newest first": table(
+                ("received (UTC)", "call", "model", "run", "answer", "message"), report_rows[::-1]
+            ),
+        },
     )
 
 
 def _clock(milliseconds: int) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(milliseconds / 1000))
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [_row("th", heads), *(_row("td", row) for row in rows)]
-    return f"<table>{''.join(lines)}</table>" if len(lines) > 1 else "<p>None yet.</p>"
-
-
-def _row(tag: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
 def serve(

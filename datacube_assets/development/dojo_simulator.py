@@ -11,6 +11,7 @@ bucket is; the handles below `/simulator`, never misbehaving:
     POST   /simulator/{runs|models|indicators}   add or replace one document or a list, unchecked
     POST   /simulator/runs/{id}/finish           {"data_paths": [...], "executed_at": "..."}, both optional
     POST   /simulator/runs/{id}/fail
+    GET    /                      says what this is
     GET    /simulator/switches    PUT: change some of them (see `Switches`)
     GET    /simulator/requests    counters per "METHOD /path"; DELETE: start anew
 """
@@ -42,6 +43,8 @@ from datacube_assets.development.simulator_http import (
     inside,
     json_body,
     json_object,
+    page,
+    table,
     validated,
 )
 from datacube_assets.dojo.request import digest
@@ -215,9 +218,33 @@ class DojoSimulator(Simulator):
         files = Route("/{path:path}", self._get_file)
         return self.application(
             [
+                Route("/", self._get_front, methods=["GET"], middleware=[self.guarded()]),
                 Mount("/files", routes=[files], middleware=[self.misbehaving()]),
                 Mount(self._prefix, routes=self._api(), middleware=[self.misbehaving(), self.guarded()]),
             ]
+        )
+
+    async def _get_front(self, request: Request) -> Response:
+        runs = self._indices["runs"].documents.values()
+        rows = [
+            (run.get("model_id"), run.get("id"), run.get("attributes", {}).get("status", "")) for run in runs
+        ]
+        prefix = self._prefix or "/"
+        return page(
+            "Dojo simulator",
+            "This stands in for Dojo while one develops. It serves documents and files as Dojo does, and "
+            f"does nothing else: the pipeline asks it, at {prefix}, which runs are through. To finish one, "
+            "send POST /simulator/runs/ID/finish.",
+            {
+                "Model runs": table(("model", "run", "status"), rows),
+                "Datasets": table(
+                    ("id", "published"),
+                    [
+                        (one.get("id"), one.get("published"))
+                        for one in self._indices["indicators"].documents.values()
+                    ],
+                ),
+            },
         )
 
     def handles(self) -> list[BaseRoute]:

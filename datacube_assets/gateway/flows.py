@@ -18,6 +18,7 @@ from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
 from datacube_assets.gateway.parameters import is_run_id
 from datacube_assets.http_client.redaction import beginning
+from datacube_assets.orchestration.failures import reason
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {
@@ -42,6 +43,7 @@ _MOST_TOKENS = 1_000
 _UNREADABLE = "only the query `flow_run(where: {id: {_eq: ...}})` is answered here"
 
 Answer = dict[str, Any]
+_FAILED = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
 class UnknownQueryError(ValueError):
@@ -86,6 +88,10 @@ class Flows:
             for entry in entries[-MOST_LINES:]
             if (text := self._text(entry))
         ]
+        why = reason(self.instance, run.run_id) if run.status in _FAILED else None
+        if why:
+            # Last, where one looks first: in the words that the modeller is told everywhere.
+            lines.append({"timestamp": _time(record.end_time) or _start(record), "message": _line(why)})
         if len(newest) > MOST_LINES and lines:
             left_out = f"(only the last {MOST_LINES:,} lines; Dagster has all of them)"
             lines.insert(0, {"timestamp": lines[0]["timestamp"], "message": left_out})
@@ -99,8 +105,13 @@ class Flows:
             # Neither the stack nor what an exception says of itself in Python is for a user of CauseMos.
             text = f"{text} {error.message}".strip()
             error = error.cause
-        told = beginning(text, LONGEST_LINE)
-        return told if len(text) <= LONGEST_LINE else f"{told}..."
+        return _line(text)
+
+
+def _line(text: str) -> str:
+    """A line without secrets, and not too long."""
+    told = beginning(text, LONGEST_LINE)
+    return told if len(text) <= LONGEST_LINE else f"{told}..."
 
 
 def asked_of(query: object) -> tuple[str, set[str]]:

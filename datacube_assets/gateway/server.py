@@ -22,6 +22,7 @@ from typing import Any
 
 from dagster import DagsterInstance
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -273,11 +274,14 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
             Exception: _told(500, "The log of the gateway says why."),
         },
     )
-    for router in (gateway.routes(), gateway.queries(), gateway.operations()):
+    routers = (gateway.routes(), gateway.queries(), gateway.operations())
+    for router in routers:
         app.include_router(router)
     token = settings.gateway_token.get_secret_value()
     admitted = Admission(app, networks(settings.gateway_clients), token)
-    return gateway.metrics.measured(NamedHosts(admitted, host, names(settings.gateway_origins)))
+    paths = {route.path for router in routers for route in router.routes if isinstance(route, APIRoute)}
+    named = NamedHosts(admitted, host, names(settings.gateway_origins))
+    return gateway.metrics.measured(named, paths)
 
 
 def _told(status: int, text: str = "") -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:

@@ -90,7 +90,7 @@ def status(settings: Settings, seconds: float) -> Status:
         "run monitoring": _monitoring,
         "run queue": _queue,
         "sensors": lambda instance: _sensors(instance, settings),
-        "partitions": _partitions,
+        "partitions": lambda instance: _partitions(instance, settings),
     }
     answers: dict[str, Part] = {}
 
@@ -358,13 +358,31 @@ def _reason(message: str) -> str:
     return lines[-1] if lines else "no reason is known"
 
 
-def _partitions(instance: DagsterInstance) -> Part:
+def _partitions(instance: DagsterInstance, settings: Settings) -> Part:
+    from datacube_assets.operations.inventory import orphaned
     from datacube_assets.operations.reprocess import failed_partitions
     from datacube_assets.partitions import model_runs
 
     known = len(instance.get_dynamic_partitions(str(model_runs.name)))
     failed = failed_partitions(instance)
-    figures = {"known": known, "failed": len(failed), "failed partitions": failed}
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    forgotten = [run.key for run in orphaned(lake, instance)]
+    figures = {
+        "known": known,
+        "failed": len(failed),
+        "failed partitions": failed,
+        "orphaned partitions": forgotten,
+    }
+    if forgotten:
+        some = ", ".join(forgotten[:_NAMED]) + (" ..." if len(forgotten) > _NAMED else "")
+        also = f"; the newest run of {len(failed):,} failed" if failed else ""
+        return Part(
+            "partitions",
+            "warning",
+            f"{len(forgotten):,} published that Dagster does not know: {some}. "
+            f"`datacube withdraw` takes them back, `datacube reprocess` makes them known again{also}",
+            figures,
+        )
     if failed:
         some = ", ".join(failed[:_NAMED]) + (" ..." if len(failed) > _NAMED else "")
         return Part(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
+from datacube_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -153,10 +153,23 @@ def write_workspace(settings: Settings) -> Path:
     return path
 
 
+def has_instance(settings: Settings) -> bool:
+    """Whether there is a Dagster storage to look into, without making one."""
+    return bool(os.environ.get("DAGSTER_HOME")) or (settings.home / "dagster" / "dagster.yaml").exists()
+
+
 def open_instance(settings: Settings) -> DagsterInstance:
-    """Dagster's storage of the home folder."""
+    """Dagster's storage: of the home folder, or of DAGSTER_HOME. Raises SettingsError if that cannot be."""
     prepare(settings)
     with importing():
-        from dagster import DagsterInstance
+        from dagster import DagsterInstance, DagsterInvalidConfigError
 
-        return DagsterInstance.get()
+        try:
+            return DagsterInstance.get()
+        except DagsterInvalidConfigError as error:
+            unset = sorted(set(re.findall(r'environment variable "(\w+)" which is not set', str(error))))
+            raise SettingsError(
+                f"DAGSTER_HOME is {os.environ['DAGSTER_HOME']}, whose dagster.yaml "
+                + (f"needs {', '.join(unset)}: set it" if unset else f"cannot be used: {error}")
+                + ", or leave DAGSTER_HOME empty to work in the folder DATACUBE_HOME"
+            ) from None

@@ -5,6 +5,8 @@ What a job does is in `assets/`; when it starts is in `sensors/`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import (
     AssetKey,
     AssetsDefinition,
@@ -32,6 +34,7 @@ from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import EVERYTHING
 from datacube_assets.checks.steps import CHECKS
+from datacube_assets.orchestration.withdrawal import withdraw_datacube
 from datacube_assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
 
 ASSETS: list[AssetsDefinition] = [
@@ -81,7 +84,13 @@ check_model_run = define_asset_job(
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 
-JOBS = [process_model_run, republish_datacube, recompute_tiles, check_model_run]
+JOBS: list[Any] = [
+    process_model_run,
+    republish_datacube,
+    recompute_tiles,
+    check_model_run,
+    withdraw_datacube,
+]
 
 PRIORITY_TAG = "dagster/priority"
 SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}

@@ -66,12 +66,14 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
-        pid = process_of(run_id) if run and not run.is_finished else None
-        if run is None or pid is None:
+        # What a command executes is ended where the command is.
+        if run is None or run.is_finished or run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
             return False
         self._instance.report_run_canceling(run)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        # One in another container is not to be seen from here: it looks for itself.
+        if (pid := process_of(run_id)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         return True
 
     @property

@@ -91,7 +91,7 @@ def _segment(name: str) -> str:
 
 # --- errors ----------------------------------------------------------------------------------------
 
-_TELLING = (
+TELLING = (
     InputError,
     MissingTableError,
     MixedVersionsError,
@@ -124,7 +124,7 @@ def telling() -> Iterator[None]:
     with redacting():
         try:
             yield
-        except _TELLING as error:
+        except TELLING as error:
             raise Failure(redacted(to_do(error))) from error
 
 

@@ -53,13 +53,14 @@ from datacube_assets.http_client.redaction import public, redacting
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.causemos import CauseMosResource
-from datacube_assets.resources.storage import LakeResource, request_key
+from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.repeating import WILL_RETRY, could_not_be_repeated
 from datacube_assets.sensors.tick_log import count
 from datacube_assets.storage.lake import DamagedError, Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import Kind, Outbox, Report, Slip
 from datacube_assets.storage.requests import Ticket, asked_for, doc_ids_of
+from datacube_assets.storage.run_info import request_key
 
 OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""

@@ -80,3 +80,8 @@ def options(request: DatacubeRequest) -> Options:
         fill_timestamp=request.fill_timestamp,
         timestamp_unit=request.timestamp_unit,
     )
+
+
+def request_key(run: ModelRun) -> str:
+    """Where the request that a partition was last made from lies in the lake."""
+    return f"{run.folder}/dojo_request/request.json"
