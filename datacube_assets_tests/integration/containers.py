@@ -208,7 +208,7 @@ class Containers:
         log = self.folder / "build.log"
         with log.open("ab") as sink:
             done = subprocess.run(
-                ["nice", *command], env=self.environment, stdout=subprocess.PIPE, stderr=sink, check=False
+                list(command), env=self.environment, stdout=subprocess.PIPE, stderr=sink, check=False
             )
             sink.write(done.stdout)
         assert not check or done.returncode == 0, f"{command}\n{log.read_text(errors='replace')[-5000:]}"
