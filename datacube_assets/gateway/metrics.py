@@ -22,7 +22,7 @@ from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.storage import requests as kept
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.reports import Outbox, oldest
 from datacube_assets.storage.requests import Ticket
 
 OVERLAP = 30.0
@@ -85,7 +85,6 @@ class Metrics:
         self._since = time.time()
         self._started = self._since
         self._counted: dict[str, float] = {}
-        self._reports: dict[str, int] = {}
         self._scraping = threading.Lock()
 
     def expose(self) -> bytes:
@@ -129,6 +128,8 @@ class Metrics:
                 self._count(record)
             self._counted[run_id] = updated
             self._since = max(self._since, updated)
+        # After a clock that was ahead, what happens now would count as seen.
+        self._since = min(self._since, time.time())
         oldest = self._since - 2 * OVERLAP
         self._counted = {run_id: updated for run_id, updated in self._counted.items() if updated > oldest}
 
@@ -152,11 +153,10 @@ class Metrics:
                 self._bytes.inc(float(str(metadata["bytes"].value)))
 
     def _measure_reports(self) -> None:
-        # When a report was made never changes: each is read once.
-        self._reports = Outbox(self.lake).ages(self._reports)
-        oldest = min(self._reports.values(), default=None)
-        self._undelivered.set(len(self._reports))
-        self._undelivered_age.set(0 if oldest is None else max(time.time() - oldest / 1000, 0))
+        slips = Outbox(self.lake).slips()
+        first = oldest(slips)
+        self._undelivered.set(len(slips))
+        self._undelivered_age.set(0 if first is None else max(time.time() - first / 1000, 0))
 
 
 class Measured:

@@ -60,6 +60,39 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
+_NEEDED = {
+    "run_monitoring": """\
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 10
+  start_timeout_seconds: 180
+""",
+    "run_retries": """\
+run_retries:
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
+""",
+}
+_WITHOUT = {
+    "run_monitoring": "a run whose process dies stays started for ever, and holds back its model run",
+    "run_retries": "a run whose process dies is not repeated",
+}
+
+
+def faults_of_settings(instance: DagsterInstance) -> list[str]:
+    """What a `dagster.yaml` lacks without which runs are lost, each with the lines to add."""
+    missing = {
+        "run_monitoring": not instance.run_monitoring_enabled,
+        "run_retries": not instance.run_retries_enabled,
+    }
+    return [
+        f"{name} is off in the dagster.yaml of DAGSTER_HOME: {_WITHOUT[name]}. Add:\n{_NEEDED[name]}"
+        for name, is_missing in missing.items()
+        if is_missing
+    ]
+
+
 WORKSPACE_YAML = """\
 load_from:
   - python_module:
@@ -118,6 +151,11 @@ def write_workspace(settings: Settings) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(WORKSPACE_YAML)
     return path
+
+
+def has_instance(settings: Settings) -> bool:
+    """Whether there is a Dagster storage to look into, without making one."""
+    return bool(os.environ.get("DAGSTER_HOME")) or (settings.home / "dagster" / "dagster.yaml").exists()
 
 
 def open_instance(settings: Settings) -> DagsterInstance:

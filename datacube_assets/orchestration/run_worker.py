@@ -38,6 +38,10 @@ def main() -> None:
             import pandas  # noqa: F401
 
             importlib.import_module(DEFINITIONS)
+
+            from datacube_assets.orchestration.terminal_log import shorten
+
+            shorten()
     threading.Thread(target=end_when_canceled, args=(sys.argv[1],), daemon=True).start()
     execute_run_command.main(args=sys.argv[1:], prog_name="execute_run")
 
