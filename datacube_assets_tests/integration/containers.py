@@ -43,7 +43,6 @@ IMAGE = "localhost/datacube-assets:test"
 PROGRAMS = ("buildah", "podman", "runc", "mmdebstrap", "catatonit", "iptables", "ip", "nsenter")
 ULIMITS = ("nofile=8192:8192", "nproc=8192:8192")
 SUBNET = "172.30.0.0/16"
-SUITE = "bookworm"
 PACKAGES: Mapping[str, Sequence[str]] = {
     "python": ("python3", "python3-venv", "python-is-python3", "ca-certificates"),
     "stores": ("postgresql", "wget"),
@@ -181,8 +180,8 @@ class Containers:
             for line in (ROOT / "infra" / "Dockerfile").read_text().splitlines()
             if line.startswith("FROM")
         )
-        self._base("python", f"docker.io/{_full(base)}")
-        self._base("stores", "localhost/stores:test")
+        self._base("python", f"docker.io/{_full(base)}", base)
+        self._base("stores", "localhost/stores:test", postgres)
         (context := self.folder / "context").mkdir(exist_ok=True)
         (context / "postgres").write_text(_POSTGRES)
         shutil.copy2(BIN / "weed", context / "weed")
@@ -194,12 +193,14 @@ class Containers:
             *(*mounts, "--file", str(ROOT / "infra" / "Dockerfile"), "--tag", IMAGE, str(ROOT)),
         )
 
-    def _base(self, name: str, image: str) -> None:
+    def _base(self, name: str, image: str, like: str) -> None:
+        """An image of Debian's packages, of the release in which the name of another one ends."""
         if self._host("buildah", "images", "--quiet", image, check=False).strip():
             return
         archive = self.folder / f"{name}.tar"
         self._host(
-            *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES[name])}", SUITE, str(archive))
+            *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES[name])}"),
+            *(like.rpartition("-")[2], str(archive)),
         )
         self._host("podman", "import", str(archive), image)
         archive.unlink()
