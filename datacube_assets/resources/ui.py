@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
@@ -66,23 +69,27 @@ class UserInterface(ConfigurableResource["UserInterface"]):
         return found
 
     def picture(
-        self, log: DagsterLogManager, draw: Callable[[], str | None]
+        self, log: DagsterLogManager, draw: Callable[[], bytes | None]
     ) -> dict[str, MetadataValue[Any]]:
-        """The SVG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
+        """The PNG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
         if not self.pictures:
             return {}
+        # Where matplotlib remembers which fonts there are: a home folder may be missing, or be read only.
+        os.environ.setdefault(
+            "MPLCONFIGDIR", str(Path(tempfile.gettempdir(), f"datacube-fonts-{os.getuid()}"))
+        )
         try:
-            svg = draw()
+            png = draw()
         except Exception as error:
             # Nobody should miss a datacube because of its picture.
             log.warning(
                 f"The picture of this asset could not be drawn, the data are not concerned: {error!r}"
             )
             return {}
-        if svg is None:
+        if png is None:
             return {}
-        image = base64.b64encode(svg.encode()).decode()
-        return {"picture": MetadataValue.md(f"![picture](data:image/svg+xml;base64,{image})")}
+        image = base64.b64encode(png).decode()
+        return {"picture": MetadataValue.md(f"![picture](data:image/png;base64,{image})")}
 
 
 def _segment(name: str) -> str:
