@@ -231,7 +231,7 @@ def as_floats(column: pa.ChunkedArray) -> Floats:
 
 
 def as_numbers(name: str, column: pa.ChunkedArray) -> Floats:
-    """A column as numbers, NaN for whatever is none (CONTRACTS D.1, 3 and 7)."""
+    """A column as numbers, NaN for whatever is none."""
     kind = kind_of(name, column.type)
     if kind in "fib":
         return as_floats(column)

@@ -1,4 +1,6 @@
-"""From the rows of Dojo's files to clean, typed points (CONTRACTS D.1, B.4; DESIGN 5).
+"""From the rows of Dojo's files to clean, typed points.
+
+The rules: docs/specification/from-rows-to-figures.md#clean-rows.
 
 The second of two steps, so that an input of any size can pass through in batches: `profile.py` looks at
 each batch, `plan.py` decides from the sum what each column becomes, `normalize` applies the plan to each
@@ -44,8 +46,10 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.kernels.times import times_of
 
+ABSENT_FEATURE = frozenset(("",))
+"""Spellings of a missing feature."""
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
-"""Spellings of a missing qualifier (DESIGN 5, 4)."""
+"""Spellings of a missing qualifier."""
 _POLE, _TURN = 90, 360
 """Degrees beyond which there is no latitude and no longitude."""
 
@@ -58,11 +62,9 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     """
     layout, options = what.layout, what.options
     rows = batch.num_rows
-    # What another part has, and this one has not, is missing in all its rows.
-    nothing = pa.chunked_array([pa.nulls(rows)])
-    delivered = defaultdict(lambda: nothing, by_name(batch))
+    delivered = delivered_columns(batch)
 
-    feature = names_of(delivered, "feature", what, absent=frozenset(("",)))
+    feature = names_of(delivered, "feature", what, absent=ABSENT_FEATURE)
     has_feature = pc.is_valid(feature).to_numpy(zero_copy_only=False)
     values, missing_val, unreadable, example = as_values(delivered["value"])
     infinite = np.isinf(values)
@@ -70,28 +72,17 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     times = times_of(delivered["timestamp"], options)
 
     kept = has_feature & ~times.invalid & ~unreadable
+    degrees = degrees_of(delivered, layout)
+    placed = _places(degrees, kept, values)
     columns: dict[str, pa.Array] = {
         "feature": feature,
         "timestamp": pa.array(times.milliseconds),
+        **describing_columns(delivered, what, degrees),
     }
-    for level in layout.levels:
-        columns[level] = _region(delivered, level, what)
-    degrees = {name: as_numbers(name, delivered[name]) for name in layout.coordinates}
-    placed = _places(degrees, kept, values)
-    if "lng" in degrees:
-        degrees["lng"] = wrap_longitude(degrees["lng"])
-    for name, numbers in degrees.items():
-        columns[name] = pa.array(numbers, from_pandas=True)
-    for name in layout.qualifiers:
-        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     missing_weights = 0
     if layout.weight:
         weights = as_numbers(layout.weight, delivered[layout.weight])
-        # One infinite weight would leave no weighted figure of any region above it.
-        no_weight = ~np.isfinite(weights)
-        missing_weights = int(no_weight[kept].sum())
-        weights[no_weight] = 0.0
-        columns[layout.weight] = pa.array(weights)
+        missing_weights = int((~np.isfinite(weights))[kept].sum())
     columns["value"] = pa.array(values, from_pandas=True)
 
     points = pa.table(columns)
@@ -137,6 +128,34 @@ def _places(degrees: Mapping[str, Floats], kept: Mask, values: Floats) -> dict[s
     return found
 
 
+def delivered_columns(batch: pa.Table) -> Columns:
+    """The columns of a batch by name; what another part has, and this one has not, is missing in all rows."""
+    nothing = pa.chunked_array([pa.nulls(batch.num_rows)])
+    return defaultdict(lambda: nothing, by_name(batch))
+
+
+def degrees_of(delivered: Columns, layout: Layout) -> dict[str, Floats]:
+    """The coordinates as they came, NaN where they are none."""
+    return {name: as_numbers(name, delivered[name]) for name in layout.coordinates}
+
+
+def describing_columns(delivered: Columns, what: Plan, degrees: Mapping[str, Floats]) -> dict[str, pa.Array]:
+    """Regions, coordinates, qualifiers and weights, cleaned: what a row is about, beside feature and time."""
+    layout = what.layout
+    columns: dict[str, pa.Array] = {level: _region(delivered, level, what) for level in layout.levels}
+    for name, numbers in degrees.items():
+        wrapped = wrap_longitude(numbers) if name == "lng" else numbers
+        columns[name] = pa.array(wrapped, from_pandas=True)
+    for name in layout.qualifiers:
+        columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
+    if layout.weight:
+        weights = as_numbers(layout.weight, delivered[layout.weight])
+        # One infinite weight would leave no weighted figure of any region above it.
+        weights[~np.isfinite(weights)] = 0.0
+        columns[layout.weight] = pa.array(weights)
+    return columns
+
+
 def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
     """The part of a report that describes the points kept."""
     if points.num_rows == 0:
@@ -165,10 +184,10 @@ def names_of(columns: Columns, name: str, what: Plan, *, absent: frozenset[str])
 
 def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     column = columns[level]
-    # Whole or not, numbers print as Python prints them (CONTRACTS J.6).
+    # Whole or not, numbers print as Python prints them: 1, 1.5.
     kind = kind_of(level, column.type)
     whole = level in what.whole if kind == "M" else kind != "f"
-    # Object stores refused keys with an empty segment (CONTRACTS D.1, 9).
+    # Object stores refused keys with an empty segment.
     return map_texts(
         as_text(level, column, whole=whole),
         lambda text: MISSING if text is None else text.replace("//", ""),

@@ -22,7 +22,7 @@ TimeUnit = Literal["s", "ms", "us", "ns"]
 
 @dataclass(frozen=True)
 class Options:
-    """What a request says about normalizing (CONTRACTS C)."""
+    """What a request says about normalizing."""
 
     weight_column: str = ""
     fill_timestamp: int = 0
@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan(columns: Profile, options: Options) -> Plan:
-    """Decide which columns survive and what they are (CONTRACTS D.1, 1-4, 7).
+    """Decide which columns survive and what they are.
 
     Raises InputError when the weight column is unknown.
     """

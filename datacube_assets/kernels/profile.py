@@ -72,5 +72,5 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
 
 
 def _is_blank(text: str) -> bool:
-    # An empty text is a value; a text of spaces is none (CONTRACTS B.4).
+    # An empty text is a value; a text of spaces is none.
     return text.isspace()

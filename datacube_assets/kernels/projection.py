@@ -41,7 +41,7 @@ def on_map(lat: Floats, lng: Floats) -> Mask:
 
 
 def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadkeys:
-    """Quadkey of points in degrees, which must be `on_map` (slippy-map formula of CONTRACTS D.4)."""
+    """Quadkey of points in degrees, which must be `on_map` (the formula of slippy maps)."""
     codes = np.empty(len(lat), np.uint32)
     rows_of_latitude = _LatitudeRows.table()
     spread = spread_table()
@@ -66,7 +66,7 @@ def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadke
 
 
 def mercator_rows(lat: Floats) -> Ints:
-    """Row of subtiles of precision 14, from the north, by the formula of CONTRACTS D.4."""
+    """Row of subtiles of precision 14, from the north, by the formula of slippy maps."""
     y = (1.0 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2.0 * 2**MAX_PRECISION
     # Rounding may carry a point at the very edge one subtile too far.
     rows: Ints = np.clip(y.astype(np.int64), 0, 2**MAX_PRECISION - 1)

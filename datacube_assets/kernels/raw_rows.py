@@ -23,7 +23,7 @@ from datacube_assets.kernels.times import times_of
 
 
 def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
-    """The rows of a batch as delivered, for raw.csv (CONTRACTS D.3, family 1; DESIGN 5, 7).
+    """The rows of a batch as delivered, for raw.csv (docs/objects.md#1-rawcsv).
 
     Columns keep their order and their values. Timestamps are integers in ms UTC: the time to fill in where
     there was none, and what came where it is out of range. Numbers that are not finite are null. Rows

@@ -24,16 +24,16 @@ class Report:
     num_invalid_ts: int = 0
     num_missing_val: int = 0
     unreadable_values: int = 0
-    """Rows dropped because their value is text that is no number (DESIGN 5, 12)."""
+    """Rows dropped because their value is text that is no number."""
     unreadable_example: str | None = None
     timestamps_look_like: Mapping[str, int] = field(default_factory=dict)
     """Timestamps that were numbers, by what numbers of their size mostly are (`times.LOOKS`)."""
     missing_features: int = 0
     """Rows dropped because they name no feature."""
     infinite_values: int = 0
-    """Values that were infinite and count as missing (CONTRACTS D.1, 8)."""
+    """Values that were infinite and count as missing."""
     missing_coordinates: int = 0
-    """Points kept without lat or lng: in every aggregate but tiles and grid statistics (DESIGN 5, 1)."""
+    """Points kept without lat or lng: in every aggregate but tiles and grid statistics."""
     beyond_mercator: int = 0
     """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
     mapped: int = 0
@@ -115,7 +115,7 @@ def _join_boxes(a: Box, b: Box) -> Box:
 
 
 def check_values(report: Report, options: Options) -> None:
-    """Refuse a run in which too many values are no numbers (DESIGN 5, 12).
+    """Refuse a run in which too many values are no numbers.
 
     Raises InputError naming the column and an example.
     """

@@ -33,12 +33,12 @@ Kind = Literal["same", "intended", "explained", "missing", "unexpected", "differ
 UNEXPLAINED: tuple[Kind, ...] = ("missing", "unexpected", "differs")
 """`missing`: only theirs; `unexpected`: only ours."""
 TOLERANCE = 1e-9
-"""Relative, and absolute near zero (CONTRACTS J.12)."""
+"""Relative, and absolute near zero: the original adds in any order, so its last digits vary."""
 EXAMPLES = 10
 _READERS = 16
 _BATCH = 2_000
 _MOST_TIES = 20
-"""Items of a list of extrema (CONTRACTS D.5)."""
+"""Items of a list of extrema."""
 
 WANTED: Mapping[str, str] = {
     "1": "a row without latitude or longitude counts everywhere but on the map",

@@ -65,7 +65,7 @@ class RunInfo:
 
     @property
     def periods(self) -> tuple[Period, ...]:
-        """The summary of the whole period is made for model runs only (CONTRACTS C)."""
+        """The summary of the whole period is made for model runs only: datasets have no runs to compare."""
         return ("month", "year") if self.request.is_indicator else ("month", "year", "all")
 
     @property
@@ -80,3 +80,8 @@ def options(request: DatacubeRequest) -> Options:
         fill_timestamp=request.fill_timestamp,
         timestamp_unit=request.timestamp_unit,
     )
+
+
+def request_key(run: ModelRun) -> str:
+    """Where the request that a partition was last made from lies in the lake."""
+    return f"{run.folder}/dojo_request/request.json"

@@ -1,4 +1,4 @@
-"""Where we deliberately differ from the original: one test, or a few, for each row of DESIGN 5."""
+"""Where we deliberately differ from the original: tests for each number of docs/differences.md."""
 
 from __future__ import annotations
 
