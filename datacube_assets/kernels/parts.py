@@ -125,7 +125,8 @@ class Part:
         file = self._open(_metadata(_without_arrow_schema(self._footer), self.name))
         waiting: list[pa.Table] = []
         rows = size = 0
-        for batch in file.iter_batches(PLAIN_ROWS, row_groups=groups, columns=self._wanted):
+        steps = min(PLAIN_ROWS, self.batch_rows)
+        for batch in file.iter_batches(steps, row_groups=groups, columns=self._wanted):
             skipped = min(done, batch.num_rows)
             done -= skipped
             if skipped == batch.num_rows:

@@ -178,6 +178,8 @@ def _parse_date(text: str) -> int:
     """Raises ValueError or OverflowError."""
     if _ORDINAL.fullmatch(text):
         moment = dt.datetime.strptime(text, "%Y-%j").replace(tzinfo=dt.UTC)
+        if moment.year != int(text[:4]):
+            raise ValueError("the year has 365 days")
         return (moment - _EPOCH) // _MILLISECOND
     later = 0
     if match := _WRITTEN.fullmatch(text):
