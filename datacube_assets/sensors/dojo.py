@@ -135,7 +135,7 @@ def request_run(ready: Ready) -> RunRequest:
     return RunRequest(
         run_key=ready.run_key,
         partition_key=ready.run.key,
-        tags={**run_tags(ready.run), **named, **SENSED, "datacube/version": ready.version},
+        tags={**run_tags(ready.run), **named, **SENSED},
     )
 
 
