@@ -111,7 +111,7 @@ GROWING: dict[str, tuple[str, str, int, Body]] = {
     "fields that are not known": (
         "PUT",
         "/data-pipeline/enqueue",
-        40_000,
+        MOST_VALUES - 100,
         _json(lambda n: parameters(**{f"x{i}": "http://a" for i in range(n)})),
     ),
     "a long text with signs": (
@@ -123,7 +123,7 @@ GROWING: dict[str, tuple[str, str, int, Body]] = {
     "qualifiers": (
         "PUT",
         "/data-pipeline/enqueue",
-        40_000,
+        MOST_VALUES // 2 - 100,
         _json(lambda n: parameters(qualifier_map={f"f{i}": ["q"] for i in range(n)})),
     ),
     "duplicates with new documents": (

@@ -316,7 +316,7 @@ def test_the_local_environment_fits_a_small_node() -> None:
         assert min(requested(pod).values()) > 0 or name == "buckets", f"{name} asks for nothing"
 
 
-def test_daskss_limit_is_that_of_the_container() -> None:
+def test_dasks_limit_is_that_of_the_container() -> None:
     """Left to itself Dask takes a share by processors, and on large machines ends workers for nothing."""
     worker = compose()["services"]["dask-worker"]
     (limit,) = (word.partition("=")[2] for word in worker["command"] if word.startswith("--memory-limit="))
