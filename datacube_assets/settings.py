@@ -17,12 +17,14 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
+from datacube_assets.http_client.redaction import keep_secret
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
     "production": ("https", "s3"),
 }
 """Kinds of addresses that parts may be read from, unless DATACUBE_SOURCE_SCHEMES names them."""
+_AWS_SECRETS = frozenset(("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that are this machine."""
 
@@ -127,6 +129,15 @@ class Settings(BaseSettings):
 
     def resolved(self) -> Settings:
         """The same with an absolute home, every address filled in as a URL, and what follows from others."""
+        keep_secret(
+            self.address_key.get_secret_value(),
+            self.gateway_token.get_secret_value(),
+            *(value for name, value in aws_environment() if name in _AWS_SECRETS),
+            pairs=(
+                (self.dojo_username, self.dojo_password.get_secret_value()),
+                (self.causemos_username, self.causemos_password.get_secret_value()),
+            ),
+        )
         dask_mode = self.dask_mode
         if self.dask_scheduler and "dask_mode" not in self.model_fields_set:
             dask_mode = "scheduler"

@@ -20,7 +20,7 @@ from datacube_assets.dojo.documents import is_string_part
 from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.resources.dojo import DojoResource

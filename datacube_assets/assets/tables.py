@@ -168,6 +168,8 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "kept: value missing": report.num_missing_val,
         "off the map: no coordinates": report.missing_coordinates,
         "off the map: beyond 85 degrees": report.beyond_mercator,
+        "wrapped: longitude over 180": report.wrapped_longitudes,
+        "kept: impossible coordinates": report.impossible_coordinates,
         "rows per feature": dict(report.num_rows_per_feature),
     }
     if report.min_timestamp is not None and report.max_timestamp is not None:

@@ -93,16 +93,16 @@ class CauseMosClient(ServiceClient):
     def __init__(
         self, base_url: str, username: str = "", password: str = "", *, timeout: float = 60.0
     ) -> None:
-        """`timeout`: seconds; CauseMos itself waits up to 45 for the results.
+        """`timeout`: seconds, of a whole call; CauseMos itself waits up to 45 for the results.
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        super().__init__(base_url, username, password, timeout=timeout)
+        super().__init__(base_url, username, password, timeout=timeout, total=timeout)
 
     def answers(self) -> Delivery:
         """Ask for its front page, which changes nothing: whether it is there, and lets us in."""
         try:
-            response = self._http.get(f"{self._base_url}/")
+            response = self._call("GET", "")
         except httpx.RequestError as error:
             return Unreachable(failure(error))
         known = response.status_code < 500 and response.status_code not in (401, 403)
@@ -125,7 +125,7 @@ class CauseMosClient(ServiceClient):
         # Only the times of a failure have a default: they are left out, absent doc_ids go as null.
         body = report.model_dump(mode="json", exclude_defaults=True)
         try:
-            response = self._http.put(f"{self._base_url}/{_REPORTING}/{call}", json=body)
+            response = self._call("PUT", f"{_REPORTING}/{call}", json=body)
         except httpx.RequestError as error:
             return Unreachable(failure(error))
         message = self._shown(_message(response))

@@ -116,20 +116,25 @@ def s3(port: int, settings: Settings) -> None:
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", default=3001, help="Port to listen on. [default: 3001]")
 @click.option("--prefix", default="", metavar="PATH", help="Path in front of the API, as behind a proxy.")
-def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
+@click.option("--sample", is_flag=True, help="Put the files of the sample into FOLDER, to be asked for.")
+def dojo_simulator(folder: Path, host: str, port: int, prefix: str, sample: bool) -> None:
     """Serve a FOLDER of runs/*.json, models/*.json, indicators/*.json and files/ as Dojo would.
 
     DOJO_USERNAME and DOJO_PASSWORD are asked for where they are set. Requests below /simulator finish or
     fail runs, add documents and make it misbehave; they are listed at the top of
-    `datacube_assets/dojo/simulator.py`.
+    `datacube_assets/development/dojo_simulator.py`. With --sample there are files, and no documents about
+    them: nothing starts by itself.
     """
     from datacube_assets.development.dojo_simulator import serve
+    from datacube_assets.development.sample import write_parts
 
     check_ports(host, port, what="the simulator of Dojo")
     with told():
         from datacube_assets.settings import Settings
 
         settings = Settings.from_environment()
+        if sample:
+            write_parts(folder)
     click.echo(f"Standing in for Dojo at http://{host}:{port}{prefix}; stop it with Ctrl-C.")
     serve(
         folder,

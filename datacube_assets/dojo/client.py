@@ -7,9 +7,9 @@ sensors' business.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -17,6 +17,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from datacube_assets.dojo.answers import distinct, page_of, readable
 from datacube_assets.dojo.documents import (
     DocumentProblem,
     IndicatorDocument,
@@ -143,12 +144,22 @@ class DojoClient(ServiceClient):
         timeout: float = 30.0,
         retries: RetryPolicy | None = None,
         restarts: int = 2,
+        seconds: float = math.inf,
     ) -> None:
-        """`timeout`: seconds without any progress. `restarts`: how often a broken listing starts over.
+        """`timeout`: seconds without any progress; a whole call may take twice that, all calls together
+        `seconds`. `restarts`: how often a broken listing starts over.
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        super().__init__(base_url, username, password, timeout=timeout, follow_redirects=True)
+        super().__init__(
+            base_url,
+            username,
+            password,
+            timeout=timeout,
+            total=2 * timeout,
+            seconds=seconds,
+            follow_redirects=True,
+        )
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
 
@@ -168,14 +179,26 @@ class DojoClient(ServiceClient):
         """One dataset. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
         return self._document(IndicatorDocument, "indicators", indicator_id)
 
-    def runs(self, model_id: str = "", page_size: int = RUNS_PER_PAGE) -> list[Any]:
+    def runs(
+        self,
+        model_id: str = "",
+        page_size: int = RUNS_PER_PAGE,
+        *,
+        warn: Callable[[str], None] = _log.warning,
+    ) -> list[Any]:
         """All runs (of a model) as they came, in no order, malformed ones included.
+
+        A document that is listed twice counts once, and `warn` names it; of two that differ neither counts,
+        and a `DocumentProblem` stands for them, as for one that cannot be read at all.
 
         Raises `DojoListingIncomplete` rather than giving a part of them.
         """
-        return self._listing("runs", {"size": page_size} | ({"model_id": model_id} if model_id else {}))
+        query = {"size": page_size} | ({"model_id": model_id} if model_id else {})
+        return self._listing("runs", query, warn)
 
-    def indicators(self, page_size: int = INDICATORS_PER_PAGE) -> list[Any]:
+    def indicators(
+        self, page_size: int = INDICATORS_PER_PAGE, *, warn: Callable[[str], None] = _log.warning
+    ) -> list[Any]:
         """All datasets as they came, unpublished and deprecated ones included.
 
         One stored dataset that Dojo itself finds invalid makes it refuse the whole list;
@@ -183,7 +206,7 @@ class DojoClient(ServiceClient):
         cannot be had. Raises `DojoListingIncomplete` rather than giving a part of them.
         """
         try:
-            return self._listing("indicators", {"size": page_size})
+            return self._listing("indicators", {"size": page_size}, warn)
         except DojoRefused as error:
             if error.status != UNPROCESSABLE:
                 raise
@@ -203,32 +226,37 @@ class DojoClient(ServiceClient):
 
     def _indicator_or_problem(self, name: str) -> object:
         try:
-            return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
+            return readable(self._get(f"indicators/{quote(name, safe='')}", {}))
         except (DojoRefused, DojoNotFound) as error:
             return DocumentProblem(name, str(error))
-        except (ValueError, RecursionError):
-            return DocumentProblem(name, "Dojo's answer is no JSON")
+        except ValueError as error:
+            return DocumentProblem(name, str(error))
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
         answer = self._get(path, {})
         try:
-            return kind.model_validate_json(answer)
+            # By the reader of listings, so that nothing is listed as ready and refused here.
+            return kind.model_validate(readable(answer))
         except ValidationError as error:
             raise DojoDocumentMalformed(f"Dojo's document {path} is malformed: {reason_of(error)}.") from None
+        except ValueError as error:
+            raise DojoDocumentMalformed(f"Dojo's document {path} is malformed: {error}.") from None
 
-    def _listing(self, collection: str, query: dict[str, str | int]) -> list[Any]:
+    def _listing(
+        self, collection: str, query: dict[str, str | int], warn: Callable[[str], None]
+    ) -> list[Any]:
         for _ in range(self._restarts):
             try:
-                return self._walk(collection, query)
+                return distinct(self._walk(collection, query), warn)
             except DojoListingIncomplete as error:
                 _log.warning("starting the listing over: %s", error)
-        return self._walk(collection, query)
+        return distinct(self._walk(collection, query), warn)
 
     def _walk(self, collection: str, query: dict[str, str | int]) -> list[Any]:
-        """The distinct documents of one scroll, at least as many as Dojo counted at its start."""
+        """The documents of one scroll, at least as many as Dojo counted at its start."""
         pages = list(self._pages(collection, query))
-        documents = _distinct(document for page in pages for document in page.results)
+        documents = [document for page in pages for document in page.results]
         if len(documents) < pages[0].hits:
             raise DojoListingIncomplete(
                 f"Dojo's listing of {collection} held {len(documents)} of {pages[0].hits} documents."
@@ -239,11 +267,15 @@ class DojoClient(ServiceClient):
         """Every request repeats the page size, because Dojo compares each page with it."""
         page = self._page(collection, query)
         yield page
-        seen = _ids(page) - {None}
+        seen, listed = _ids(page) - {None}, len(page.results)
         while page.results and page.scroll_id is not None:
-            before, page = page, self._next_page(collection, query | {"scroll_id": page.scroll_id})
+            page = self._next_page(collection, query | {"scroll_id": page.scroll_id})
             ids = _ids(page)
-            if page.results and (page.results == before.results or ids <= seen):
+            # A few that were there before may be listed twice; a whole page of them, or more than there are
+            # altogether, is the same page again.
+            listed += len(page.results)
+            full = len(page.results) > 1 and len(page.results) >= int(query["size"])
+            if page.results and ids <= seen and (full or listed > page.hits):
                 raise DojoListingIncomplete(f"Dojo's listing of {collection} repeats a page.")
             yield page
             seen |= ids - {None}
@@ -260,13 +292,12 @@ class DojoClient(ServiceClient):
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
         answer = self._get(collection, query)
         try:
-            # Python's reader takes half a surrogate pair, so that one such text does not spoil the page.
-            return _Page.model_validate(json.loads(answer))
+            return _Page.model_validate(page_of(answer))
         except ValidationError as error:
             raise DojoAnswerInvalid(
                 f"Dojo's answer to {collection} is no page: {reason_of(error)}."
             ) from None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise DojoAnswerInvalid(f"Dojo's answer to {collection} is no JSON.") from None
 
     def _get(self, path: str, query: dict[str, str | int]) -> bytes:
@@ -274,9 +305,12 @@ class DojoClient(ServiceClient):
 
     def _get_once(self, path: str, query: dict[str, str | int]) -> bytes:
         try:
-            response = self._http.get(f"{self._base_url}/{path}", params=query)
+            response = self._call("GET", path, params=query)
         except httpx.RequestError as error:
-            raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
+            again = math.inf if self._time_is_over else None
+            raise DojoUnavailable(
+                f"Dojo did not answer {path}: {failure(error)}.", retry_after=again
+            ) from None
         if not response.is_success:
             raise _refusal(path, response, self._shown(response.text))
         if _breaks_off(response.content):
@@ -297,14 +331,6 @@ def _breaks_off(answer: bytes) -> bool:
 
 def _ids(page: _Page) -> set[str | None]:
     return set(map(document_id, page.results))
-
-
-def _distinct(documents: Iterable[Any]) -> list[Any]:
-    """One document per id; those without id cannot be told apart, so each of them counts."""
-    named: dict[object, Any] = {}
-    for number, document in enumerate(documents):
-        named.setdefault(document_id(document) or number, document)
-    return list(named.values())
 
 
 def _refusal(path: str, response: httpx.Response, said: str) -> DojoError:

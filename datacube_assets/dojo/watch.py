@@ -36,8 +36,13 @@ def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
     return [
         Ready(ModelRun(one.model_id, one.id), one.version, one.created_at or 0, one.model_name)
         for one in documents
-        if one.is_ready
+        if one.is_ready and not is_misnamed(one)
     ]
+
+
+def is_misnamed(document: RunDocument) -> bool:
+    """Whether a model run has the id by which everybody knows datasets: it would be read as one."""
+    return document.id == INDICATOR_RUN_ID
 
 
 def ready_indicators(documents: Iterable[IndicatorDocument]) -> list[Ready]:

@@ -10,6 +10,7 @@ batch. Opening files belongs to `parts.py`.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ from datacube_assets.kernels.columns import (
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.groups import Floats, Mask
 from datacube_assets.kernels.plan import Plan
-from datacube_assets.kernels.projection import on_map
+from datacube_assets.kernels.projection import on_map, wrap_longitude
 from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import (
     COORDINATES,
@@ -49,6 +50,8 @@ ABSENT_FEATURE = frozenset(("",))
 """Spellings of a missing feature."""
 _ABSENT_QUALIFIER = frozenset(("", "nan", MISSING))
 """Spellings of a missing qualifier."""
+_POLE, _TURN = 90, 360
+"""Degrees beyond which there is no latitude and no longitude."""
 
 
 def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
@@ -69,10 +72,12 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     times = times_of(delivered["timestamp"], options)
 
     kept = has_feature & ~times.invalid & ~unreadable
+    degrees = degrees_of(delivered, layout)
+    placed = _places(degrees, kept, values)
     columns: dict[str, pa.Array] = {
         "feature": feature,
         "timestamp": pa.array(times.milliseconds),
-        **describing_columns(delivered, what),
+        **describing_columns(delivered, what, degrees),
     }
     missing_weights = 0
     if layout.weight:
@@ -96,7 +101,31 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
     )
     if not kept.all():
         points = points.filter(pa.array(kept))
-    return points, replace(report, **_extent(points, layout))
+    return points, replace(report, **_extent(points, layout), **placed)
+
+
+def _places(degrees: Mapping[str, Floats], kept: Mask, values: Floats) -> dict[str, Any]:
+    """The part of a report that tells where the rows kept lie; their longitudes are as they came."""
+    if len(degrees) < len(COORDINATES):
+        # A single coordinate is no place.
+        return {"missing_coordinates": int(kept.sum())}
+    lat, lng = (degrees[name] if kept.all() else degrees[name][kept] for name in COORDINATES)
+    missing, on = np.isnan(lat) | np.isnan(lng), on_map(lat, lng)
+    far, around = np.abs(lat) > _POLE, np.abs(lng)
+    impossible = (far | (around > _TURN)) & ~missing
+    found: dict[str, Any] = {
+        "missing_coordinates": int(missing.sum()),
+        "beyond_mercator": int((~missing & ~on).sum()),
+        "mapped": int((on & ~np.isnan(values if kept.all() else values[kept])).sum()),
+        "wrapped_longitudes": int(((lng < -180) | (lng >= 180)).sum()),
+    }
+    if impossible.any():
+        found["impossible_coordinates"] = int(impossible.sum())
+        exchanged = far & (np.abs(lat) <= _TURN) & (around <= _POLE)
+        found["exchanged_coordinates"] = int(exchanged.sum())
+        first = int(np.argmax(impossible))
+        found["impossible_example"] = (float(lat[first]), float(lng[first]))
+    return found
 
 
 def delivered_columns(batch: pa.Table) -> Columns:
@@ -105,12 +134,18 @@ def delivered_columns(batch: pa.Table) -> Columns:
     return defaultdict(lambda: nothing, by_name(batch))
 
 
-def describing_columns(delivered: Columns, what: Plan) -> dict[str, pa.Array]:
+def degrees_of(delivered: Columns, layout: Layout) -> dict[str, Floats]:
+    """The coordinates as they came, NaN where they are none."""
+    return {name: as_numbers(name, delivered[name]) for name in layout.coordinates}
+
+
+def describing_columns(delivered: Columns, what: Plan, degrees: Mapping[str, Floats]) -> dict[str, pa.Array]:
     """Regions, coordinates, qualifiers and weights, cleaned: what a row is about, beside feature and time."""
     layout = what.layout
     columns: dict[str, pa.Array] = {level: _region(delivered, level, what) for level in layout.levels}
-    for name in layout.coordinates:
-        columns[name] = pa.array(as_numbers(name, delivered[name]), from_pandas=True)
+    for name, numbers in degrees.items():
+        wrapped = wrap_longitude(numbers) if name == "lng" else numbers
+        columns[name] = pa.array(wrapped, from_pandas=True)
     for name in layout.qualifiers:
         columns[name] = pc.fill_null(names_of(delivered, name, what, absent=_ABSENT_QUALIFIER), MISSING)
     if layout.weight:
@@ -133,9 +168,6 @@ def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
     }
     if layout.mappable:
         lat, lng = (points[name].to_numpy() for name in COORDINATES)
-        missing = np.isnan(lat) | np.isnan(lng)
-        extent["missing_coordinates"] = int(missing.sum())
-        extent["beyond_mercator"] = int((~missing & ~on_map(lat, lng)).sum())
         placed = np.isfinite(lat) & np.isfinite(lng)
         if placed.any():
             west, east = float(lng[placed].min()), float(lng[placed].max())

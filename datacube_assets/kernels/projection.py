@@ -23,9 +23,13 @@ BLOCK_POINTS = 1 << 14
 
 
 def wrap_longitude(lng: Floats) -> Floats:
-    """Longitudes in [-180, 180); those already inside stay bit by bit. 190 and -170 are one place."""
-    outside = (lng < -180) | (lng >= 180)
-    wrapped = np.mod(lng + 180, 360) - 180
+    """Longitudes in [-180, 180); those already inside, and infinite ones, stay bit by bit."""
+    outside = ((lng < -180) | (lng >= 180)) & np.isfinite(lng)
+    if not outside.any():
+        return lng
+    turned = np.where(outside, lng, 0.0)
+    # A number of 350 has fewer digits than one of -10: without those that it lacks, both are one place.
+    wrapped = np.round(np.mod(turned + 180, 360) - 180, 11)
     # The remainder of a number just below zero rounds up to the divisor.
     return np.where(outside, np.where(wrapped >= 180, -180.0, wrapped), lng)
 

@@ -22,6 +22,7 @@ from datacube_assets.kernels.morton import BIN_BITS, deinterleave
 from datacube_assets.kernels.normalize import (
     ABSENT_FEATURE,
     as_values,
+    degrees_of,
     delivered_columns,
     describing_columns,
     names_of,
@@ -121,7 +122,8 @@ def rows_in_scope(batch: pa.Table, what: Plan, scope: Scope) -> pa.Table:
     in_time = times.invalid | (bucket_starts(times.milliseconds, scope.period) == scope.start)
     batch, numbers = _narrowed(batch, numbers, in_time)
     filled, invalid = times.missing[in_time], times.invalid[in_time]
-    cleaned = describing_columns(delivered_columns(batch), what)
+    delivered = delivered_columns(batch)
+    cleaned = describing_columns(delivered, what, degrees_of(delivered, what.layout))
     placed = _placed(cleaned, batch.num_rows, what.layout)
     here = _in_place(cleaned, batch.num_rows, what.layout, scope)
     off_map = ~placed if scope.bin else np.zeros(batch.num_rows, np.bool_)

@@ -36,6 +36,16 @@ class Report:
     """Points kept without lat or lng: in every aggregate but tiles and grid statistics."""
     beyond_mercator: int = 0
     """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
+    mapped: int = 0
+    """Points that have a place on the map, and a value: those that tiles are made of."""
+    wrapped_longitudes: int = 0
+    """Points whose longitude came from outside -180 up to 180 degrees."""
+    impossible_coordinates: int = 0
+    """Points whose coordinates are none of this world: latitude beyond 90 degrees, longitude beyond 360."""
+    exchanged_coordinates: int = 0
+    """Those of them that would be possible with latitude and longitude exchanged."""
+    impossible_example: tuple[float, float] | None = None
+    """Latitude and longitude of one of them."""
     missing_weights: int = 0
     """Points whose weight is missing or infinite, and counts as 0."""
     points: int = 0
@@ -59,6 +69,10 @@ class Report:
                 "infinite_values",
                 "missing_coordinates",
                 "beyond_mercator",
+                "mapped",
+                "wrapped_longitudes",
+                "impossible_coordinates",
+                "exchanged_coordinates",
                 "missing_weights",
                 "points",
             )
@@ -67,11 +81,17 @@ class Report:
             **counts,
             num_rows_per_feature=_added(self.num_rows_per_feature, other.num_rows_per_feature),
             timestamps_look_like=_added(self.timestamps_look_like, other.timestamps_look_like),
+            impossible_example=self.impossible_example or other.impossible_example,
             unreadable_example=self.unreadable_example or other.unreadable_example,
             min_timestamp=_merge(min, self.min_timestamp, other.min_timestamp),
             max_timestamp=_merge(max, self.max_timestamp, other.max_timestamp),
             bounding_box=functools.reduce(_join_boxes, boxes) if boxes else None,
         )
+
+    @property
+    def has_tiles(self) -> bool:
+        """Whether there is any tile."""
+        return self.mapped > 0
 
     @property
     def dropped(self) -> int:

@@ -73,7 +73,7 @@ _LEVEL_COLUMNS = tuple(
 _PLACE_COLUMNS = (
     *_LEVEL_COLUMNS,
     Column("lat", "double", "Latitude in degrees north, null where missing"),
-    Column("lng", "double", "Longitude in degrees east as delivered, null where missing"),
+    Column("lng", "double", "Longitude in degrees east, from -180 up to 180, null where missing"),
 )
 _FEATURE = Column("feature", "string", "Name of the model output or dataset column")
 _BUCKET = Column("timestamp", "int64", "Start of the month or year (0 for the whole period), ms UTC")

@@ -17,7 +17,7 @@ from datacube_assets.http_client import RetryPolicy
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.reports import Outbox, oldest
 from datacube_assets.storage.requests import is_paused, runs_requested
 from datacube_assets.storage.stores import StoreError
 
@@ -87,6 +87,7 @@ def status(settings: Settings, seconds: float) -> Status:
     # Dagster's storage is one place, which several questions are put to.
     of_dagster: dict[str, Callable[[DagsterInstance], Part]] = {
         "daemon": _daemon,
+        "run monitoring": _monitoring,
         "run queue": _queue,
         "sensors": lambda instance: _sensors(instance, settings),
         "partitions": lambda instance: _partitions(instance, settings),
@@ -257,11 +258,14 @@ def _requests(settings: Settings) -> Part:
 
 
 def _reports(settings: Settings) -> Part:
-    waiting = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint))).waiting()
+    outbox = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint)))
+    waiting = outbox.slips()
     if not waiting:
         return Part("reports", "well", "all reports to CauseMos are delivered", {"waiting": 0})
-    age = time.time() - waiting[0].created / 1000
-    refused = next((report.last_error for report in waiting if report.last_error), None)
+    first = oldest(waiting)
+    age = 0.0 if first is None else max(time.time() - first / 1000, 0.0)
+    _, stuck = outbox.stuck(_NAMED)
+    refused = next((report.last_error for report in stuck if report.last_error), None)
     figures = {"waiting": len(waiting), "oldest seconds": round(age), "last error": refused}
     says = f"{len(waiting):,} undelivered, the oldest for {age:,.0f} s" + (f": {refused}" if refused else "")
     return Part("reports", "warning" if refused or age > _REPORT_IS_LATE else "well", says, figures)
@@ -295,6 +299,15 @@ def _daemon(instance: DagsterInstance) -> Part:
     if errors:
         return Part("daemon", "warning", f"it beats, with errors: {errors[0]}", figures)
     return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
+
+
+def _monitoring(instance: DagsterInstance) -> Part:
+    from datacube_assets.orchestration.home import faults_of_settings
+
+    faults = faults_of_settings(instance)
+    if faults:
+        return Part("run monitoring", "warning", "\n".join(faults))
+    return Part("run monitoring", "well", "runs whose process dies are noticed and repeated")
 
 
 def _queue(instance: DagsterInstance) -> Part:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -18,6 +21,7 @@ from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResour
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.http_client.redaction import redacted, redacting
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import run_tags
 from datacube_assets.resources.dask import WorkersLostError
@@ -75,23 +79,27 @@ class UserInterface(ConfigurableResource["UserInterface"]):
         return found
 
     def picture(
-        self, log: DagsterLogManager, draw: Callable[[], str | None]
+        self, log: DagsterLogManager, draw: Callable[[], bytes | None]
     ) -> dict[str, MetadataValue[Any]]:
-        """The SVG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
+        """The PNG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
         if not self.pictures:
             return {}
+        # Where matplotlib remembers which fonts there are: a home folder may be missing, or be read only.
+        os.environ.setdefault(
+            "MPLCONFIGDIR", str(Path(tempfile.gettempdir(), f"datacube-fonts-{os.getuid()}"))
+        )
         try:
-            svg = draw()
+            png = draw()
         except Exception as error:
             # Nobody should miss a datacube because of its picture.
             log.warning(
                 f"The picture of this asset could not be drawn, the data are not concerned: {error!r}"
             )
             return {}
-        if svg is None:
+        if png is None:
             return {}
-        image = base64.b64encode(svg.encode()).decode()
-        return {"picture": MetadataValue.md(f"![picture](data:image/svg+xml;base64,{image})")}
+        image = base64.b64encode(png).decode()
+        return {"picture": MetadataValue.md(f"![picture](data:image/png;base64,{image})")}
 
     def next_steps(self, run: ModelRun) -> dict[str, MetadataValue[Any]]:
         """What one may do with a datacube that stands, a click away: jobs, with the partition filled in."""
@@ -146,12 +154,14 @@ def to_do(error: Exception) -> str:
 def telling() -> Iterator[None]:
     """Turn errors that a person can act on into Dagster's `Failure`, which shows its first line first.
 
-    Any other error comes as "Error occurred while executing op", with its message far below.
+    Any other error comes as "Error occurred while executing op", with its message far below. None says more
+    than may be shown.
     """
-    try:
-        yield
-    except TELLING as error:
-        raise Failure(to_do(error)) from error
+    with redacting():
+        try:
+            yield
+        except TELLING as error:
+            raise Failure(redacted(to_do(error))) from error
 
 
 def told(compute: Callable[P, R]) -> Callable[P, R]:

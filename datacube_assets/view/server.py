@@ -33,7 +33,6 @@ Parameters are `model_id` and `run_id`, and where they apply `feature`, `resolut
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import math
 import sys
@@ -42,22 +41,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
-from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import uvicorn
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.gateway.listening import NamedHosts, listen
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.key_safety import UnsafeKeyError
@@ -476,7 +475,7 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
             Route("/docs/{name:path}", _documentation, methods=["GET"]),
             Mount("/", StaticFiles(directory=STATIC, html=True)),
         ],
-        middleware=[Middleware(_Guarded, hosts=_names_of(host))],
+        middleware=[Middleware(_Guarded, host=host)],
         exception_handlers={
             HTTPException: _told(lambda error: cast(HTTPException, error).status_code),
             NotThisVersionError: _replaced,
@@ -517,31 +516,18 @@ def _told(
     """A handler that says what went wrong as the page expects it."""
 
     def tell(request: Request, error: Exception) -> Response:
-        said = text or (error.detail if isinstance(error, HTTPException) else str(error))
+        said = text or (redacted(error.detail if isinstance(error, HTTPException) else str(error)))
         headers = error.headers if isinstance(error, HTTPException) else None
         return JSONResponse({"detail": said}, status if isinstance(status, int) else status(error), headers)
 
     return tell
 
 
-def _names_of(host: str) -> frozenset[str] | None:
-    """Names by which a browser may call the server; None for any, where it listens to other machines."""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    return frozenset({"localhost", "127.0.0.1", "::1", host}) if is_local else None
-
-
 class _Guarded:
-    """Adds the headers that keep a browser safe, and refuses to be called by another name.
+    """Adds the headers that keep a browser safe."""
 
-    A page of somebody else could give its own name the address 127.0.0.1, and read everything here.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self._app = app
-        self._hosts = hosts
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = NamedHosts(app, host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
@@ -549,18 +535,7 @@ class _Guarded:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if scope["type"] != "http" or self._admits(Request(scope).headers.get("Host", "")):
-            await self._app(scope, receive, guarded)
-        else:
-            refusal = PlainTextResponse("This server answers to 127.0.0.1 and localhost only.", 421)
-            await refusal(scope, receive, guarded)
-
-    def _admits(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return self._hosts is None or name in self._hosts
+        await self._app(scope, receive, guarded)
 
 
 def serve(settings: Settings, host: str, port: int, begins: Callable[[], None] = lambda: None) -> None:
@@ -575,4 +550,4 @@ def serve(settings: Settings, host: str, port: int, begins: Callable[[], None] =
         open_store(url, settings.s3_endpoint).check(setting, write=False)
     begins()
     sys.stdout.flush()
-    uvicorn.run(application(settings, host), host=host, port=port, log_level="warning", server_header=False)
+    listen(application(settings, host), host, port)

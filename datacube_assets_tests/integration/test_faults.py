@@ -13,6 +13,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,8 +42,8 @@ from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
-from datacube_assets.storage import s3
-from datacube_assets.storage.lake import DamagedError, Lake, LakeTable
+from datacube_assets.storage import s3_client, s3_retries
+from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, scratch_folder
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import LONGEST_WAIT, Outbox, Report
 from datacube_assets.storage.requests import leave_request
@@ -92,17 +93,21 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         "base": 2,
     }
     limits = {"connect_timeout": 1, "read_timeout": 1, "timeout": 5}
-    monkeypatch.setattr(s3, "CLIENT", {name: timedelta(seconds=limit) for name, limit in limits.items()})
     monkeypatch.setattr(
-        s3, "RETRIES", {"backoff": backoff, "max_retries": 10, "retry_timeout": timedelta(seconds=20)}
+        s3_client, "CLIENT", {name: timedelta(seconds=limit) for name, limit in limits.items()}
     )
     monkeypatch.setattr(
-        s3, "BATCH_RETRIES", {"backoff": backoff, "max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+        s3_client, "RETRIES", {"backoff": backoff, "max_retries": 10, "retry_timeout": timedelta(seconds=20)}
     )
-    monkeypatch.setattr(s3, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(s3, "LAST_PAUSE", 0.5)
-    monkeypatch.setattr(s3, "PATIENCE", 5.0)
-    monkeypatch.setattr(s3, "ASKED_AGAIN", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(
+        s3_client,
+        "BATCH_RETRIES",
+        {"backoff": backoff, "max_retries": 3, "retry_timeout": timedelta(seconds=10)},
+    )
+    monkeypatch.setattr(s3_retries, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(s3_retries, "LAST_PAUSE", 0.5)
+    monkeypatch.setattr(s3_retries, "PATIENCE", 5.0)
+    monkeypatch.setattr(s3_retries, "ASKED_AGAIN", (0.05, 0.1, 0.2))
     monkeypatch.setattr(retries, "FIRST_RETRY", 0.1)
     monkeypatch.setattr(retries, "LAST_RETRY", 0.5)
 
@@ -438,3 +443,27 @@ def test_a_disk_that_has_bytes_left_but_no_files_says_so(house: House, small_dis
         store.put_many([str(number) for number in range(300)], [b"x"] * 300, "text/csv")
     (small_disk / "0").unlink()
     store.put("another", b"x")
+
+
+def test_a_full_scratch_disk_is_waited_for_like_a_full_store(
+    house: House, small_disk: Path, undisturbed: Versions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run failed at once with a bare error, though there might have been room a minute later."""
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    room = os.statvfs(small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(room.f_bavail * room.f_bsize))
+    with pytest.raises(StoreUnavailable, match=r"files in the making has no room.*Make room.*TMPDIR"):
+        house.publish(OLD)
+    ballast.unlink()
+    house.publish(OLD)
+    assert checksums(house.bucket()) == undisturbed[0]
+
+
+def test_a_scratch_disk_that_takes_no_file_at_all_says_so_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/proc/nowhere"])
+    with pytest.raises(StoreUnavailable, match="TMPDIR"), scratch_folder():
+        pass
