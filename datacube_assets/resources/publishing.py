@@ -88,7 +88,7 @@ class Publisher(ConfigurableResource["Publisher"]):
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,
-                **self.ui.links(run),
+                **self.ui.links(run, asset),
                 **(metadata or {}),
             },
         )
@@ -115,8 +115,8 @@ def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
         "objects written": published.put,
         "objects deleted": published.deleted,
         "objects unchanged": published.objects - published.put,
-        "objects left out: unreadable for CauseMos, or key too long or not theirs alone": published.left_out,
-        "objects written per second": round(published.put / seconds, 1) if seconds else 0.0,
+        "objects left out": published.left_out,
+        "objects per second": round(published.put / seconds, 1) if seconds else 0.0,
         "seconds": round(seconds, 3),
     }
 

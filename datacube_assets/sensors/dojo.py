@@ -47,9 +47,9 @@ _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 120.0
 """How long a list may take: other sensors wait meanwhile."""
-VERSION_TAG = "datacube/version"
-CHANGE_TAG = "datacube/change"
-"""Run tags with the state of a partition that a run was requested for."""
+VERSION_TAG = ".dagster/datacube_version"
+CHANGE_TAG = ".dagster/datacube_change"
+"""Run tags with the state of a partition that a run was requested for; the UI hides those that begin so."""
 
 
 @dataclass(frozen=True)

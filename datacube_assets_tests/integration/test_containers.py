@@ -72,7 +72,7 @@ def system(containers: Containers) -> Iterator[Containers]:
     try:
         yield containers
     finally:
-        containers.compose("down", "--volumes", check=False)
+        containers.remove()
 
 
 # --- the image --------------------------------------------------------------------------------------
@@ -172,8 +172,7 @@ def test_a_cold_restart_loses_nothing(system: Containers) -> None:
     wanted = {f"cold-{number}": 10.0 + number for number in range(3)}
     for run_id, value in wanted.items():
         enqueue(system, run_id, value)
-    system.compose("down")
-    assert not system.containers()
+    system.remove()
     system.up()
     # Files of Dojo's simulator are in its container, and went with it.
     for run_id, value in wanted.items():
