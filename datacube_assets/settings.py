@@ -99,6 +99,8 @@ class Settings(BaseModel):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    lease_seconds: float = Field(60, alias="DATACUBE_LEASE_SECONDS", ge=1, le=3600)
+    """After how many seconds without a sign of life a publisher is taken for dead by others."""
     max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
     """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
 

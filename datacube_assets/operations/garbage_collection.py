@@ -16,7 +16,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.partitions import REQUEST_TAG
-from datacube_assets.resources.storage import BucketsResource, request_key
+from datacube_assets.resources.storage import buckets_of, request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
@@ -29,6 +29,7 @@ class Collected:
     """What was found."""
 
     found: tuple[Orphan, ...]
+    """When it was to be deleted, only what was."""
     unfinished: tuple[ModelRun, ...]
     """Partitions with a publication that broke off, and that only a run can mend."""
     deleted: bool
@@ -71,9 +72,7 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
     """
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     lake.store.check("DATACUBE_LAKE", write=delete)
-    buckets = BucketsResource(
-        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
-    )
+    buckets = buckets_of(settings)
 
     def bucket_of(run: ModelRun) -> Store:
         document = lake.read_document(request_key(run))
@@ -89,6 +88,7 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
             bucket_of=bucket_of,
             open_bucket=lambda url: open_store(url, settings.s3_endpoint),
             busy=lambda run: is_busy(instance, run),
+            term=settings.lease_seconds,
             # A storage without any run is hardly the one that these reports are about.
             known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
             known_request=(
@@ -103,8 +103,9 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
             if orphans.unfinished and orphans.run is not None:
                 unfinished.append(orphans.run)
             if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
-                orphans.delete()
-            found += orphans.found
+                found += orphans.delete()
+            elif not delete:
+                found += orphans.found
     return Collected(tuple(found), tuple(unfinished), delete)
 
 

@@ -13,6 +13,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
+from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import Store
@@ -50,6 +51,13 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
         )
         url = f"s3://{named}" if named and configured.startswith("s3:") else configured
         return open_store(url, self.s3_endpoint)
+
+
+def buckets_of(settings: Settings) -> BucketsResource:
+    """The buckets that settings name."""
+    return BucketsResource(
+        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
+    )
 
 
 class LakeIOManager(ConfigurableIOManager):
