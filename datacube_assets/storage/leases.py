@@ -217,6 +217,8 @@ class Tenure:
         self._confirmed = float("-inf")
         self._lost: str | None = None
         self._lock = threading.RLock()
+        self.settling = threading.Lock()
+        """Of whoever deals with what was there before; others of the process wait for it."""
         self._users, self._kept = 1, False
         self._over = threading.Event()
 

@@ -9,7 +9,6 @@ that has, whatever lies in the folder is deleted, and everything is published an
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -32,7 +31,6 @@ from datacube_assets.storage.stores import Store
 _DONE = "yes"
 _LOOKS, _PAUSE = 600, 1.0
 """How often, and after how many seconds, one looks whether another step of the run is through with this."""
-_settling = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -56,7 +54,7 @@ def settled(lake: Lake, tenure: Tenure, version: str, *, anew: bool = False) -> 
     `anew` also deletes what no manifest names, where nobody else has published.
     """
     bucket = OwnedBucket(tenure.store, tenure)
-    with _settling:
+    with tenure.settling:
         if _claimed(tenure):
             _settle(lake, bucket, version, anew=anew)
         elif tenure.lease.version != version:
