@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from benchmarks.pyramid import best_of
-from datacube_assets.kernels import grid, views
+from datacube_assets.kernels import grid, morton, views
 from datacube_assets.kernels.encode import Objects, csv_objects, float_cells, tile_objects
 from datacube_assets_tests.unit.kernel_helpers import TILE
 
@@ -126,7 +126,7 @@ def _plain_csv(columns: Columns, length: int) -> None:
 
 def _tiles(rows: int, mean_bins: float, zeros: float, repeat: int) -> None:
     random = np.random.default_rng(0)
-    sizes = np.minimum(random.geometric(1 / mean_bins, int(rows / mean_bins)), grid.BINS_PER_TILE)
+    sizes = np.minimum(random.geometric(1 / mean_bins, int(rows / mean_bins)), morton.BINS_PER_TILE)
     cuts = np.concatenate(([0], np.cumsum(sizes)))
     within = np.arange(cuts[-1]) - np.repeat(cuts[:-1], sizes)
     bins = ((within + np.repeat(random.integers(0, 4096, len(sizes)), sizes)) % 4096).astype(np.uint32)
@@ -156,7 +156,7 @@ def _plain_tiles(
     for i, (start, end) in enumerate(itertools.pairwise(cuts.tolist())):
         tile = TILE()
         tile.coord.x, tile.coord.y, tile.coord.z = int(x[i]), int(y[i]), 8
-        tile.bins.totalBins = grid.BINS_PER_TILE
+        tile.bins.totalBins = morton.BINS_PER_TILE
         for row in range(start, end):
             stats = tile.bins.stats[numbers[row]]
             stats.s_sum_t_sum, stats.s_sum_t_mean, stats.weight = (values[row] for values in columns)

@@ -19,14 +19,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from datacube_assets.kernels import grid
+from datacube_assets.kernels import grid, grid_statistics, morton, projection, pyramid
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Work: TypeAlias = Callable[[], object]
 
 _MONTH: Final = 2_678_400_000
 _AFRICA: Final = ((-35.0, 37.0), (-18.0, 52.0))
-_LEVELS: Final = len(grid.PRECISIONS)
+_LEVELS: Final = len(morton.PRECISIONS)
 
 
 def main(arguments: list[str]) -> None:
@@ -76,7 +76,7 @@ def best_of(repeat: int, works: Sequence[Work]) -> list[float]:
 def _binning(count: int, repeat: int) -> None:
     random = np.random.default_rng(0)
     lat, lng = random.uniform(-85, 85, count), random.uniform(-180, 180, count)
-    ours, peer = best_of(repeat, [lambda: grid.quadkeys(lat, lng), lambda: _plain_quadkeys(lat, lng)])
+    ours, peer = best_of(repeat, [lambda: projection.quadkeys(lat, lng), lambda: _plain_quadkeys(lat, lng)])
     for label, seconds in (("binning", ours), ("  by the formula", peer)):
         print(f"{label:<26}{count / seconds / 1e6:>11,.1f} million cells/s")
     print()
@@ -84,11 +84,11 @@ def _binning(count: int, repeat: int) -> None:
 
 def _plain_quadkeys(lat: Floats, lng: Floats) -> npt.NDArray[np.uint32]:
     """The formula of the slippy map as it is written, on whole arrays."""
-    n = 2**grid.MAX_PRECISION
+    n = 2**morton.MAX_PRECISION
     x = (lng + 180.0) / 360.0 * n
     y = (1.0 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2.0 * n
     last = n - 1
-    return grid.interleave(
+    return morton.interleave(
         np.clip(x.astype(np.int64), 0, last).astype(np.uint32),
         np.clip(y.astype(np.int64), 0, last).astype(np.uint32),
     )
@@ -134,9 +134,9 @@ def _pyramid(name: str, cells: pa.Table, repeat: int) -> None:
         repeat,
         [
             lambda: grid.grid_cells(cells),
-            lambda: _codes(grid.deepest(table)),
-            lambda: _codes(grid.pyramid(table)),
-            lambda: grid.grid_statistics(table),
+            lambda: _codes(pyramid.deepest(table)),
+            lambda: _codes(pyramid.pyramid(table)),
+            lambda: grid_statistics.grid_statistics(table),
             lambda: _plain_levels(columns),
             lambda: _polars_levels(frame),
         ],
@@ -149,17 +149,17 @@ def _pyramid(name: str, cells: pa.Table, repeat: int) -> None:
     print(f"{name:<26}{rows:>11,}{low_each:>15,.0f}{high_each:>13,.0f}{high / low:>8.2f}{figures}")
 
 
-def _codes(levels: Iterator[grid.Level]) -> None:
+def _codes(levels: Iterator[pyramid.Level]) -> None:
     for level in levels:
         assert len(level.tile) == len(level.bin)
 
 
 def _columns(cells: pa.Table) -> dict[str, npt.NDArray[Any]]:
     """What the peers need: the bucket and subtile of each cell in one number, and what is summed."""
-    codes = grid.quadkeys(cells["lat"].to_numpy(), cells["lng"].to_numpy())
+    codes = projection.quadkeys(cells["lat"].to_numpy(), cells["lng"].to_numpy())
     bucket = cells["timestamp"].to_numpy() // _MONTH
     return {
-        "key": bucket << 2 * grid.MAX_PRECISION | codes,
+        "key": bucket << 2 * morton.MAX_PRECISION | codes,
         "count": np.ones(len(codes), np.int64),
         "t_sum": cells["t_sum"].to_numpy(),
         "t_mean": cells["t_mean"].to_numpy(),

@@ -1,4 +1,4 @@
-"""The partitions of the asset graph, one per model run or dataset (DESIGN 2), and the tags of their runs.
+"""The partitions of the asset graph, one per model run or dataset, and the tags of their runs.
 
 How keys are encoded is in `dojo/model_run.py`.
 """
@@ -9,7 +9,7 @@ from datacube_assets.dojo.model_run import ModelRun
 
 model_runs = DynamicPartitionsDefinition(name="model_runs")
 
-CODE_VERSION = "4"
+CODE_VERSION = "5"
 """Raise it when the same input gives other tables or objects than before: everything is then made anew."""
 
 FROM_SCRATCH = "datacube/from_scratch"

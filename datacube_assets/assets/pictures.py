@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from datacube_assets.kernels import pictures
-from datacube_assets.kernels.grid import GRID_STATISTICS, Quadkeys, grid_statistics
+from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import Floats, Ints, column, encode_text, slices
+from datacube_assets.kernels.morton import Quadkeys
 from datacube_assets.kernels.pictures import MAX_MAPPED, MAX_PANELS, MAX_REGIONS, Cells, Mean
 from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder

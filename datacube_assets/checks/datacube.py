@@ -25,8 +25,8 @@ from datacube_assets.checks.check import REMAKE, Check, Subject, judged, stops
 from datacube_assets.checks.judging import conservation, objects
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
 from datacube_assets.kernels import keys
-from datacube_assets.kernels.grid import BIN_BITS, MAX_PRECISION
 from datacube_assets.kernels.groups import Ints
+from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, Resolution
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.publishing import fragment_entries, fragments, manifest, manifest_entries

@@ -1,4 +1,4 @@
-"""The bytes of objects to tables: CSV and tiles, the way back from `encode.py` (CONTRACTS D.2, D.4).
+"""The bytes of objects to tables: CSV and tiles, the way back from `encode.py`.
 
 What the original wrote is read as well: bins in any order, counts with a fraction. Which object holds what
 is the business of `storage/published.py`.
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
-from datacube_assets.kernels.grid import BIN_BITS, BINS_PER_TILE
 from datacube_assets.kernels.groups import Floats
+from datacube_assets.kernels.morton import BIN_BITS, BINS_PER_TILE
 
 TIME = pa.timestamp("ms", tz="UTC")
 """Times in tables for people: milliseconds UTC, which pandas shows as dates."""

@@ -1,4 +1,4 @@
-"""Keys of the published objects (CONTRACTS D.3), built here and nowhere else.
+"""Keys of the published objects (docs/objects.md#where-objects-are), built here and nowhere else.
 
 Names from outside enter keys as they are, because the reader builds its keys from the same names;
 `segment` is the one rule that keeps them from leaving their folder. What the objects contain is in
@@ -29,7 +29,8 @@ def segment(name: str) -> str:
     Unchanged, a `/` included (which nests the key), except that it can neither climb nor vanish:
     control characters, the dots of a part that is `.` or `..`, and a `/` that would leave an empty part
     are percent-encoded, and with them a `%` of the same name; an empty name is `%empty`. No two such
-    names get the same key. The readers cannot ask for them anyway (CONTRACTS J.15).
+    names get the same key. The readers cannot ask for them anyway
+    (docs/specification/reader.md#names-in-keys).
     """
     if not _NEEDS_CARE.search(name):
         return name

@@ -21,8 +21,9 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from datacube_assets.kernels.grid import MAX_PRECISION, Quadkeys, deinterleave, north_edges, west_edges
 from datacube_assets.kernels.groups import Floats, Ints
+from datacube_assets.kernels.morton import MAX_PRECISION, Quadkeys, deinterleave
+from datacube_assets.kernels.projection import north_edges, west_edges
 
 MAX_PANELS = 6
 """Features, at most, that one picture shows."""

@@ -1,4 +1,4 @@
-"""How a run is cut so that no step holds all of it (DESIGN 3).
+"""How a run is cut so that no step holds all of it (docs/concepts.md#how-it-stays-quick).
 
 Points are cut by place, into *shards*; the tables of all shards by feature and time, into *chunks*. Only
 which row belongs where is decided here. The shard of a point depends on names and coordinates alone,
@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datacube_assets.kernels.grid import on_map, quadkeys
 from datacube_assets.kernels.groups import Floats, Ints, Key, Tuples, column, encode_floats, encode_text
+from datacube_assets.kernels.projection import on_map, quadkeys
 from datacube_assets.kernels.schema import Layout
 
 Hashes = npt.NDArray[np.uint64]

@@ -1,6 +1,7 @@
 """Points to temporal cells: one row per place, feature, qualifier combination and period.
 
-The temporal step of CONTRACTS D.2. Sums over places belong to `spatial.py`.
+The temporal step of docs/specification/from-rows-to-figures.md#temporal-cells. Sums over
+places belong to `spatial.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ MONTHS_PER_YEAR = 12
 def bucket_starts(timestamps: Ints, period: Period) -> Ints:
     """Start of the month or year that holds each timestamp, ms UTC; 0 for the whole period.
 
-    Negative for times before 1970 (CONTRACTS D.2, J.4).
+    Negative for times before 1970.
     """
     if period == "all":
         return np.zeros(len(timestamps), np.int64)
@@ -49,8 +50,8 @@ def temporal_cells(
 ) -> Iterator[tuple[Period, pa.Table]]:
     """Cells of each period (`schema.CELL_COLUMNS`), ordered by feature, time, place and qualifiers.
 
-    All points of a cell must be in `points`. Every column but the value and the weight splits cells
-    (CONTRACTS D.2), and a missing coordinate is a place of its own (DESIGN 5, 1).
+    All points of a cell must be in `points`. Every column but the value and the weight splits cells,
+    and a missing coordinate is a place of its own.
     """
     keys = _Keys.of_points(points, layout)
     sums = _lift(points, layout)
@@ -140,11 +141,11 @@ def _regroup(keys: _Keys, sums: Sums, period: Period) -> tuple[_Keys, Sums]:
 
 
 def _finish(sums: Sums, layout: Layout) -> Sums:
-    """The measures of cells, from their sums (CONTRACTS D.2; DESIGN 5, 6 for t_wavg)."""
+    """The measures of cells, from their sums. In `t_wavg`, only weights of present values count."""
     with np.errstate(all="ignore"):
         measures: Sums = {
             "rows": sums["rows"],
-            # Adding 0.0 makes a negative zero positive (CONTRACTS J.2).
+            # Adding 0.0 makes a negative zero positive, as the original writes it.
             "t_sum": sums["sum"] + 0.0,
             "t_mean": sums["sum"] / sums["present"] + 0.0,
         }

@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.decode import Tile, csv_names, read_tile
-from datacube_assets.kernels.grid import BIN_BITS, north_edges, west_edges
+from datacube_assets.kernels.morton import BIN_BITS
+from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError

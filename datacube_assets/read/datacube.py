@@ -17,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.grid import BIN_BITS, PRECISIONS, north_edges, west_edges
 from datacube_assets.kernels.groups import Floats, Ints, build_table
+from datacube_assets.kernels.morton import BIN_BITS, PRECISIONS
+from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     REGION_SEPARATOR,

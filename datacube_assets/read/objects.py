@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.decode import TIME, Tile
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RegionLevel,

@@ -41,6 +41,7 @@ from datacube_assets.storage.stores import (
     Body,
     ChangedRecordError,
     Entry,
+    Fence,
     MissingObjectError,
     Store,
     StoreError,
@@ -510,8 +511,8 @@ class OwnedBucket:
         return self.tenure.lease.number
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[Callable[[], None]]:
-        """A change; gives the fence."""
+    def _changing(self) -> Iterator[dict[str, Fence]]:
+        """A change; gives the fence to hand on, where there has to be one."""
         tenure, sent = self.tenure, [False]
 
         def fence() -> None:
@@ -522,13 +523,13 @@ class OwnedBucket:
             if kept:
                 # While it is locked, one look is enough.
                 tenure.look()
-                yield _open
+                yield {}
                 return
             try:
                 if tenure.is_worker:
                     # It may be one that was taken for dead, and whose work somebody else has done.
                     tenure.renew()
-                yield fence
+                yield {"fence": fence}
                 if not tenure.is_safe():
                     tenure.renew()
             except LeaseLostError:
@@ -574,47 +575,46 @@ class OwnedBucket:
         bodies: Iterable[Body],
         content_type: str,
         *,
-        fence: Callable[[], None] | None = None,
+        fence: Fence | None = None,
     ) -> None:
         results = f"{self.tenure.run.prefix}{keys.RESULTS}"
         with self._changing() as mine:
             if list(keys_) != [results]:
-                self.store.put_many(keys_, bodies, content_type, fence=mine)
+                self.store.put_many(keys_, bodies, content_type, **mine)
                 return
             # It says that all is complete, so it is not enough that time is left: the store is asked.
             staged = staged_key(self.tenure.run, self.tenure.lease.token)
+            fence = self._asking(mine.get("fence", _open))
             try:
-                self.store.put_staged(results, staged, next(iter(bodies)), content_type, self._asking(mine))
+                self.store.put_staged(results, staged, next(iter(bodies)), content_type, fence)
             except MissingObjectError:
                 self.tenure.look()
                 raise
 
-    def _asking(self, fence: Callable[[], None]) -> Callable[[], None]:
+    def _asking(self, fence: Fence) -> Fence:
         def ask() -> None:
             self.tenure.renew()
             fence()
 
         return ask
 
-    def put_staged(
-        self, key: str, staged: str, body: Body, content_type: str, fence: Callable[[], None]
-    ) -> None:
+    def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
         self.store.put_staged(key, staged, body, content_type, fence)
 
     def put(self, key: str, body: Body, *, durably: bool = False) -> None:
-        with self._changing() as fence:
-            fence()
+        with self._changing() as mine:
+            mine.get("fence", _open)()
             self.store.put(key, body, durably=durably)
 
     def put_file(self, key: str, path: Path) -> None:
-        with self._changing() as fence:
-            fence()
+        with self._changing() as mine:
+            mine.get("fence", _open)()
             self.store.put_file(key, path)
 
-    def delete_many(self, keys_: Sequence[str], *, fence: Callable[[], None] | None = None) -> None:
+    def delete_many(self, keys_: Sequence[str], *, fence: Fence | None = None) -> None:
         if keys_:
             with self._changing() as mine:
-                self.store.delete_many(keys_, fence=mine)
+                self.store.delete_many(keys_, **mine)
 
     def sweep(self, keys_: Sequence[str], before: float) -> None:
         self.store.sweep(keys_, before)

@@ -40,6 +40,7 @@ from datacube_assets.storage.stores import (
 
 _LONGEST_FILE_NAME = 255
 """Bytes."""
+_NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -83,18 +84,13 @@ class LocalStore:
         return path
 
     def get(self, key: str) -> bytes:
-        try:
+        with _no_object(key):
             return Path(self._path(key)).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingObjectError(key) from None
 
     def tail(self, key: str, size: int) -> bytes:
-        try:
-            with Path(self._path(key)).open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
-                return file.read()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingObjectError(key) from None
+        with _no_object(key), Path(self._path(key)).open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+            return file.read()
 
     @contextlib.contextmanager
     def _with_room(self) -> Iterator[None]:
@@ -189,7 +185,8 @@ class LocalStore:
 
     def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
         # Whoever would delete what is staged waits for `changing`, so nothing has to be staged.
-        self.put_many([key], [body], content_type, fence=fence)
+        fence()
+        self.put_many([key], [body], content_type)
 
     @contextlib.contextmanager
     def _no_file_is_a_folder(self) -> Iterator[None]:
@@ -334,6 +331,17 @@ class LocalStore:
 
 def _always() -> None:
     """A fence that nobody stands behind."""
+
+
+@contextlib.contextmanager
+def _no_object(key: str) -> Iterator[None]:
+    """Tell that there is no object of a key. Raises MissingObjectError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        raise MissingObjectError(key) from None
 
 
 def _make_folder_durably(folder: str) -> None:

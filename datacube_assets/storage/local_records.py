@@ -21,6 +21,9 @@ from datacube_assets.storage.stores import WRITING, ChangedRecordError, StoreUna
 _PATIENCE, _PAUSE = 20.0, 0.005
 """Seconds that comparing and replacing may take others, and between looks whether they are through."""
 _CHANGING = "changing"
+_PART = 200
+"""Bytes between two slashes of a link: were a part longer than a name can be, asking for the file that it
+leads to would be an error."""
 _NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP})
 """What file systems on the network say of locks on folders; those on files they know."""
 
@@ -28,15 +31,17 @@ _NO_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP
 def read(path: str) -> tuple[bytes, str] | None:
     """A record and what tells its state."""
     try:
-        text = os.readlink(path)
+        target = os.readlink(path.encode())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return text.encode(), text
+    step = _PART + 1
+    return b"".join(target[i : i + _PART] for i in range(0, len(target), step)), target.decode("latin-1")
 
 
 def swap(path: str, body: bytes, seen: str | None) -> str:
     """Write a record that is as it was seen. Raises ChangedRecordError."""
-    folder, text = os.path.dirname(path), body.decode()
+    folder = os.path.dirname(path)
+    target = b"/".join(body[i : i + _PART] for i in range(0, len(body), _PART))
     end = time.monotonic() + _PATIENCE
     while True:
         # Somebody who deletes the last object may remove the folder, as long as it is empty.
@@ -48,9 +53,9 @@ def swap(path: str, body: bytes, seen: str | None) -> str:
                 temporary = f"{folder}/{WRITING}record"
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)  # of somebody who died here
-                os.symlink(text, temporary)
+                os.symlink(target, temporary.encode())
                 os.replace(temporary, path)
-                return text
+                return target.decode("latin-1")
         if time.monotonic() > end:
             raise StoreUnavailable(
                 f"{path}: whoever changes this record stands still in the middle of it. End that process"

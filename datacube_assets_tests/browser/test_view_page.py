@@ -1,7 +1,7 @@
 """`datacube view` in a browser: what a modeller sees, clicks and reads.
 
-The numbers are those of the worked example (CONTRACTS D.8), of a second run to compare it with, and of a run
-whose names are as odd as names can be.
+The numbers are those of the worked example (docs/specification/from-rows-to-figures.md#a-worked-example),
+of a second run to compare it with, and of a run whose names are as odd as names can be.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.kernels.encode import PROTOBUF
-from datacube_assets.kernels.grid import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.read import open_datacube
 from datacube_assets.settings import Settings
 from datacube_assets.storage.opening import open_store

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from datacube_assets.kernels.decode import Tile, UnreadableObjectError, csv_table, read_tile
 from datacube_assets.kernels.encode import tile_objects
-from datacube_assets.kernels.grid import deinterleave, north_edges, quadkeys, west_edges
+from datacube_assets.kernels.morton import deinterleave
+from datacube_assets.kernels.projection import north_edges, quadkeys, west_edges
 from datacube_assets_tests.unit.kernel_helpers import TILE, no_returns
 
 # --- tiles -----------------------------------------------------------------------------------------

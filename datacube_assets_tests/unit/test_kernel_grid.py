@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from datacube_assets.kernels import grid
+from datacube_assets.kernels import grid, grid_statistics, morton, projection, pyramid, runs
 from datacube_assets.kernels.groups import Floats
 from datacube_assets_tests.unit.kernel_helpers import JAN_2020, datacube, slippy
 
@@ -18,7 +18,7 @@ coordinates = st.integers(0, 2**16 - 1)
 
 
 def subtile(lat: float, lng: float, precision: int = 14) -> tuple[int, int]:
-    x, y = grid.deinterleave(grid.quadkeys(np.array([lat]), np.array([lng]), precision))
+    x, y = morton.deinterleave(projection.quadkeys(np.array([lat]), np.array([lng]), precision))
     return int(x[0]), int(y[0])
 
 
@@ -26,15 +26,15 @@ def subtile(lat: float, lng: float, precision: int = 14) -> tuple[int, int]:
 @given(st.lists(st.tuples(coordinates, coordinates), min_size=1))
 def test_interleaving_and_deinterleaving_are_inverse(pairs: list[tuple[int, int]]) -> None:
     x, y = (np.array([pair[i] for pair in pairs], np.uint32) for i in range(2))
-    again = grid.deinterleave(grid.interleave(x, y))
+    again = morton.deinterleave(morton.interleave(x, y))
     assert [part.tolist() for part in again] == [x.tolist(), y.tolist()]
 
 
 @settings(max_examples=200)
 @given(coordinates, coordinates)
 def test_the_parent_of_a_quadkey_is_two_bits_shorter(x: int, y: int) -> None:
-    code = grid.interleave(np.array([x], np.uint32), np.array([y], np.uint32))
-    assert [int(part[0]) for part in grid.deinterleave(code >> np.uint32(2))] == [x // 2, y // 2]
+    code = morton.interleave(np.array([x], np.uint32), np.array([y], np.uint32))
+    assert [int(part[0]) for part in morton.deinterleave(code >> np.uint32(2))] == [x // 2, y // 2]
 
 
 @settings(max_examples=200)
@@ -56,9 +56,9 @@ def test_quadkeys_follow_the_slippy_map_formula(lat: float, lng: float, precisio
 
 
 def assert_rows_are_those_of_the_formula(lat: Floats) -> None:
-    lat = lat[np.abs(lat) < grid.MERCATOR_LIMIT]
-    rows = grid.deinterleave(grid.quadkeys(lat, np.zeros(len(lat))))[1]
-    np.testing.assert_array_equal(rows, grid.mercator_rows(lat))
+    lat = lat[np.abs(lat) < projection.MERCATOR_LIMIT]
+    rows = morton.deinterleave(projection.quadkeys(lat, np.zeros(len(lat))))[1]
+    np.testing.assert_array_equal(rows, projection.mercator_rows(lat))
 
 
 def edges_of_rows() -> Floats:
@@ -95,8 +95,8 @@ def test_rows_of_random_latitudes_are_those_of_the_formula(seed: int, scale: flo
 def test_columns_on_both_sides_of_every_edge_are_those_of_the_formula(turns: float) -> None:
     edges = np.arange(-180, 180, 360 / 2**14) + turns
     for lng in (edges, np.nextafter(edges, -1e3), np.nextafter(edges, 1e3)):
-        columns = grid.deinterleave(grid.quadkeys(np.zeros(len(lng)), lng))[0]
-        x = (grid.wrap_longitude(lng) + 180.0) / 360.0 * 2**14
+        columns = morton.deinterleave(projection.quadkeys(np.zeros(len(lng)), lng))[0]
+        x = (projection.wrap_longitude(lng) + 180.0) / 360.0 * 2**14
         np.testing.assert_array_equal(columns, np.minimum(x.astype(np.int64), 2**14 - 1))
 
 
@@ -107,7 +107,7 @@ def test_columns_on_both_sides_of_every_edge_are_those_of_the_formula(turns: flo
 @example(540.0)
 @example(-540.0)
 def test_wrapped_longitudes_are_inside_and_the_same_place(lng: float) -> None:
-    wrapped = float(grid.wrap_longitude(np.array([lng]))[0])
+    wrapped = float(projection.wrap_longitude(np.array([lng]))[0])
     assert -180 <= wrapped < 180
     turns = (lng - wrapped) / 360
     assert abs(turns - round(turns)) < 1e-9
@@ -117,17 +117,17 @@ def test_wrapped_longitudes_are_inside_and_the_same_place(lng: float) -> None:
 
 @pytest.mark.parametrize("lat", [85.06, 85.3, 90.0, 95.0, -85.06, -90.0, math.inf, -math.inf, math.nan])
 def test_points_beyond_the_limit_are_off_the_map(lat: float) -> None:
-    assert not grid.on_map(np.array([lat]), np.array([10.0]))[0]
+    assert not projection.on_map(np.array([lat]), np.array([10.0]))[0]
 
 
 @pytest.mark.parametrize("lng", [math.inf, -math.inf, math.nan])
 def test_points_at_no_finite_longitude_are_off_the_map(lng: float) -> None:
-    assert not grid.on_map(np.array([10.0]), np.array([lng]))[0]
+    assert not projection.on_map(np.array([10.0]), np.array([lng]))[0]
 
 
 @pytest.mark.parametrize("lat", [85.0511, -85.0511, 85.05112877980659, -85.05112877980659])
 def test_the_edges_of_the_map_are_in_its_first_and_last_row(lat: float) -> None:
-    assert grid.on_map(np.array([lat]), np.array([0.0]))[0]
+    assert projection.on_map(np.array([lat]), np.array([0.0]))[0]
     assert subtile(lat, 0.0)[1] == (0 if lat > 0 else 2**14 - 1)
 
 
@@ -140,9 +140,9 @@ def test_j14_bin_of_a_point_in_kenya(tile: tuple[int, int, int], number: int) ->
     zoom, tile_x, tile_y = tile
     x, y = subtile(1.0, 37.0, zoom + 6)
     assert (x // 64, y // 64) == (tile_x, tile_y)
-    level = grid.Level(
+    level = pyramid.Level(
         zoom + 6,
-        grid.quadkeys(np.array([1.0]), np.array([37.0]), zoom + 6),
+        projection.quadkeys(np.array([1.0]), np.array([37.0]), zoom + 6),
         np.zeros(1, np.uint8),
         np.ones(1, np.int64),
         np.ones(1),
@@ -150,7 +150,7 @@ def test_j14_bin_of_a_point_in_kenya(tile: tuple[int, int, int], number: int) ->
     )
     assert level.zoom == zoom
     assert level.bin.tolist() == [number]
-    assert [int(part[0]) for part in grid.deinterleave(level.tile)] == [tile_x, tile_y]
+    assert [int(part[0]) for part in morton.deinterleave(level.tile)] == [tile_x, tile_y]
 
 
 def test_a_longitude_of_a_0_to_360_grid_gets_reachable_tiles() -> None:
@@ -188,16 +188,16 @@ def test_several_places_in_one_subtile_add_up() -> None:
 
 def test_statistics_are_over_the_subtiles_of_each_precision() -> None:
     # Far apart: two subtiles at every precision. Near: one up to some precision, then two.
-    statistics, starts = grid.grid_statistics(
+    statistics, starts = grid_statistics.grid_statistics(
         grid_table((1.0, 37.0, 2.0), (1.0, 37.1, 4.0), (50.0, -100.0, -1.0))
     )
     assert starts.tolist() == [0]
     assert statistics.shape == (1, 9, 8)
-    largest = dict(zip(grid.GRID_STATISTICS, statistics[0, 0].tolist(), strict=True))
+    largest = dict(zip(grid_statistics.GRID_STATISTICS, statistics[0, 0].tolist(), strict=True))
     assert largest["max_s_sum_t_sum"] == 6.0
     assert largest["max_s_mean_t_sum"] == 3.0
     assert largest["min_s_sum_t_mean"] == -1.0
-    deepest = dict(zip(grid.GRID_STATISTICS, statistics[0, -1].tolist(), strict=True))
+    deepest = dict(zip(grid_statistics.GRID_STATISTICS, statistics[0, -1].tolist(), strict=True))
     assert deepest["max_s_sum_t_sum"] == deepest["max_s_mean_t_mean"] == 4.0
 
 
@@ -219,8 +219,8 @@ def test_cells_off_the_map_are_left_out() -> None:
 def test_a_grid_without_points_has_no_levels_and_no_statistics() -> None:
     table = grid_table((89.0, 1.0, 1.0))
     assert table.num_rows == 0
-    assert not list(grid.pyramid(table))
-    assert grid.grid_statistics(table)[0].shape == (0, 9, 8)
+    assert not list(pyramid.pyramid(table))
+    assert grid_statistics.grid_statistics(table)[0].shape == (0, 9, 8)
     assert grid.merge_grid([table, grid_table((1.0, 1.0, 2.0))]).num_rows == 1
 
 
@@ -268,23 +268,25 @@ def expected_level(table: pa.Table, precision: int) -> dict[Subtile, tuple[int, 
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PIECE_CELLS", "BLOCK_CELLS", "BLOCK_POINTS"):
-        monkeypatch.setattr(grid, name, 5)
+    monkeypatch.setattr(grid, "BLOCK_CELLS", 5)
+    monkeypatch.setattr(projection, "BLOCK_POINTS", 5)
+    monkeypatch.setattr(pyramid, "BLOCK_CELLS", 5)
+    monkeypatch.setattr(pyramid, "PIECE_CELLS", 5)
 
 
-def levels_of(table: pa.Table) -> dict[int, grid.Level]:
-    pieces: dict[int, list[grid.Level]] = {}
-    for level in grid.pyramid(table):
+def levels_of(table: pa.Table) -> dict[int, pyramid.Level]:
+    pieces: dict[int, list[pyramid.Level]] = {}
+    for level in pyramid.pyramid(table):
         pieces.setdefault(level.precision, []).append(level)
-    return {precision: grid.Level.concat(levels) for precision, levels in pieces.items()}
+    return {precision: pyramid.Level.concat(levels) for precision, levels in pieces.items()}
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(grid_tables())
 def test_every_level_is_the_sum_of_the_cells(small_pieces: None, table: pa.Table) -> None:
-    buckets = table.take(pa.array(grid.bucket_starts(table))).to_pylist()
+    buckets = table.take(pa.array(runs.bucket_starts(table))).to_pylist()
     levels = levels_of(table)
-    assert list(levels) == list(reversed(grid.PRECISIONS))
+    assert list(levels) == list(reversed(morton.PRECISIONS))
     for precision, level in levels.items():
         numbers, codes = level.bucket.tolist(), level.quadkey.tolist()
         keys = [
@@ -304,10 +306,10 @@ def test_every_level_is_the_sum_of_the_cells(small_pieces: None, table: pa.Table
 @settings(max_examples=100)
 @given(grid_tables((1.0, OVERFLOWING)))
 def test_pieces_change_neither_the_levels_nor_the_statistics(table: pa.Table) -> None:
-    whole, (statistics, starts) = levels_of(table), grid.grid_statistics(table)
+    whole, (statistics, starts) = levels_of(table), grid_statistics.grid_statistics(table)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grid, "PIECE_CELLS", 3)
-        pieces, (again, starts_again) = levels_of(table), grid.grid_statistics(table)
+        patch.setattr(pyramid, "PIECE_CELLS", 3)
+        pieces, (again, starts_again) = levels_of(table), grid_statistics.grid_statistics(table)
     np.testing.assert_array_equal(statistics, again)
     np.testing.assert_array_equal(starts, starts_again)
     for precision, level in whole.items():
@@ -318,7 +320,7 @@ def test_pieces_change_neither_the_levels_nor_the_statistics(table: pa.Table) ->
 @settings(max_examples=100)
 @given(grid_tables((1.0, OVERFLOWING)))
 def test_statistics_are_those_of_the_levels(table: pa.Table) -> None:
-    statistics, starts = grid.grid_statistics(table)
+    statistics, starts = grid_statistics.grid_statistics(table)
     for precision, level in levels_of(table).items():
         with np.errstate(all="ignore"):
             sums = (level.s_sum_t_sum, level.s_sum_t_mean)
@@ -342,15 +344,15 @@ def test_sums_of_runs_are_those_of_numpy_bit_by_bit(seed: int, rows: int, kept: 
     first = random.random(rows) < kept
     # Runs of up to four rows, or longer ones.
     first[::longest] = True
-    runs = grid._Runs.of(np.append(first, True))
-    assert (runs is None) == bool(first.all())
+    made = runs.Runs.of(np.append(first, True))
+    assert (made is None) == bool(first.all())
     for values in (
         random.normal(size=rows) * 10.0 ** random.integers(-9, 9, rows),
         random.integers(0, 9, rows),
     ):
-        if runs is not None:
+        if made is not None:
             expected = np.add.reduceat(values, np.flatnonzero(first))
-            np.testing.assert_array_equal(runs.sums(values), expected)
+            np.testing.assert_array_equal(made.sums(values), expected)
 
 
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -371,8 +373,8 @@ def test_cells_in_any_order_give_the_same_grid(small_pieces: None, seed: int, co
     )
     expected: dict[Subtile, list[float]] = {}
     for row in cells.to_pylist():
-        if abs(row["lat"]) < grid.MERCATOR_LIMIT:
-            code = int(grid.quadkeys(np.array([row["lat"]]), np.array([row["lng"]]))[0])
+        if abs(row["lat"]) < projection.MERCATOR_LIMIT:
+            code = int(projection.quadkeys(np.array([row["lat"]]), np.array([row["lng"]]))[0])
             sums = expected.setdefault((row["feature"], row["timestamp"], code), [0, 0.0, 0.0])
             sums[0] += row["t_mean"] is not None
             sums[1] += row["t_sum"]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from datacube_assets.kernels import pictures
-from datacube_assets.kernels.grid import quadkeys
 from datacube_assets.kernels.groups import Floats
 from datacube_assets.kernels.pictures import Cells
+from datacube_assets.kernels.projection import quadkeys
 
 SVG = "{http://www.w3.org/2000/svg}"
 LARGEST = 60_000

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from datacube_assets.kernels import grid, spatial, views
+from datacube_assets.kernels import morton, pyramid, spatial, views
 from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets_tests.unit.kernel_helpers import (
     FEB_2020,
@@ -279,7 +279,7 @@ def test_many_objects_come_in_batches_that_are_the_same_objects(
     whole = datacube(rows, qualifiers={"f": ["crop"]}).objects
     monkeypatch.setattr(views, name, limit)
     assert datacube(rows, qualifiers={"f": ["crop"]}).objects == whole
-    monkeypatch.setattr(grid, "PIECE_CELLS", 4)
+    monkeypatch.setattr(pyramid, "PIECE_CELLS", 4)
     assert datacube(rows, qualifiers={"f": ["crop"]}).objects == whole
 
 
@@ -287,7 +287,7 @@ def grid_of(cells: int, buckets: int) -> pa.Table:
     """A square of neighbouring subtiles, again and again."""
     side = math.isqrt(cells)
     y, x = np.divmod(np.arange(side * side, dtype=np.uint32), np.uint32(side))
-    codes = np.sort(grid.interleave(x + np.uint32(8000), y + np.uint32(8000)))
+    codes = np.sort(morton.interleave(x + np.uint32(8000), y + np.uint32(8000)))
     rows = len(codes) * buckets
     return pa.table(
         {

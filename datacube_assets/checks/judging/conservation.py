@@ -16,15 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.checks.judging.verdict import EXAMPLES
-from datacube_assets.kernels.grid import (
-    BIN_BITS,
-    MAX_PRECISION,
-    Quadkeys,
-    bucket_starts,
-    deinterleave,
-    on_map,
-    pyramid,
-)
 from datacube_assets.kernels.groups import (
     Floats,
     Groups,
@@ -34,6 +25,10 @@ from datacube_assets.kernels.groups import (
     encode_text,
     group_by,
 )
+from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, Quadkeys, deinterleave
+from datacube_assets.kernels.projection import on_map
+from datacube_assets.kernels.pyramid import pyramid
+from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import COORDINATES
 
 TOLERANCE = 1e-9
