@@ -106,6 +106,8 @@ class Settings(BaseSettings):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    lease_seconds: float = Field(60, alias="DATACUBE_LEASE_SECONDS", ge=1, le=3600)
+    """After how many seconds without a sign of life a publisher is taken for dead by others."""
     view_url: str = Field("", alias="DATACUBE_VIEW_URL")
     """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
 
