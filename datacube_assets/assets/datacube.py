@@ -15,7 +15,8 @@ import pyarrow.compute as pc
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue
 
 from datacube_assets.assets import pictures
-from datacube_assets.assets.aggregates import breakdowns
+from datacube_assets.assets.aggregates import breakdowns, global_aggregates, grid_cells, regional_aggregates
+from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import views
@@ -36,9 +37,14 @@ Works = dict[str, View]
 """How the objects of an asset are formatted, by piece of work."""
 
 
+TABLES = (normalized_points, temporal_cells, global_aggregates, regional_aggregates, grid_cells)
+"""No object is touched before all of them, and their checks, are done: whoever is refused keeps the older
+datacube as it was."""
+
+
 def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group."""
-    return datacube_asset(GROUP, {"s3"}, description)
+    return datacube_asset(GROUP, {"s3"}, description, deps=TABLES)
 
 
 # --- rows and lists --------------------------------------------------------------------------------

@@ -282,8 +282,12 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
 
 
 def spatial_tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
-    """Tiles of zoom 8 to 0, per feature and timestamp."""
-    return _merged(_tiles(resolution, table))
+    """Tiles of zoom 8 to 0, per feature and timestamp.
+
+    Subtiles none of whose cells has a value are left out: their weight is zero, and the reader divides by it.
+    """
+    count = column(table, "s_count")
+    return _merged(_tiles(resolution, table if count.all() else table.filter(pa.array(count > 0))))
 
 
 def _tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
