@@ -231,7 +231,7 @@ def conserved(made: Made) -> None:
     reasons = report.missing_features, report.num_invalid_ts, report.unreadable_values
     assert report.points == made.points.num_rows
     assert max(reasons) <= report.dropped <= sum(reasons)
-    for _, cells in temporal_cells(made.points, made.info.layout, made.info.periods):
+    for _, cells in temporal_cells([made.points], made.info.layout, made.info.periods):
         assert pc.sum(cells["rows"]).as_py() == report.points
 
 

@@ -38,7 +38,7 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
-from datacube_assets.storage.points import POINTS
+from datacube_assets.storage.points import shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 _SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
@@ -89,8 +89,9 @@ class _SizesOfPoints:
     lake: Lake
     points: LakeTable
 
-    def __call__(self, name: str) -> Sizes:
-        return conservation.sizes_of_points(self.lake.read(self.points, name, ["feature", "value"]))
+    def __call__(self, shard: str) -> Sizes:
+        batches = self.lake.batches(self.points, shard, ["feature", "value"])
+        return pa.concat_tables(map(conservation.sizes_of_points, batches))
 
 
 def _times_add_up(subject: Subject) -> Verdict:
@@ -122,7 +123,7 @@ def _times_add_up(subject: Subject) -> Verdict:
 
     def sizes() -> Sizes:
         points = subject.beside(normalized_points, table)
-        return pa.concat_tables(subject.map(_SizesOfPoints(lake, points), points.names(POINTS), "sizes"))
+        return pa.concat_tables(subject.map(_SizesOfPoints(lake, points), shards_of(points), "sizes"))
 
     compared = _judged(compare, sizes)
     equal = all(

@@ -107,7 +107,7 @@ class _Summary:
     columns: list[str]
 
     def __call__(self, shard: str) -> plausibility.Summary:
-        tables = (self.lake.read(self.points, name, self.columns) for name in self.points.names(shard))
+        tables = self.lake.batches(self.points, shard, self.columns)
         return sum(map(plausibility.summary, tables), plausibility.Summary({}, {}))
 
 

@@ -26,8 +26,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.http_client import UNTRUSTED, failure
-from datacube_assets.kernels.key_safety import LONGEST_KEY, Keys, check_keys, key_sizes
+from datacube_assets.kernels.key_safety import (
+    LONGEST_KEY,
+    LONGEST_PART,
+    Keys,
+    check_keys,
+    key_sizes,
+    longest_part,
+)
 from datacube_assets.settings import aws_environment
+from datacube_assets.storage.s3_control import ControlKeys, Listed, RefusedError, has_control
 from datacube_assets.storage.stores import (
     LISTING,
     Body,
@@ -120,6 +128,10 @@ _PASSING = frozenset(
 """Codes of errors that go away, which a deletion of many objects tells without a status of its own."""
 _BROKEN = ("response body error", "Got invalid ")
 """What the client says of answers that break off, or that nobody can have sent so."""
+_UNLISTED = ("invalid path", "Got invalid list response")
+"""What the client says of a listing in which a key has control characters."""
+_REPLACED = "\ufffd"
+"""What some servers write in a listing for a character that XML does not have."""
 _ELSEWHERE = frozenset(
     {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
@@ -154,6 +166,10 @@ class S3:
     def _open(self, kind: str = "single") -> S3Store:
         return _s3_store(self.bucket, self.prefix, self.endpoint, kind, aws_environment())
 
+    @property
+    def _control(self) -> ControlKeys:
+        return ControlKeys(self.bucket, self.prefix, self.endpoint)
+
     def local_path(self, key: str) -> Path | None:
         return None
 
@@ -186,12 +202,17 @@ class S3:
 
         def get() -> bytes:
             with self._explained("read", key):
+                if has_control(key):
+                    return self._control.get(key)
                 return bytes(obstore.get(self._open(), key).bytes())
 
         return _again(get)
 
     def open(self, key: str) -> str | BinaryIO:
         import obstore
+
+        if has_control(key):
+            return io.BytesIO(self.get(key))
 
         def opened() -> BinaryIO:
             with self._explained("read", key):
@@ -221,6 +242,9 @@ class S3:
     def tail(self, key: str, size: int) -> bytes:
         import obstore
 
+        if has_control(key):
+            return self.get(key)[-size:]
+
         def tail() -> bytes:
             with self._explained("read", key):
                 return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
@@ -232,6 +256,8 @@ class S3:
 
         check_keys([key])
         with self._explained("write", key):
+            if has_control(key):
+                return self._control.put(key, bytes(body), _content_type(key))
             obstore.put(self._open(), key, _plain(body), attributes={"Content-Type": _content_type(key)})
 
     def put_file(self, key: str, path: Path) -> None:
@@ -239,11 +265,17 @@ class S3:
 
         check_keys([key])
         with self._explained("write", key):
+            if has_control(key):
+                return self._control.put(key, path.read_bytes(), _content_type(key))
             obstore.put(self._open(), key, path, attributes={"Content-Type": _content_type(key)})
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        prefix = len(self.prefix.encode()) + 1
-        return key_sizes(keys) + prefix <= LONGEST_KEY
+        sizes = key_sizes(keys)
+        short = sizes + len(self.prefix.encode()) + 1 <= LONGEST_KEY
+        for i in np.flatnonzero(short & (sizes > LONGEST_PART)).tolist():
+            if longest_part(str(keys[i])) > LONGEST_PART:
+                short[i] = _takes_long_parts(self)
+        return short
 
     def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
         import obstore
@@ -253,6 +285,8 @@ class S3:
 
         def put(item: tuple[str, Body]) -> None:
             with self._explained("write", item[0]):
+                if has_control(item[0]):
+                    return self._control.put(item[0], bytes(item[1]), content_type)
                 obstore.put(store, item[0], _plain(item[1]), attributes=attributes)
 
         self._each(zip(keys, bodies, strict=True), put, len(keys))
@@ -269,11 +303,16 @@ class S3:
         def delete(some: tuple[str, ...]) -> None:
             try:
                 with self._explained("delete", some[0]):
+                    if has_control(some[0]):
+                        return self._control.delete(some[0])
                     obstore.delete(store, list(some))
             except MissingObjectError:
                 pass  # S3 itself passes over what is not there; a server may not.
 
-        self._each(_batched(keys, _DELETED_AT_ONCE), delete, -(-len(keys) // _DELETED_AT_ONCE))
+        alone = [(key,) for key in keys if has_control(key)]
+        plain = [key for key in keys if not has_control(key)] if alone else keys
+        batches = [*_batched(plain, _DELETED_AT_ONCE), *alone]
+        self._each(iter(batches), delete, len(batches))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for item in self._listed(prefix):
@@ -297,13 +336,21 @@ class S3:
         for item in self._listed(prefix):
             yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
 
-    def _listed(self, prefix: str) -> Sequence[ObjectMeta]:
+    def _listed(self, prefix: str) -> Sequence[ObjectMeta | Listed]:
         import obstore
+        from obstore.exceptions import BaseError
 
-        def listed() -> Sequence[ObjectMeta]:
+        def listed() -> Sequence[ObjectMeta | Listed]:
             with self._explained("list"):
-                pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
-                return [item for page in pages for item in page]
+                try:
+                    pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
+                    found: list[ObjectMeta | Listed] = [item for page in pages for item in page]
+                    if not any(_REPLACED in item["path"] for item in found):
+                        return found
+                except BaseError as error:
+                    if not any(words in str(error) for words in _UNLISTED):
+                        raise
+                return list(self._control.list(prefix))
 
         return _again(listed)
 
@@ -335,7 +382,7 @@ class S3:
 
         try:
             yield
-        except (BaseError, FileNotFoundError) as error:
+        except (BaseError, FileNotFoundError, RefusedError) as error:
             # The original goes on for pages, with a server's whole answer in it.
             raise self._failure(error, doing, key, setting) from None
 
@@ -476,6 +523,30 @@ class _Throttle:
             if time.monotonic() - self._slowed > 1:
                 self._slowed = time.monotonic()
                 self.limit = max(1.0, self.limit / 2)
+
+
+@lru_cache(maxsize=32)
+def _takes_long_parts(store: S3) -> bool:
+    """Whether the server takes keys with a part longer than the name of a file.
+
+    AWS does; servers that keep objects as files mostly do not, and nothing but trying tells.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    key = f"{PROBE_KEY}/{'n' * (LONGEST_PART + 1)}"
+    try:
+        with store._explained("write", PROBE_KEY):
+            try:
+                obstore.put(store._open("single"), key, b"")
+                obstore.delete(store._open("single"), [key])
+            except BaseError as error:
+                if "KeyTooLong" in str(error) or "InvalidObjectName" in str(error):
+                    return False
+                raise
+    except MissingObjectError:
+        pass
+    return True
 
 
 @lru_cache(maxsize=32)

@@ -189,7 +189,7 @@ def datacube(
     features = sorted(set(points.column("feature")))
     by = Breakdowns.of(values, qualifiers or {}, thresholds or Thresholds())
     periods: tuple[Period, ...] = RESOLUTIONS if indicator else (*RESOLUTIONS, "all")
-    cells = dict(temporal_cells(points.table, layout, periods))
+    cells = dict(temporal_cells([points.table], layout, periods))
 
     made: list[Objects] = [_raw(points, raw_count_threshold)]
     made.append(views.region_lists(feature_regions(points.table, layout), layout))

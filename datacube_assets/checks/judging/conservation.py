@@ -267,7 +267,7 @@ def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
     """
     zooms = MAX_PRECISION - BIN_BITS + 1
     count, points = np.zeros(zooms, np.int64), np.zeros(zooms, np.int64)
-    table = table.filter(pa.array(column(table, "s_count") > 0))
+    table = table.filter(pa.array(cast(Ints, column(table, "s_count")) > 0))
     if not table.num_rows:
         return Tiles(count, points, finite=True, samples=())
     for level in pyramid(table):
