@@ -59,7 +59,7 @@ def raw_data(
 ) -> MaterializeResult[None]:
     same_version(raw_dojo_output, normalized_points)
     info = RunInfo.of(normalized_points)
-    many = sorted(set(info.report.num_rows_per_feature) - set(_with_few_rows(info)))
+    many = sorted(set(info.report.num_rows_per_feature) - set(features_with_few_rows(info)))
     return publisher.publish(
         context,
         raw_dojo_output,
@@ -68,14 +68,15 @@ def raw_data(
     )
 
 
-def _with_few_rows(info: RunInfo) -> list[str]:
+def features_with_few_rows(info: RunInfo) -> list[str]:
+    """Features whose rows are published as they were delivered."""
     rows = info.report.num_rows_per_feature
     return sorted(feature for feature in rows if rows[feature] <= info.request.raw_count_threshold)
 
 
 def _works_of_rows(points: LakeTable) -> Works:
     info = RunInfo.of(points)
-    few = _with_few_rows(info)
+    few = features_with_few_rows(info)
     return {"raw": partial(_raw_data, info=info, features=few)} if few else {}
 
 

@@ -19,9 +19,12 @@ from datacube_assets.assets.aggregates import (
     grid_cells,
     regional_aggregates,
 )
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.dojo import raw_dojo_output
+from datacube_assets.assets.estimates import estimates
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.checks.check import REMAKE, Subject, listed, stops
-from datacube_assets.checks.judging import columns, conservation
+from datacube_assets.checks.judging import columns, conservation, sizes
 from datacube_assets.checks.judging.conservation import GRID_MEASURES, Compared, Sizes
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
 from datacube_assets.kernels.schema import (
@@ -296,6 +299,16 @@ def _conserved(compared: Compared, what: str) -> Verdict:
     )
 
 
+def _objects_within_limit(subject: Subject) -> Verdict:
+    selected = [key.path[-1] for key in subject.context.run.asset_selection or ()]
+    made = {asset.key.path[-1] for asset in DATACUBE_ASSETS}
+    table = subject.table(regional_aggregates)
+    for other in (global_aggregates, grid_cells, normalized_points, raw_dojo_output):
+        subject.beside(other, table)
+    found = estimates(subject.lake, subject.run, made.intersection(selected))
+    return sizes.within_limit(found, subject.max_objects)
+
+
 def _columns(subject: Subject) -> Verdict:
     table = subject.table(global_aggregates)
     # The same functions make month and year, so that in a run one of them speaks for both.
@@ -336,6 +349,14 @@ def _first_of_folders(table: LakeTable) -> list[str]:
 
 
 OF_AGGREGATES = (
+    stops(
+        grid_cells,
+        "objects_within_limit",
+        "The datacube has no more objects than DATACUBE_MAX_OBJECTS allows. They are counted in the tables, "
+        "and their bytes estimated, before the first one is written.",
+        _objects_within_limit,
+        after=(global_aggregates, regional_aggregates),
+    ),
     stops(
         global_aggregates,
         "times_add_up",

@@ -253,9 +253,12 @@ class Tile:
     """Rows of the table that it is added up from."""
 
     def agrees(self, found: tuple[float, float, float]) -> bool:
-        """Whether a published tile holds the same."""
-        return all(
-            not np.isfinite(scale) or abs(mine - other) <= rounding(self.addends, scale)
+        """Whether a published tile holds the same.
+
+        Bins that overflowed are left out of tiles: where any may have, nothing can be told.
+        """
+        return not np.isfinite(self.scale).all() or all(
+            abs(mine - other) <= rounding(self.addends, scale)
             for mine, other, scale in zip(self.bins, found, self.scale, strict=True)
         )
 
@@ -274,7 +277,9 @@ def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
         count[level.zoom] += np.count_nonzero(level.begins <= level.zoom)
         points[level.zoom] += level.s_count.sum()
     figures = [cast(Floats, column(table, name).astype(np.float64)) for name in _TILE_FIGURES]
-    finite = all(bool(np.isfinite(values).all()) for values in figures)
+    with np.errstate(over="ignore"):
+        # What adds up to infinity anywhere is left out of tiles there.
+        finite = all(bool(np.isfinite(np.abs(values).sum())) for values in figures)
     return Tiles(count, points, finite, tuple(_samples(table, figures, chance)) if finite else ())
 
 
