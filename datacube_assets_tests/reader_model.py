@@ -91,7 +91,7 @@ class Reader:
 
     def _qualifier_list(self, feature: str, name: str) -> list[str]:
         found: list[str] = self._json(f"raw/{feature}/info/qualifiers/{name}.json")
-        _must(isinstance(found, list) and all(isinstance(one, str) for one in found), "not a list of texts")
+        _must(all(isinstance(one, str) for one in found), "not a list of texts")
         return found
 
     def _raw(self, feature: str) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator
+from functools import cache
 from itertools import product
+from typing import cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +22,7 @@ from datacube_assets.kernels import estimate
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.normalize import join_rows, raw_rows
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
-from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
@@ -31,25 +33,39 @@ _FILES = 3
 def estimates(lake: Lake, run: ModelRun, assets: Collection[str] = ()) -> dict[str, Estimate]:
     """Objects and bytes by asset, of these assets or all. Raises MissingTableError."""
     points = lake.table(run, "normalized_points")
-    whole, regions = (lake.table(run, f"{what}_aggregates") for what in ("global", "regional"))
-    grid = lake.table(run, "grid_cells")
+    info = RunInfo.of(points)
+
+    @cache
+    def table(name: str) -> LakeTable:
+        return lake.table(run, name)
+
+    def whole() -> LakeTable | None:
+        """The global table, which a run of some assets need not have."""
+        try:
+            found = table("global_aggregates")
+        except MissingTableError:
+            return None
+        return found if found.version == points.version else None
+
+    def grid(resolution: Resolution) -> Iterator[pa.Table]:
+        names = table("grid_cells").names(aggregate_folder(resolution))
+        return (lake.read(table("grid_cells"), name) for name in names)
+
     families: dict[str, Callable[[], Estimate]] = {
-        "raw_data": lambda: _raw_data(lake, lake.table(run, "raw_dojo_output"), points),
-        "region_lists": lambda: estimate.region_lists(lake.read(points, REGIONS), RunInfo.of(points).layout),
+        "raw_data": lambda: _raw_data(lake, table("raw_dojo_output"), points),
+        "region_lists": lambda: estimate.region_lists(lake.read(points, REGIONS), info.layout),
         "qualifier_lists": lambda: estimate.qualifier_lists(
-            lake.read(points, QUALIFIER_VALUES), RunInfo.of(points).features, breakdowns(lake, points)
+            lake.read(points, QUALIFIER_VALUES), info.features, breakdowns(lake, points)
         ),
-        "global_timeseries": lambda: _global_timeseries(lake, whole),
-        "regional_timeseries": lambda: _regional_timeseries(lake, regions, points),
-        "regional_maps": lambda: _regional_maps(lake, regions, whole),
-        "regional_extrema": lambda: _regional_extrema(lake, regions, whole),
+        "global_timeseries": lambda: _global_timeseries(lake, table("global_aggregates")),
+        "regional_timeseries": lambda: _regional_timeseries(lake, table("regional_aggregates"), points),
+        "regional_maps": lambda: _regional_maps(lake, table("regional_aggregates"), whole()),
+        "regional_extrema": lambda: _regional_extrema(lake, table("regional_aggregates"), whole()),
         "spatial_tiles": lambda: estimate.total(
-            estimate.spatial_tiles(lake.read(grid, name)) for name in grid.names()
+            estimate.spatial_tiles(cells) for resolution in RESOLUTIONS for cells in grid(resolution)
         ),
         "grid_stats": lambda: estimate.total(
-            estimate.grid_stats(resolution, lake.read(grid, name))
-            for resolution in RESOLUTIONS
-            for name in grid.names(aggregate_folder(resolution))
+            estimate.grid_stats(resolution, cells) for resolution in RESOLUTIONS for cells in grid(resolution)
         ),
     }
     return {name: of() for name, of in families.items() if not assets or name in assets}
@@ -107,14 +123,16 @@ def _regional_timeseries(lake: Lake, table: LakeTable, points: LakeTable) -> Est
     return found
 
 
-def _regional_maps(lake: Lake, table: LakeTable, whole: LakeTable) -> Estimate:
+def _regional_maps(lake: Lake, table: LakeTable, whole: LakeTable | None) -> Estimate:
     layout = RunInfo.of(table).layout
     found = Estimate()
     for resolution, level, qualifier in product(
         RESOLUTIONS, layout.levels, (None, *table.info["qualifiers"])
     ):
         folder = aggregate_folder(resolution, level, qualifier=qualifier)
-        if qualifier is None:
+        if whole is None:
+            objects = _times(lake, table, folder)
+        elif qualifier is None:
             # A row of the global table is a feature and a time, each of which has a table of regions.
             objects = _rows(whole, aggregate_folder(resolution))
         else:
@@ -135,14 +153,14 @@ def _times(lake: Lake, table: LakeTable, folder: str) -> int:
     )
 
 
-def _regional_extrema(lake: Lake, table: LakeTable, whole: LakeTable) -> Estimate:
+def _regional_extrema(lake: Lake, table: LakeTable, whole: LakeTable | None) -> Estimate:
     info = RunInfo.of(table)
     layout, found = info.layout, Estimate()
     for resolution in RESOLUTIONS:
         complete = frozenset[str]().union(
             *(
-                estimate.complete_features(lake.read(whole, name), layout)
-                for name in whole.names(aggregate_folder(resolution))
+                estimate.complete_features(lake.read(cast(LakeTable, whole), name), layout)
+                for name in (whole.names(aggregate_folder(resolution)) if whole else ())
             )
         )
         for level in layout.levels:

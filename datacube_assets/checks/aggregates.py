@@ -6,7 +6,7 @@ How that is judged is in `conservation.py` and `columns.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,13 +20,13 @@ from datacube_assets.assets.aggregates import (
     regional_aggregates,
 )
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.assets.dojo import raw_dojo_output
 from datacube_assets.assets.estimates import estimates
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.checks.check import REMAKE, Subject, listed, stops
 from datacube_assets.checks.judging import columns, conservation, sizes
 from datacube_assets.checks.judging.conservation import GRID_MEASURES, Compared, Sizes
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
+from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.schema import (
     GLOBAL_COLUMNS,
     GRID_COLUMNS,
@@ -300,13 +300,12 @@ def _conserved(compared: Compared, what: str) -> Verdict:
 
 
 def _objects_within_limit(subject: Subject) -> Verdict:
-    selected = [key.path[-1] for key in subject.context.run.asset_selection or ()]
-    made = {asset.key.path[-1] for asset in DATACUBE_ASSETS}
-    table = subject.table(regional_aggregates)
-    for other in (global_aggregates, grid_cells, normalized_points, raw_dojo_output):
-        subject.beside(other, table)
-    found = estimates(subject.lake, subject.run, made.intersection(selected))
-    return sizes.within_limit(found, subject.max_objects)
+    def find() -> Mapping[str, Estimate]:
+        selected = {key.path[-1] for key in subject.context.run.asset_selection or ()}
+        made = {asset.key.path[-1] for asset in DATACUBE_ASSETS}
+        return estimates(subject.lake, subject.run, made & selected)
+
+    return sizes.within_limit(subject.once("estimates", find), subject.max_objects)
 
 
 def _columns(subject: Subject) -> Verdict:
@@ -349,13 +348,17 @@ def _first_of_folders(table: LakeTable) -> list[str]:
 
 
 OF_AGGREGATES = (
-    stops(
-        grid_cells,
-        "objects_within_limit",
-        "The datacube has no more objects than DATACUBE_MAX_OBJECTS allows. They are counted in the tables, "
-        "and their bytes estimated, before the first one is written.",
-        _objects_within_limit,
-        after=(global_aggregates, regional_aggregates),
+    *(
+        stops(
+            asset,
+            "objects_within_limit",
+            "The datacube has no more objects than DATACUBE_MAX_OBJECTS allows. They are counted in the "
+            "tables, and their bytes estimated, before the first one is written. All three tables have this "
+            "check, because a run may make one of them only.",
+            _objects_within_limit,
+            after=(global_aggregates, regional_aggregates, grid_cells),
+        )
+        for asset in (global_aggregates, regional_aggregates, grid_cells)
     ),
     stops(
         global_aggregates,

@@ -289,7 +289,7 @@ def _unlike(tile: conservation.Tile, body: bytes | None) -> str:
 
 
 def _but_left_out(said: Mapping[str, str], head: Mapping[str, Any]) -> Mapping[str, str]:
-    """What is said of objects, but for those that may have been left out: key too long, or not theirs alone."""
+    """What is said of objects that cannot have been left out, because their key is too long or shared."""
     if not head["left_out"]:
         return said
     return {key: one for key, one in said.items() if one != _NOT_THERE}

@@ -26,8 +26,15 @@ _MAY_SHARE = r"/|\x00|^\.{0,2}$"
 
 
 def segment(name: str) -> str:
-    """A name as it enters a key; what becomes of the key as a whole is decided when it is joined."""
-    return name.replace("\x00", "%00") or _EMPTY
+    """The name of a feature, region or value as it enters a key.
+
+    What becomes of the key as a whole is decided when it is joined.
+    """
+    return _without_nul(name) or _EMPTY
+
+
+def _without_nul(name: str) -> str:
+    return name.replace("\x00", "%00")
 
 
 def segments(names: Texts) -> Texts:
@@ -85,7 +92,7 @@ def region_lists(feature: str) -> str:
 
 
 def qualifier_list(feature: str, qualifier: str) -> str:
-    return _whole(f"raw/{segment(feature)}/info/qualifiers/{segment(qualifier)}.json")
+    return _whole(f"raw/{segment(feature)}/info/qualifiers/{_without_nul(qualifier)}.json")
 
 
 def qualifier_counts(feature: str) -> str:
@@ -97,7 +104,9 @@ def global_timeseries(resolution: Resolution, feature: str) -> str:
 
 
 def qualifier_timeseries(resolution: Resolution, feature: str, qualifier: str, column: str) -> str:
-    return _whole(f"{resolution}/{segment(feature)}/timeseries/qualifiers/{segment(qualifier)}/{column}.csv")
+    return _whole(
+        f"{resolution}/{segment(feature)}/timeseries/qualifiers/{_without_nul(qualifier)}/{column}.csv"
+    )
 
 
 def regional_timeseries(resolution: Resolution, level: RegionLevel, feature: Texts, region: Texts) -> Texts:
@@ -108,14 +117,14 @@ def regional_timeseries(resolution: Resolution, level: RegionLevel, feature: Tex
 def regional_qualifier_timeseries(
     resolution: Resolution, level: RegionLevel, feature: Texts, qualifier: str, value: Texts, region: Texts
 ) -> Texts:
-    middle = f"/regional/{level}/timeseries/qualifiers/{segment(qualifier)}/"
+    middle = f"/regional/{level}/timeseries/qualifiers/{_without_nul(qualifier)}/"
     return _join(f"{resolution}/", feature, middle, value, "/", region, ".csv")
 
 
 def regional_map(
     resolution: Resolution, level: RegionLevel, feature: str, timestamp: int, qualifier: str | None
 ) -> str:
-    last = "default/default" if qualifier is None else f"qualifiers/{segment(qualifier)}"
+    last = "default/default" if qualifier is None else f"qualifiers/{_without_nul(qualifier)}"
     return _whole(f"{resolution}/{segment(feature)}/regional/{level}/aggs/{timestamp}/{last}.csv")
 
 

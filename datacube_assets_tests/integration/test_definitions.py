@@ -23,6 +23,9 @@ from datacube_assets_tests.integration.support import House, open_house, rows
 
 # --- snapshot --------------------------------------------------------------------------------------
 
+TABLES = ["global_aggregates", "grid_cells", "normalized_points", "regional_aggregates", "temporal_cells"]
+"""What every asset of objects waits for."""
+
 ASSETS = {
     "dojo_request": ("dojo", []),
     "raw_dojo_output": ("dojo", ["dojo_request"]),
@@ -31,15 +34,15 @@ ASSETS = {
     "global_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "regional_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "grid_cells": ("aggregates", ["temporal_cells"]),
-    "raw_data": ("datacube", ["normalized_points", "raw_dojo_output"]),
-    "region_lists": ("datacube", ["normalized_points"]),
-    "qualifier_lists": ("datacube", ["normalized_points"]),
-    "global_timeseries": ("datacube", ["global_aggregates"]),
-    "regional_timeseries": ("datacube", ["normalized_points", "regional_aggregates"]),
-    "regional_maps": ("datacube", ["regional_aggregates"]),
-    "regional_extrema": ("datacube", ["regional_aggregates"]),
-    "spatial_tiles": ("datacube", ["grid_cells"]),
-    "grid_stats": ("datacube", ["grid_cells"]),
+    "raw_data": ("datacube", sorted([*TABLES, "raw_dojo_output"])),
+    "region_lists": ("datacube", TABLES),
+    "qualifier_lists": ("datacube", TABLES),
+    "global_timeseries": ("datacube", TABLES),
+    "regional_timeseries": ("datacube", TABLES),
+    "regional_maps": ("datacube", TABLES),
+    "regional_extrema": ("datacube", TABLES),
+    "spatial_tiles": ("datacube", TABLES),
+    "grid_stats": ("datacube", TABLES),
     "pipeline_results": (
         "results",
         [
@@ -64,6 +67,7 @@ CHECKS = {
     "normalized_points:values_vary": "warns",
     "normalized_points:places_are_in_their_country": "warns",
     "normalized_points:features_are_those_of_other_runs": "warns",
+    "normalized_points:regions_can_be_asked_for": "warns",
     "temporal_cells:cells_hold_every_row": "stops",
     "temporal_cells:columns_as_declared": "stops",
     "global_aggregates:times_add_up": "stops",
@@ -71,6 +75,9 @@ CHECKS = {
     "global_aggregates:columns_as_declared": "stops",
     "regional_aggregates:regions_add_up": "stops",
     "grid_cells:map_holds_every_point": "stops",
+    "global_aggregates:objects_within_limit": "stops",
+    "regional_aggregates:objects_within_limit": "stops",
+    "grid_cells:objects_within_limit": "stops",
     "raw_data:objects_as_recorded": "stops",
     "regional_extrema:extrema_are_of_the_table": "stops",
     "spatial_tiles:tiles_hold_every_point": "stops",

@@ -66,8 +66,8 @@ def test_values_that_cancel_are_published(house: House) -> None:
 def test_sound_values_of_any_size_are_published(house: House, values: list[Any], weighted: bool) -> None:
     weights = [1.0, -1.0] * (len(values) // 2) + [1.0] * (len(values) % 2)
     crops = [f"crop {number % 3}" for number in range(len(values))]
-    options = {"weight_column": "wt"} if weighted else {}
-    house.publish(net(values, crop=crops, wt=weights), qualifier_map={"net": ["crop"]}, **options)
+    table = net(values, crop=crops, wt=weights)
+    house.publish(table, qualifier_map={"net": ["crop"]}, weight_column="wt" if weighted else "")
     house.datacube().check()
 
 
