@@ -132,6 +132,7 @@ _UNLISTED = ("invalid path", "Got invalid list response")
 """What the client says of a listing in which a key has control characters."""
 _REPLACED = "\ufffd"
 """What some servers write in a listing for a character that XML does not have."""
+_TOO_LONG = ("KeyTooLong", "InvalidObjectName", "File name too long", "name too long")
 _ELSEWHERE = frozenset(
     {"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"}
 )
@@ -529,23 +530,24 @@ class _Throttle:
 def _takes_long_parts(store: S3) -> bool:
     """Whether the server takes keys with a part longer than the name of a file.
 
-    AWS does; servers that keep objects as files mostly do not, and nothing but trying tells.
+    AWS does; servers that keep objects as files mostly do not, and nothing but trying tells. Some say so, one
+    calls it an error of its own, and one said it had taken the object and had not.
     """
     import obstore
     from obstore.exceptions import BaseError
 
-    key = f"{PROBE_KEY}/{'n' * (LONGEST_PART + 1)}"
-    try:
-        with store._explained("write", PROBE_KEY):
-            try:
-                obstore.put(store._open("single"), key, b"")
-                obstore.delete(store._open("single"), [key])
-            except BaseError as error:
-                if "KeyTooLong" in str(error) or "InvalidObjectName" in str(error):
-                    return False
-                raise
-    except MissingObjectError:
-        pass
+    probe, key = store._open("probe"), f"{PROBE_KEY}/{'n' * (LONGEST_PART + 1)}"
+    with store._explained("write", PROBE_KEY):
+        try:
+            obstore.put(probe, key, b"")
+            obstore.head(probe, key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            if any(words in str(error) for words in _TOO_LONG):
+                return False
+            raise
+        obstore.delete(probe, [key])
     return True
 
 
