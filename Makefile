@@ -1,8 +1,12 @@
-# `make help` lists the targets. Needed on the machine: make, and Python 3.11 or 3.12 with venv and pip.
+# `make help` lists the targets. Needed on the machine: make, and Python 3.11 or newer with venv and pip.
 # Variables:  PYTHON  the interpreter that .venv is made from
 #             ARGS    further arguments of the command, as in: make test ARGS="-k tiles -x"
 
-PYTHON ?= $(shell for p in python3.11 python3.12 python3; do $$p -c 0 2>/dev/null && break; done; echo $$p)
+# The one that people have, if it will do; else the newest that will.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c $(IS_KNOWN) 2>/dev/null && echo $$p && exit; done; echo python3)
+IS_KNOWN := 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))'
+PYTHONS := 3.11 3.12 3.13 3.14
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,7 +18,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo view cluster dev s3 notebook stack postgres test fuzz browser screenshots lint types format bench docs soak audit lock clean
+.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test fuzz browser screenshots lint types format bench docs soak audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +46,12 @@ stack: $(STAMP) ## run the production stack on this machine: Postgres, Dask, gat
 
 postgres: ## install Postgres, where it is missing, for the stack and its tests (Debian, as root)
 	@infra/postgres.sh
+
+prometheus: ## install Prometheus, where it is missing, for tests of alerts (Debian, as root)
+	@infra/prometheus.sh
+
+containers: ## install buildah and podman, where they are missing, for the test of Compose (Debian, as root)
+	@infra/containers.sh
 
 notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in JupyterLab
 	@$(BIN)/jupyter lab $(ARGS) docs/notebooks/explore_datacube.ipynb
@@ -85,18 +95,21 @@ audit: $(STAMP) ## look for known vulnerabilities of the locked versions
 	  $(BIN)/python -m venv --clear $(VENV)-audit && $(VENV)-audit/bin/python $(PIP) install pip-audit==$(PIP_AUDIT); }
 	@$(BIN)/python infra/audit.py $(VENV)-audit/bin/pip-audit $(ARGS)
 
+wheels: $(STAMP) ## show that the locked versions can be installed on every Python
+	@$(BIN)/python infra/wheels.py $(or $(ARGS),$(PYTHONS))
+
 # The lock is resolved in a fresh environment without constraints, so it may move every version.
 lock: ## resolve the newest versions into infra/constraints.txt
 	@rm -rf $(VENV)-lock
 	$(call make_venv,$(VENV)-lock)
 	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --upgrade pip setuptools
 	@env -u PIP_CONSTRAINT $(VENV)-lock/bin/python $(PIP) install --editable '.[dev,notebook]'
-	@{ echo "# Exact versions of everything that is installed, for Python 3.11. Written by \`make lock\`."; \
+	@{ echo "# Exact versions of everything that is installed, on any Python. Written by \`make lock\`; see \`make wheels\`."; \
 	   $(VENV)-lock/bin/python -m pip freeze --all --exclude-editable > $(VENV)-lock/frozen && \
 	   grep -v -i -E '^(pip|datacube-assets)[ =]' $(VENV)-lock/frozen; } > $(VENV)-lock/constraints.txt
 	@mv $(VENV)-lock/constraints.txt infra/constraints.txt
 	@rm -rf $(VENV)-lock
-	@echo "infra/constraints.txt is rewritten. Next: make install lint types test, and read its diff."
+	@echo "infra/constraints.txt is rewritten. Next: make wheels, make lint types test, and read its diff."
 
 clean: ## remove .venv, caches and build results (no data)
 	@rm -rf $(VENV) $(VENV)-lock $(VENV)-audit build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz
@@ -116,8 +129,8 @@ $(VENV)/.notebook: $(STAMP)
 # $(call make_venv,FOLDER): an environment of the right Python, or a hint why there is none.
 define make_venv
 @[ -x $(1)/bin/python ] || { \
-  $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null || { \
-    echo "Python 3.11 or 3.12 is needed, and '$(PYTHON)' is neither. Name one: make PYTHON=python3.11" >&2; exit 1; }; \
+  $(PYTHON) -c $(IS_KNOWN) 2>/dev/null || { \
+    echo "Python 3.11 to 3.14 is needed, and '$(PYTHON)' is none of them. Name one: make PYTHON=python3.13" >&2; exit 1; }; \
   $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
     echo "'$(PYTHON)' cannot make virtual environments. On Debian or Ubuntu: apt install python3-venv" >&2; exit 1; }; \
   $(PYTHON) -m venv --clear $(1); }

@@ -321,8 +321,8 @@ def _told_since(system: System, watched: Watched) -> set[str]:
 def _is_behind(system: System, watched: Watched, name: str) -> bool:
     """Whether what is published of a run is not of its last execution."""
     from datacube_assets.dojo.model_run import ModelRun
-    from datacube_assets.resources.storage import request_key
     from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
+    from datacube_assets.storage.run_info import request_key
     from datacube_assets_tests.integration.system import MODEL
 
     run = ModelRun(MODEL, name)

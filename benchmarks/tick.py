@@ -198,14 +198,14 @@ def _list_everything(folder: Path) -> None:
     from datacube_assets.sensors.dojo import list_runs
 
     with DojoClient(os.environ["DOJO_URL"]) as client:
-        ready, _, _ = list_runs(client)
+        ready = list(list_runs(client).ready)
     ready.sort(key=lambda one: one.since)
     (folder / "everything.json").write_text(json.dumps({one.run.key: one.version for one in ready}))
 
 
 def _remember(folder: Path, known: str) -> None:
     """Let the lake know nothing, everything, or everything but what a tick requests at once."""
-    from datacube_assets.sensors.dojo import Known
+    from datacube_assets.sensors.dojo import Known, State
     from datacube_assets.settings import Settings
     from datacube_assets.storage.lake import Lake
     from datacube_assets.storage.opening import open_store
@@ -216,7 +216,7 @@ def _remember(folder: Path, known: str) -> None:
     if known != "nothing":
         everything = json.loads((folder / "everything.json").read_text())
         end = len(everything) - (settings.runs_per_tick if known == "older" else 0)
-        Known(lake, _SENSOR).remember(dict(list(everything.items())[:end]))
+        Known(lake, _SENSOR).confirm({key: State(version) for key, version in list(everything.items())[:end]})
 
 
 if __name__ == "__main__":

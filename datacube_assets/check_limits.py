@@ -28,6 +28,8 @@ class Limits(BaseModel):
     """Share of the rows read that may have no value."""
     constant_from: int = Field(1000, ge=2)
     """Values of a feature from which on they should not all be the same."""
+    max_stand_in_share: float = Field(0.01, ge=0, le=1)
+    """Share of a feature's values that may be one that mostly stands for a missing value, such as -9999."""
     far_factor: float = Field(10.0, ge=1)
     """A row is far from its country beyond so many times the distance within which three in four are ..."""
     far_degrees: float = Field(20.0, ge=0)

@@ -118,7 +118,8 @@ def build_executor(settings: Settings) -> ExecutorDefinition:
         from datacube_assets.orchestration.dask_executor import build_dask_executor
 
         return build_dask_executor(settings)
-    # With a process per step, starting them costs more than the work (DESIGN 2).
+    # With a process per step, starting them costs more than the work:
+    # ten assets take 1 to 2 s in one process, and were seen to take 84 s in ten.
     return in_process_executor
 
 

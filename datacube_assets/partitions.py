@@ -1,4 +1,4 @@
-"""The partitions of the asset graph, one per model run or dataset (DESIGN 2), and the tags of their runs.
+"""The partitions of the asset graph, one per model run or dataset, and the tags of their runs.
 
 How keys are encoded is in `dojo/model_run.py`.
 """

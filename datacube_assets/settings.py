@@ -1,4 +1,4 @@
-"""Every setting of the system, read from the environment in one place (DESIGN 4).
+"""Every setting of the system, read from the environment in one place.
 
 Names, defaults and meanings belong here; `docs/settings.md` is the table for people. Nothing else in
 the package reads the environment.
@@ -13,15 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
+from datacube_assets.http_client.redaction import keep_secret
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
     "production": ("https", "s3"),
 }
 """Kinds of addresses that parts may be read from, unless DATACUBE_SOURCE_SCHEMES names them."""
+_AWS_SECRETS = frozenset(("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"))
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Hosts that are this machine."""
 
@@ -30,10 +33,10 @@ class SettingsError(ValueError):
     """A setting that cannot be used; the message names the variable."""
 
 
-class Settings(BaseModel):
+class Settings(BaseSettings):
     """Where things are and how much may run at once. Addresses of stores are URLs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", case_sensitive=True, env_ignore_empty=True)
 
     environment: Literal["", "development", "production"] = Field("", alias="DATACUBE_ENVIRONMENT")
     """What Dojo's documents may make this read (`docs/security.md`): in `production` neither local files
@@ -46,7 +49,11 @@ class Settings(BaseModel):
     """URL of the bucket of model runs; default `buckets/models` in the home folder."""
     indicators_bucket: str = Field("", alias="DATACUBE_INDICATORS_BUCKET")
     """URL of the bucket of datasets; default `buckets/indicators` in the home folder."""
-    s3_endpoint: str = Field("", alias="DATACUBE_S3_ENDPOINT")
+    s3_endpoint: str = Field(  # type: ignore[pydantic-alias]
+        "",
+        alias="DATACUBE_S3_ENDPOINT",
+        validation_alias=AliasChoices("DATACUBE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    )
     """Address of an S3-compatible server; empty for AWS. AWS' own variables for it do as well.
 
     Credentials come from the usual places: `AWS_*`, profiles, roles (`docs/s3.md`).
@@ -77,7 +84,7 @@ class Settings(BaseModel):
     gateway_token: SecretStr = Field(SecretStr(""), alias="DATACUBE_GATEWAY_TOKEN")
     """What callers of the gateway have to send as bearer token besides; empty: nothing."""
     gateway_origins: str = Field("*", alias="DATACUBE_GATEWAY_ORIGINS")
-    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*` for any (CONTRACTS F.1)."""
+    """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*`, as in the original: any."""
     queue_size: int = Field(3000, alias="DATACUBE_QUEUE_SIZE", ge=1)
     """Requests that may wait; the gateway refuses more."""
 
@@ -101,6 +108,10 @@ class Settings(BaseModel):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    view_url: str = Field("", alias="DATACUBE_VIEW_URL")
+    """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
+
+    `datacube dev` starts one and sets this."""
     max_runs: int = Field(2, alias="DATACUBE_MAX_RUNS", ge=1)
     """Runs at the same time, in the embedded default; see `dagster.yaml` elsewhere."""
 
@@ -110,27 +121,32 @@ class Settings(BaseModel):
 
         Raises SettingsError naming the variable.
         """
-        names = {field.alias for field in cls.model_fields.values() if field.alias}
-        values = {name: os.environ[name] for name in names if os.environ.get(name)}
-        if not values.get("DATACUBE_S3_ENDPOINT"):
-            aws = dict(aws_environment())
-            values["DATACUBE_S3_ENDPOINT"] = aws.get("AWS_ENDPOINT_URL_S3") or aws.get("AWS_ENDPOINT_URL", "")
-        values |= {name: value for name, value in overrides.items() if value not in (None, "")}
-        if values.get("DATACUBE_DASK_SCHEDULER"):
-            values.setdefault("DATACUBE_DASK", "scheduler")
-        if values.get("DATACUBE_DASK") == "scheduler" and not values.get("DATACUBE_DASK_SCHEDULER"):
-            raise SettingsError("DATACUBE_DASK is `scheduler`: set DATACUBE_DASK_SCHEDULER to its address")
-        if values.get("DATACUBE_EXECUTOR") == "dask" and values.get("DATACUBE_DASK") != "scheduler":
-            raise SettingsError("DATACUBE_EXECUTOR is `dask`: set DATACUBE_DASK_SCHEDULER to its scheduler")
+        given = {name: value for name, value in overrides.items() if value not in (None, "")}
         try:
-            return cls.model_validate(values).resolved()
+            return cls(**given).resolved()
         except ValidationError as error:
             first = error.errors(include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise SettingsError(f"the setting {where} cannot be used: {first['msg']}") from None
 
     def resolved(self) -> Settings:
-        """The same with an absolute home and every address filled in as a URL."""
+        """The same with an absolute home, every address filled in as a URL, and what follows from others."""
+        keep_secret(
+            self.address_key.get_secret_value(),
+            self.gateway_token.get_secret_value(),
+            *(value for name, value in aws_environment() if name in _AWS_SECRETS),
+            pairs=(
+                (self.dojo_username, self.dojo_password.get_secret_value()),
+                (self.causemos_username, self.causemos_password.get_secret_value()),
+            ),
+        )
+        dask_mode = self.dask_mode
+        if self.dask_scheduler and "dask_mode" not in self.model_fields_set:
+            dask_mode = "scheduler"
+        if dask_mode == "scheduler" and not self.dask_scheduler:
+            raise SettingsError("DATACUBE_DASK is `scheduler`: set DATACUBE_DASK_SCHEDULER to its address")
+        if self.executor == "dask" and dask_mode != "scheduler":
+            raise SettingsError("DATACUBE_EXECUTOR is `dask`: set DATACUBE_DASK_SCHEDULER to its scheduler")
         endpoint = urlsplit(self.s3_endpoint)
         if self.s3_endpoint and (endpoint.scheme not in ("http", "https") or not endpoint.hostname):
             raise SettingsError("DATACUBE_S3_ENDPOINT cannot be used: give http://host:port or https://host")
@@ -143,6 +159,7 @@ class Settings(BaseModel):
             ("DATACUBE_DASK_SCHEDULER", self.dask_scheduler, "Dask's own settings"),
             ("DOJO_URL", self.dojo_url, "DOJO_USERNAME and DOJO_PASSWORD"),
             ("CAUSEMOS_URL", self.causemos_url, "CAUSEMOS_USERNAME and CAUSEMOS_PASSWORD"),
+            ("DATACUBE_VIEW_URL", self.view_url, "the proxy before it"),
         ):
             if holds_secrets(address):
                 raise SettingsError(
@@ -167,6 +184,7 @@ class Settings(BaseModel):
         return self.model_copy(
             update={
                 "environment": environment,
+                "dask_mode": dask_mode,
                 "source_schemes": ",".join(schemes),
                 "home": home,
                 "lake": as_url(self.lake or str(home / "lake")),

@@ -35,8 +35,9 @@ from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, Run
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.normalize import MAX_TIMESTAMP, raw_rows
+from datacube_assets.kernels.raw_rows import raw_rows
 from datacube_assets.kernels.temporal import temporal_cells
+from datacube_assets.kernels.times import MAX_TIMESTAMP
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.requests import leave_request, requested, runs_requested

@@ -23,7 +23,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -31,8 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from datacube_assets.development.sample import write_sample
 
 INFRA = Path(__file__).parent
 BIN = Path(sys.executable).parent
@@ -316,12 +313,7 @@ def build(folder: Path, env_file: Path, *, free_ports: bool) -> Stack:
         "PYTHONUNBUFFERED": "1",
         **{name: value_here(name, value) for name, value in values.items()},
     }
-    dojo = folder / "home" / "dojo"
-    if not dojo.exists():
-        # Parts to ask for. Without documents about them, nothing starts by itself.
-        with tempfile.TemporaryDirectory() as sample:
-            write_sample(Path(sample))
-            shutil.copytree(Path(sample) / "files", dojo / "files")
+    (folder / "home" / "dojo").mkdir(parents=True, exist_ok=True)
     built: dict[str, Service] = {}
     for name, one in services.items():
         after = {other: how["condition"] for other, how in one.get("depends_on", {}).items()}

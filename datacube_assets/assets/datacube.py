@@ -21,8 +21,8 @@ from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import views
 from datacube_assets.kernels.encode import Objects
-from datacube_assets.kernels.normalize import join_rows, raw_rows
 from datacube_assets.kernels.parts import BATCH_ROWS
+from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.schema import RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.kernels.shards import Chunks
 from datacube_assets.kernels.spatial import Breakdown

@@ -20,7 +20,7 @@ from datacube_assets.dojo.documents import is_string_part
 from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
 from datacube_assets.resources.dojo import DojoResource
@@ -117,7 +117,7 @@ def fetched_before(lake: Lake, run: ModelRun, request: DatacubeRequest) -> LakeT
     """The parts of an earlier run, if Dojo's version vouches for it that they are the same.
 
     It does for model runs, which name the time of their execution. The files of a dataset keep their
-    addresses when they are replaced (CONTRACTS B.1), so these are always fetched.
+    addresses when they are replaced, so these are always fetched.
     """
     if run.is_indicator or not request.source_version:
         return None

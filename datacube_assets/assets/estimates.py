@@ -20,7 +20,7 @@ from datacube_assets.assets.datacube import features_with_few_rows
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import estimate
 from datacube_assets.kernels.estimate import Estimate
-from datacube_assets.kernels.normalize import join_rows, raw_rows
+from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts

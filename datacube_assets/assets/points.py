@@ -69,7 +69,7 @@ def normalized_points(
             "region levels": MetadataValue.json(list(info.layout.levels)),
             "qualifier columns": MetadataValue.json(list(info.layout.qualifiers)),
             "weight column": info.layout.weight or "(none)",
-            "has tiles": info.layout.mappable,
+            "has tiles": info.report.has_tiles,
             "shards": len(shards_of(table)),
             "dagster/row_count": info.report.points,
         },

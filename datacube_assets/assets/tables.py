@@ -27,7 +27,7 @@ from dagster import (
 )
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import Column
 from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
 from datacube_assets.resources.retries import repeated
@@ -173,6 +173,8 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "kept: value missing": report.num_missing_val,
         "kept: no coordinates, not on the map": report.missing_coordinates,
         "kept: beyond the mercator limit, not on the map": report.beyond_mercator,
+        "kept: longitude beyond 180 degrees, wrapped": report.wrapped_longitudes,
+        "kept: impossible coordinates": report.impossible_coordinates,
         "rows per feature": dict(report.num_rows_per_feature),
     }
     if report.min_timestamp is not None and report.max_timestamp is not None:

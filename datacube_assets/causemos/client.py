@@ -1,4 +1,4 @@
-"""Telling CauseMos how the processing of a run went (CONTRACTS F.4).
+"""Telling CauseMos how the processing of a run went (docs/specification/queue-and-causemos.md#reports).
 
 Here belong the three reports and one attempt to deliver each. When to report, how often to try
 again and what follows from a refusal are the sensors' decisions.
@@ -7,12 +7,13 @@ again and what follows from a refusal are the sensors' decisions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import TracebackType
 
 import httpx
 from pydantic import BaseModel, ConfigDict
 
-from datacube_assets.http_client import failure, plain_url, scrubbed
+from datacube_assets.http_client import ServiceClient, failure
+
+_REPORTING = "api/maas/pipeline-reporting"
 
 
 class _Report(BaseModel):
@@ -43,7 +44,7 @@ class ProcessingFailed(_Report):
     """Id of our run; CauseMos keeps it for its log view."""
     start_time: int | None = None
     end_time: int | None = None
-    """Given only when the report replaces one of success (CONTRACTS F.4)."""
+    """Given only when the report replaces one of success."""
 
 
 class ProcessingSucceeded(_Report):
@@ -57,7 +58,7 @@ class ProcessingSucceeded(_Report):
     """Milliseconds UTC when it was over."""
 
     def as_failure(self) -> ProcessingFailed:
-        """What to report instead when CauseMos refuses this one (CONTRACTS F.4)."""
+        """What to report instead when CauseMos refuses this one: the original queue reused its body."""
         return ProcessingFailed(**self.model_dump())
 
 
@@ -86,48 +87,30 @@ class Unreachable:
 Delivery = Delivered | Refused | Unreachable
 
 
-class CauseMosClient:
+class CauseMosClient(ServiceClient):
     """The reporting API of CauseMos. May be shared between threads; its methods raise nothing of HTTP."""
 
     def __init__(
         self, base_url: str, username: str = "", password: str = "", *, timeout: float = 60.0
     ) -> None:
-        """`timeout`: seconds; CauseMos itself waits up to 45 for the results (CONTRACTS E.2).
+        """`timeout`: seconds, of a whole call; CauseMos itself waits up to 45 for the results.
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        self._front = f"{plain_url(base_url)}/"
-        self._reporting_url = f"{plain_url(base_url)}/api/maas/pipeline-reporting"
-        self._credentials = username, password
-        self._http = httpx.Client(auth=(username, password) if username else None, timeout=timeout)
-
-    def __repr__(self) -> str:
-        return f"CauseMosClient({self._reporting_url!r})"
-
-    def __enter__(self) -> CauseMosClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
+        super().__init__(base_url, username, password, timeout=timeout, total=timeout)
 
     def answers(self) -> Delivery:
         """Ask for its front page, which changes nothing: whether it is there, and lets us in."""
         try:
-            response = self._http.get(self._front)
+            response = self._call("GET", "")
         except httpx.RequestError as error:
             return Unreachable(failure(error))
         known = response.status_code < 500 and response.status_code not in (401, 403)
-        message = scrubbed(_message(response), *self._credentials)[:300]
+        message = self._shown(_message(response))
         return Delivered("") if known else Refused(response.status_code, message)
 
     def queue_runtime(self, report: QueueRuntime) -> Delivery:
-        """Say that a request left the queue. The original ignored the answer (CONTRACTS F.4)."""
+        """Say that a request left the queue. The original ignored the answer."""
         return self._put("queue-runtime", report)
 
     def processing_succeeded(self, report: ProcessingSucceeded) -> Delivery:
@@ -142,10 +125,10 @@ class CauseMosClient:
         # Only the times of a failure have a default: they are left out, absent doc_ids go as null.
         body = report.model_dump(mode="json", exclude_defaults=True)
         try:
-            response = self._http.put(f"{self._reporting_url}/{call}", json=body)
+            response = self._call("PUT", f"{_REPORTING}/{call}", json=body)
         except httpx.RequestError as error:
             return Unreachable(failure(error))
-        message = scrubbed(_message(response), *self._credentials)[:300]
+        message = self._shown(_message(response))
         return Delivered(message) if response.is_success else Refused(response.status_code, message)
 
 

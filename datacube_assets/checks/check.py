@@ -27,8 +27,8 @@ from dagster import (
     AssetCheckSpec,
     AssetsDefinition,
     ConfigurableResource,
+    PreviewWarning,
 )
-from dagster_shared.utils.warnings import PreviewWarning
 
 from datacube_assets.assets.points import normalized_points
 from datacube_assets.check_limits import Limits, LimitsFile

@@ -1,6 +1,6 @@
 """The checks of the asset group `points`: does the data look right, and do its cells hold every row?
 
-How that is judged is in `plausibility.py` and `columns.py`.
+How that is judged is in `plausibility.py`, `coordinates.py` and `columns.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.checks.check import REMAKE, Subject, listed, stops, warns
-from datacube_assets.checks.judging import columns, plausibility
+from datacube_assets.checks.judging import columns, coordinates, plausibility
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
@@ -35,6 +35,22 @@ def _varying_values(subject: Subject) -> Verdict:
 
 def _places(subject: Subject) -> Verdict:
     return plausibility.places_in_their_country(_summary(subject), subject.limits)
+
+
+def _values(subject: Subject) -> Verdict:
+    return plausibility.values_are_values(_summary(subject), subject.limits)
+
+
+def _coordinates(subject: Subject) -> Verdict:
+    info = subject.info
+    return coordinates.coordinates(info.report, info.layout, _summary(subject).squares)
+
+
+def _qualifiers(subject: Subject) -> Verdict:
+    info = subject.info
+    return plausibility.qualifiers_are_there(
+        info.request.qualifier_map, info.features, info.report, info.layout
+    )
 
 
 def _same_features(subject: Subject) -> Verdict:
@@ -135,7 +151,7 @@ OF_POINTS = (
     warns(
         normalized_points,
         "timestamps_are_milliseconds",
-        "Times do not look like seconds that were taken for milliseconds (all in early 1970).",
+        "Numbers for times do not look like another unit than they are read in: seconds, years, days.",
         _timestamps,
     ),
     warns(
@@ -149,6 +165,24 @@ OF_POINTS = (
         "values_vary",
         "No feature with many rows has one value everywhere, or none at all.",
         _varying_values,
+    ),
+    warns(
+        normalized_points,
+        "values_are_no_stand_ins",
+        "Values that mostly stand for missing ones (-9999, 1e20) make up no suspicious share of a feature.",
+        _values,
+    ),
+    warns(
+        normalized_points,
+        "coordinates_are_degrees",
+        "Coordinates have their names, are possible, and lie on the map and in the country that is named.",
+        _coordinates,
+    ),
+    warns(
+        normalized_points,
+        "qualifiers_are_there",
+        "The data have the features and columns that the qualifier map names.",
+        _qualifiers,
     ),
     warns(
         normalized_points,

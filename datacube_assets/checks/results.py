@@ -8,8 +8,8 @@ from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import Check, Subject
 from datacube_assets.checks.datacube import OBJECTS_AS_RECORDED, Reading
 from datacube_assets.checks.judging import objects
+from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
-from datacube_assets.checks.judging.reports import undelivered
 from datacube_assets.checks.judging.verdict import Verdict
 from datacube_assets.storage.publishing import manifest_entries
 from datacube_assets.storage.reports import Outbox
@@ -25,7 +25,7 @@ def _results_as_recorded(subject: Subject) -> Verdict:
 
 
 def _reports_delivered(subject: Subject) -> Verdict:
-    return undelivered(Outbox(subject.lake).waiting())
+    return undelivered(*Outbox(subject.lake).stuck(MOST))
 
 
 OF_RESULTS = (

@@ -11,8 +11,9 @@ import click
 
 from datacube_assets import __version__
 from datacube_assets.cli.environments import compare, export, import_, sync
+from datacube_assets.cli.explain import explain
 from datacube_assets.cli.inspect import inspect, list_, status, verify
-from datacube_assets.cli.operate import copy, gc, reprocess
+from datacube_assets.cli.operate import copy, gc, reprocess, withdraw
 from datacube_assets.cli.publish import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
 from datacube_assets.orchestration.startup import keep_memory
@@ -44,6 +45,7 @@ for _command in (
     list_,
     reprocess,
     inspect,
+    explain,
     verify,
     copy,
     export,
@@ -51,6 +53,7 @@ for _command in (
     sync,
     compare,
     gc,
+    withdraw,
     s3,
     dojo_simulator,
     causemos_simulator,

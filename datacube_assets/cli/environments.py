@@ -7,29 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.settings import Settings
 
 _LISTED = 10
-
-
-def _bar(name: str, wanted: bool) -> Callable[[int, int], None]:
-    def show(done: int, total: int) -> None:
-        if wanted:
-            click.echo(f"\r\x1b[K  {name}: {done:,} of {total:,}", nl=False)
-            if done >= total:
-                click.echo("\r\x1b[K", nl=False)
-
-    return show
 
 
 def _run(key: str) -> ModelRun:
@@ -71,9 +62,9 @@ def export(key: str, file: Path, as_json: bool, settings: Settings) -> None:
         if head is None:
             raise click.ClickException(f"{run} is not complete: process it before it is exported")
         bucket = open_store(head["bucket"], settings.s3_endpoint)
-        progress = _bar("export", sys.stdout.isatty() and not as_json)
         try:
-            done = archive.export(lake, bucket, run, file, progress)
+            with counting("export") as progress:
+                done = archive.export(lake, bucket, run, file, progress)
         except MissingTableError as error:
             raise click.ClickException(str(error)) from error
     if as_json:
@@ -100,8 +91,6 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
     Example
       datacube import locusts.tar
     """
-    from dagster._core.utils import make_new_run_id
-
     from datacube_assets.operations import archive
     from datacube_assets.operations.garbage_collection import is_busy
     from datacube_assets.orchestration.home import open_instance
@@ -119,9 +108,11 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         lake, bucket = (open_store(one, settings.s3_endpoint) for one in (settings.lake, url))
         lake.check("DATACUBE_LAKE")
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")
-        progress = _bar("import", sys.stdout.isatty() and not as_json)
         try:
-            with locked(instance, run.key, make_new_run_id()):
+            with (
+                locked(instance, run.key, str(uuid.uuid4())),
+                counting("import") as progress,
+            ):
                 done = archive.restore(file, Lake(lake), bucket, progress, replace=replace)
         except Locked:
             raise click.ClickException(busy) from None
@@ -161,9 +152,10 @@ def sync(source: str, target: str, ask: bool, as_json: bool) -> None:
 
     with told():
         first, second = (environments.Environment.of(where) for where in (source, target))
-        synced = environments.compare(first, second)
-        if ask:
-            environments.process(first, second, synced)
+        with counting("sync"):
+            synced = environments.compare(first, second)
+            if ask:
+                environments.process(first, second, synced)
     if as_json:
         click.echo(json.dumps(synced.to_json(), indent=1))
     else:
@@ -243,8 +235,8 @@ def compare(
                 info = RunInfo.of(lake.table(run, "normalized_points"))
             except (MissingTableError, StoreError):
                 info = None
-            progress = _bar(str(run), sys.stdout.isatty() and not as_json)
-            one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
+            with counting(f"compare {run}") as progress:
+                one = comparing.compare(mine, other, run, progress, info=info, tolerance=tolerance)
             found.append(one)
             if not as_json:
                 _tell_compared(one)

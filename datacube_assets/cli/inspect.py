@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from datacube_assets.cli.options import age, store_options, told
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
 
 if TYPE_CHECKING:
     from datacube_assets.operations.inventory import Listed
+    from datacube_assets.settings import Settings
 
 _COLOURS = {"well": "green", "warning": "yellow", "broken": "red"}
 
@@ -40,13 +42,12 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     from datacube_assets.operations.status import SEVERITY
     from datacube_assets.operations.status import status as ask
 
-    found = ask(settings, seconds)
+    with counting("status"):
+        found = ask(settings, seconds)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
-        for part in found.parts:
-            click.secho(f"{part.state:8}", fg=_COLOURS[part.state], nl=False)
-            click.echo(f"{part.name:18} {part.says}")
+        show(((part.state, part.name, part.says) for part in found.parts), (7, 18), _COLOURS)
     sys.stdout.flush()
     sys.exit(SEVERITY[found.state])
 
@@ -59,7 +60,19 @@ def status(seconds: float, as_json: bool, settings: Settings) -> None:
     "states",
     multiple=True,
     type=click.Choice(
-        ["READY", "PROCESSING", "QUEUED", "FAILED", "INCOMPLETE", "NEW", "UNKNOWN"], case_sensitive=False
+        [
+            "READY",
+            "PROCESSING",
+            "QUEUED",
+            "FAILED",
+            "CANCELED",
+            "INCOMPLETE",
+            "NEW",
+            "ORPHANED",
+            "WITHDRAWN",
+            "UNKNOWN",
+        ],
+        case_sensitive=False,
     ),
     help="Only those of this state.",
 )
@@ -86,9 +99,12 @@ def list_(
     READY       complete, and its newest run did not fail
     PROCESSING  a run is at work on it
     QUEUED      a run waits for its turn, or is asked for
-    FAILED      its newest run failed or was canceled; an older datacube may still stand
+    FAILED      its newest run failed; an older datacube may still stand
+    CANCELED    its newest run was canceled; an older datacube may still stand
     INCOMPLETE  objects are published, but results.json is not
     NEW         known, and nothing of it is published
+    ORPHANED    Dagster does not know it, and objects are published: withdraw it, or process it again
+    WITHDRAWN   Dagster does not know it, and nothing is published; the lake still has tables
     UNKNOWN     what is stored of it cannot be read; the error says why
 
     \b
@@ -100,7 +116,7 @@ def list_(
     from datacube_assets.operations.inventory import chosen, list_partitions
     from datacube_assets.orchestration.home import open_instance
 
-    with told(), open_instance(settings) as instance:
+    with told(), open_instance(settings) as instance, counting("list"):
         wanted = [state.upper() for state in states] + (["FAILED"] if failed else [])
         found = chosen(
             list_partitions(settings, instance, keys),
@@ -115,18 +131,20 @@ def list_(
         for one in found:
             click.echo(one.key)
     else:
-        for one in found:
-            click.echo(_line(one))
+        show(map(_cells, found), (10, 16, -17, -13, 8))
         click.echo(f"{len(found):,} partition{'' if len(found) == 1 else 's'}", err=True)
 
 
-def _line(one: Listed) -> str:
+def _cells(one: Listed) -> tuple[str, ...]:
     published = "-" if one.published is None else time.strftime("%Y-%m-%d %H:%M", time.gmtime(one.published))
-    line = (
-        f"{one.state:11} {published:16} {one.objects:9,} objects {one.bytes / 1e6:10,.1f} MB  "
-        f"{(one.newest_run or '-')[:8]:8}  {one.key}"
+    return (
+        one.state,
+        published,
+        f"{one.objects:,} objects",
+        f"{one.bytes / 1e6:,.1f} MB",
+        (one.newest_run or "-")[:8],
+        f"{one.key}\n{one.error}" if one.error else one.key,
     )
-    return f"{line}\n            {one.error}" if one.error else line
 
 
 @click.command(short_help="Look into a tile, an object, a table, a manifest, or a datacube.")
@@ -160,13 +178,14 @@ def inspect(
       datacube inspect locusts:run-1 --object month/hoppers/tiles/1577836800000-0-0-0.tile --bins
       datacube inspect s3://models/locusts/run-1/results/results.json
     """
+    from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
     from datacube_assets.operations import inspect as inspecting
 
     if sum(one is not None for one in (key, table, asset)) > 1:
         raise click.UsageError("give one of --object, --table and --manifest")
     exit_status = 0
     found: dict[str, Any]
-    with told():
+    with told(), counting("inspect"):
         try:
             if table is not None:
                 found = inspecting.table(settings, what, table)
@@ -180,8 +199,10 @@ def inspect(
                 from datacube_assets.orchestration.home import open_instance
 
                 with open_instance(settings) as instance:
-                    found = inspecting.health(settings, instance, what)
+                    found = inspecting.health(settings, instance, ModelRun.from_key(what).key)
                 exit_status = {"well": 0, "warning": 1, "broken": 2}[found["state"]]
+        except UnknownPartitionError:
+            raise
         except (LookupError, ValueError) as error:
             raise click.ClickException(str(error).strip("'\"")) from error
     if as_json:
@@ -200,14 +221,27 @@ def _show(found: Any, indent: str = "") -> None:
         elif isinstance(value, list) and value and isinstance(value[0], dict):
             click.echo(f"{indent}{name}")
             for one in value:
-                click.echo(f"{indent}  {'  '.join(f'{key}={_text(part)}' for key, part in one.items())}")
+                parts = "  ".join(f"{key}={_text(key, part)}" for key, part in one.items())
+                click.echo(f"{indent}  {parts}")
+        elif name in _SENTENCES and value:
+            click.echo(f"{indent}{name}")
+            for one in value:
+                click.echo(f"{indent}  - {one}")
         else:
-            click.echo(f"{indent}{name:24} {_text(value)}")
+            click.echo(f"{indent}{name:24} {_text(name, value)}")
 
 
-def _text(value: Any) -> str:
+_SENTENCES = ("faults", "warnings")
+"""Lists whose members are sentences: each has a line."""
+_MOMENTS = ("at", "modified", "published")
+"""Figures that are seconds UTC."""
+
+
+def _text(name: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "-"
+    if name in _MOMENTS and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(value))
     return "-" if value is None or value == {} else str(value)
 
 
@@ -249,7 +283,7 @@ def verify(
             from datacube_assets.operations.inventory import list_partitions
             from datacube_assets.orchestration.home import open_instance
 
-            with open_instance(settings) as instance:
+            with open_instance(settings) as instance, counting("list", not quiet):
                 known = list_partitions(settings, instance)
             keys = (
                 *keys,
@@ -261,18 +295,13 @@ def verify(
             runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
         except ValueError as error:
             raise click.ClickException(str(error)) from error
-        interactive = sys.stdout.isatty() and not quiet and not as_json
         all_found = []
         for number, run in enumerate(runs, 1):
-
-            def progress(what: str, done: int, total: int, head: str = f"{number}/{len(runs)} {run}") -> None:
-                if interactive:
-                    click.echo(f"\r\x1b[K  {head}: {what} {done:,} of {total:,}", nl=False)
-
-            found = compare(settings, run, progress, tables=not no_tables)
+            with counting(f"{number}/{len(runs)} {run}", not quiet) as progress:
+                found = compare(
+                    settings, run, lambda what, done, total: progress(done, total, what), tables=not no_tables
+                )
             all_found.append(found)
-            if interactive:
-                click.echo("\r\x1b[K", nl=False)
             if as_json or (quiet and found.is_well):
                 continue
             click.echo(

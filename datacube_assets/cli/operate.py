@@ -1,7 +1,7 @@
-"""Commands that change what is stored, or leave work to be done: `reprocess`, `copy`, `gc`.
+"""Commands that change what is stored, or leave work to be done: `reprocess`, `copy`, `gc`, `withdraw`.
 
 What they do belongs elsewhere (`operations/reprocess.py`, `storage/copying.py`,
-`operations/garbage_collection.py`).
+`operations/garbage_collection.py`, `operations/withdraw.py`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
-from datacube_assets.settings import Settings
+from datacube_assets.cli.progress import counting
+from datacube_assets.cli.tables import show
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Ask for runs: process again, with other parameters or as they were.")
@@ -30,7 +33,9 @@ from datacube_assets.settings import Settings
 @click.option("--thresholds", metavar="JSON", help="Replaces the limits on qualifiers.")
 @click.option("--fill-timestamp", type=int, metavar="MS", help="Replaces the time of rows without one.")
 @click.option("--raw-count-threshold", type=int, metavar="N", help="Replaces the limit of raw.csv.")
-@click.option("--timestamp-unit", type=click.Choice(["ms", "s"]), help="Replaces the unit of timestamps.")
+@click.option(
+    "--timestamp-unit", type=click.Choice(["s", "ms", "us", "ns"]), help="Replaces the unit of timestamps."
+)
 @click.option("--tasks", metavar="A,B", help="Only these output tasks, for instance compute_tiles.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was asked for, as JSON.")
 @store_options
@@ -90,7 +95,7 @@ def reprocess(
             asked.append(key)
             if not as_json:
                 click.echo(f"Asked for {key}")
-        except (ValueError, ValidationError, RuntimeError) as error:
+        except (ValueError, RuntimeError) as error:
             refused[key] = str(error)
             if not as_json:
                 click.echo(f"{key}: {error}", err=True)
@@ -142,10 +147,6 @@ def copy(
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 
-    def progress(done: int, total: int) -> None:
-        if not quiet and not as_json and sys.stdout.isatty():
-            click.echo(f"  {done:,} of {total:,}\r", nl=False)
-
     all_copied: dict[str, Any] = {}
     with told():
         lake = open_store(settings.lake, settings.s3_endpoint)
@@ -158,7 +159,8 @@ def copy(
             bucket = open_store(as_url(source or configured), settings.s3_endpoint)
             bucket.check("--from", write=False)
             started = time.monotonic()
-            copied = copy_datacube(Lake(lake), bucket, to, run, progress)
+            with counting(f"copy {run}", not quiet) as progress:
+                copied = copy_datacube(Lake(lake), bucket, to, run, progress)
             all_copied[run.key] = asdict(copied)
             if not quiet and not as_json:
                 seconds, size = time.monotonic() - started, copied.bytes / 1e6
@@ -197,14 +199,77 @@ def gc(delete: bool, older_than: float, as_json: bool, settings: Settings) -> No
     """
     from datacube_assets.operations.garbage_collection import collect
 
-    with told():
-        report = collect(settings, older_than, delete=delete)
+    with told(), counting("gc") as progress:
+        report = collect(settings, older_than, delete=delete, progress=progress)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
         return
-    for kind, (number, size) in report.by_kind().items():
-        click.echo(f"{number:9,}  {size / 1e6:12,.1f} MB  {kind}")
     done = "deleted" if delete else "would be deleted; add --delete"
-    click.echo(f"{len(report.found):9,}  {report.bytes / 1e6:12,.1f} MB  {done}")
+    counted = {**report.by_kind(), done: (len(report.found), report.bytes)}
+    show(
+        ((f"{number:,}", f"{size / 1e6:,.1f} MB", what) for what, (number, size) in counted.items()),
+        (-9, -15),
+    )
     for run in report.unfinished:
         click.echo(f"A publication of {run} broke off: materialize it again, which mends its objects")
+    for run in report.orphaned:
+        click.echo(f"{run.key} is published, and Dagster does not know it: datacube withdraw {run.key}")
+
+
+@click.command(short_help="Take published datacubes back.")
+@click.argument("keys", nargs=-1, required=True, metavar="MODEL_ID:RUN_ID...")
+@click.option("--tables", is_flag=True, help="Delete what the lake computed of it, too.")
+@click.option("--parts", is_flag=True, help="Delete the raw parts, too; with --tables nothing of it remains.")
+@click.option("--tell", is_flag=True, help="Have CauseMos told that processing failed: it has no other word.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was withdrawn, as JSON. Does not ask.")
+@store_options
+def withdraw(
+    keys: tuple[str, ...],
+    tables: bool,
+    parts: bool,
+    tell: bool,
+    yes: bool,
+    as_json: bool,
+    settings: Settings,
+) -> None:
+    """Take back the datacubes of model runs or datasets (MODEL_ID:RUN_ID, as the UI shows partitions).
+
+    results.json goes first, then every other object, requests that wait for it, and the partition in Dagster.
+    Tables of the lake and raw parts stay, unless --tables or --parts say otherwise, and nobody is told unless
+    --tell says so. Dojo's sensors do not bring it back, until the run is executed again there; `datacube
+    reprocess` does. Broken off anywhere, the same command does the rest.
+
+    \b
+    Examples
+      datacube withdraw locusts:run-1
+      datacube withdraw locusts:run-1 --tables --parts --yes
+      datacube list --state ORPHANED --keys | xargs datacube withdraw --yes
+    """
+    from datacube_assets.dojo.model_run import ModelRun
+    from datacube_assets.operations.inventory import check_known
+    from datacube_assets.operations.withdraw import withdraw as take_back
+    from datacube_assets.orchestration.home import open_instance
+
+    try:
+        runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    all_done = []
+    with told(), open_instance(settings) as instance:
+        check_known(settings, instance, [run.key for run in runs])
+        if not yes and not as_json:
+            click.confirm(f"Take back {', '.join(run.key for run in runs)}?", abort=True)
+        for run in runs:
+            with counting(f"withdraw {run.key}") as progress:
+                done = take_back(
+                    settings, instance, run, tables=tables, parts=parts, tell=tell, progress=progress
+                )
+            all_done.append(done)
+            if not as_json:
+                click.echo(
+                    f"Withdrawn  {done.key}  {done.objects:,} objects, {done.bytes / 1e6:,.1f} MB, "
+                    f"{done.tables:,} files of the lake, {done.requests:,} waiting requests"
+                )
+    if as_json:
+        click.echo(json.dumps([done.to_json() for done in all_done], indent=1))

@@ -15,10 +15,6 @@ from typing import Any
 
 import click
 
-from datacube_assets.dojo.request import OUTPUT_TASKS, QualifierThresholds
-from datacube_assets.kernels.errors import InputError
-from datacube_assets.settings import Settings, SettingsError
-
 
 def store_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options that say where everything goes, given to the command as its `settings`."""
@@ -32,6 +28,8 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
         indicators_bucket: str | None,
         **others: Any,
     ) -> None:
+        from datacube_assets.settings import Settings
+
         with told():
             settings = Settings.from_environment(
                 DATACUBE_HOME=home,
@@ -62,13 +60,16 @@ def told() -> Iterator[None]:
     from datacube_assets.checks.judging.verdict import ChecksFailedError
     from datacube_assets.dojo.client import DojoError
     from datacube_assets.dojo.fetch import FetchError
+    from datacube_assets.dojo.model_run import UnknownPartitionError
+    from datacube_assets.kernels.errors import InputError
+    from datacube_assets.settings import SettingsError
     from datacube_assets.storage.publishing import IncompleteDatacubeError
     from datacube_assets.storage.stores import StoreError
 
     known = (InputError, SettingsError, DojoError, FetchError, StoreError, IncompleteDatacubeError)
     try:
         yield
-    except (*known, ChecksFailedError) as error:
+    except (*known, UnknownPartitionError, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -90,6 +91,8 @@ def read_json(option: str, text: str) -> object:
 
 
 def known_limits(thresholds: object) -> object:
+    from datacube_assets.dojo.request import QualifierThresholds
+
     # Other senders may add what they like; whoever types a name wants it heeded.
     known = list(QualifierThresholds.model_fields)
     unknown = [name for name in thresholds if name not in known] if isinstance(thresholds, dict) else []
@@ -101,6 +104,8 @@ def known_limits(thresholds: object) -> object:
 
 
 def known_tasks(tasks: str) -> list[str]:
+    from datacube_assets.dojo.request import OUTPUT_TASKS
+
     named = [task.strip() for task in tasks.split(",") if task.strip()]
     unknown = [task for task in named if task not in OUTPUT_TASKS]
     if unknown:

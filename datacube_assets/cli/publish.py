@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
 from datacube_assets.cli.options import known_limits, read_json, store_options, told
-from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
+    from datacube_assets.dojo.request import DatacubeRequest
     from datacube_assets.operations.publish import Outcome
+    from datacube_assets.settings import Settings
 
 STARTED = time.monotonic()
 
@@ -29,7 +28,7 @@ STARTED = time.monotonic()
 @click.command(short_help="Turn Parquet parts into a published datacube.")
 @click.argument("parts", nargs=-1, required=True, metavar="PART...")
 @click.option("--model-id", required=True, metavar="ID", help="Id of the model or dataset.")
-@click.option("--run-id", metavar="ID", help=f"Id of the run; with --indicator it is `{INDICATOR_RUN_ID}`.")
+@click.option("--run-id", metavar="ID", help="Id of the run; with --indicator it is `indicator`.")
 @click.option(
     "--indicator", is_flag=True, help="The parts are a dataset: publish into the indicators bucket."
 )
@@ -57,7 +56,7 @@ STARTED = time.monotonic()
 )
 @click.option(
     "--timestamp-unit",
-    type=click.Choice(["ms", "s"]),
+    type=click.Choice(["s", "ms", "us", "ns"]),
     default="ms",
     help="Unit of numeric timestamps. [default: ms]",
 )
@@ -95,6 +94,8 @@ def publish(
       datacube publish prices.parquet.gzip --model-id prices --indicator \\
           --qualifier-map '{"price": ["market"]}' --weight-column population
     """
+    from datacube_assets.dojo.request import INDICATOR_RUN_ID
+
     if indicator and run_id not in (None, INDICATOR_RUN_ID):
         raise click.UsageError(f"the run id of a dataset is `{INDICATOR_RUN_ID}`; leave --run-id out")
     if not indicator and not run_id:
@@ -125,6 +126,10 @@ def _absolute(part: str) -> str:
 
 
 def _request(**fields: object) -> DatacubeRequest:
+    from pydantic import ValidationError
+
+    from datacube_assets.dojo.request import DatacubeRequest
+
     try:
         return DatacubeRequest.model_validate(fields)
     except ValidationError as error:

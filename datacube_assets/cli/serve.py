@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.ports import check_ports
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from datacube_assets.settings import Settings
 
 
 @click.command(short_help="Open the Dagster UI, watching a simulated Dojo.")
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
 @click.option(
-    "--port", default=3000, help="Port of the UI; the simulators take the next two. [default: 3000]"
+    "--port",
+    default=3000,
+    help="Port of the UI; the simulators and the map take the next three. [default: 3000]",
 )
 @store_options
 def dev(
@@ -26,15 +32,16 @@ def dev(
     port: int,
     settings: Settings,
 ) -> None:
-    """Open the Dagster UI with the sensors on, beside simulators of Dojo and CauseMos.
+    """Open the Dagster UI with the sensors on, beside simulators of Dojo and CauseMos, and the map.
 
     The simulator of Dojo has the sample: two finished runs and a dataset, which start at once, and a run
     that finishes when you say so. Every partition can be materialized, materialized again and
     backfilled by hand; no run config is needed. Where DOJO_URL or CAUSEMOS_URL is set, that one is
     used instead of its simulator. Stop everything with Ctrl-C.
     """
-    from datacube_assets.development.dev import run_development
+    from datacube_assets.development.dev import PORTS, run_development
 
+    check_ports(host, port, PORTS, "`datacube dev`")
     with told():
         sys.exit(run_development(settings, host, port, click.echo))
 
@@ -56,9 +63,14 @@ def view(host: str, port: int, settings: Settings) -> None:
     """
     from datacube_assets.view.server import serve
 
+    check_ports(host, port, what="`datacube view`")
     with told():
-        click.echo(f"Datacubes at http://{host}:{port}; stop it with Ctrl-C.")
-        serve(settings, host, port)
+        serve(
+            settings,
+            host,
+            port,
+            lambda: click.echo(f"Datacubes at http://{host}:{port}; stop it with Ctrl-C."),
+        )
 
 
 @click.command(short_help="Take requests of CauseMos, in place of its queue.")
@@ -76,6 +88,7 @@ def gateway(host: str, port: int, settings: Settings) -> None:
       datacube gateway
       DATACUBE_GATEWAY_CLIENTS=10.1.0.0/16 datacube gateway --host 0.0.0.0
     """
+    check_ports(host, port, what="`datacube gateway`")
     with importing(), told():
         from datacube_assets.gateway.server import serve
 
@@ -103,17 +116,25 @@ def s3(port: int, settings: Settings) -> None:
 @click.option("--host", default="127.0.0.1", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", default=3001, help="Port to listen on. [default: 3001]")
 @click.option("--prefix", default="", metavar="PATH", help="Path in front of the API, as behind a proxy.")
-def dojo_simulator(folder: Path, host: str, port: int, prefix: str) -> None:
+@click.option("--sample", is_flag=True, help="Put the files of the sample into FOLDER, to be asked for.")
+def dojo_simulator(folder: Path, host: str, port: int, prefix: str, sample: bool) -> None:
     """Serve a FOLDER of runs/*.json, models/*.json, indicators/*.json and files/ as Dojo would.
 
     DOJO_USERNAME and DOJO_PASSWORD are asked for where they are set. Requests below /simulator finish or
     fail runs, add documents and make it misbehave; they are listed at the top of
-    `datacube_assets/dojo/simulator.py`.
+    `datacube_assets/development/dojo_simulator.py`. With --sample there are files, and no documents about
+    them: nothing starts by itself.
     """
     from datacube_assets.development.dojo_simulator import serve
+    from datacube_assets.development.sample import write_parts
 
+    check_ports(host, port, what="the simulator of Dojo")
     with told():
+        from datacube_assets.settings import Settings
+
         settings = Settings.from_environment()
+        if sample:
+            write_parts(folder)
     click.echo(f"Standing in for Dojo at http://{host}:{port}{prefix}; stop it with Ctrl-C.")
     serve(
         folder,
@@ -144,6 +165,7 @@ def causemos_simulator(
     from datacube_assets.development.causemos_simulator import serve
     from datacube_assets.storage.opening import open_store
 
+    check_ports(host, port, what="the simulator of CauseMos")
     click.echo(f"Standing in for CauseMos at http://{host}:{port}; stop it with Ctrl-C.")
     serve(
         open_store(settings.models_bucket, settings.s3_endpoint),

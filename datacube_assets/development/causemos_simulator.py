@@ -1,10 +1,10 @@
 """A simulator of CauseMos, for development and tests: it takes reports and shows what it got.
 
-Here belongs what CauseMos does with a report (CONTRACTS F.4, I): it reads the results as the reader
-would, and changes the status of the documents that waited. With a queue it also does what CauseMos does
-when Dojo says that something is through (A.7, C): it sends flow parameters to the queue, and asks there for
-the state and log of runs. The pipeline never imports it. Its handles lie below `/simulator`, never
-misbehaving:
+Here belongs what CauseMos does with a report (docs/specification/queue-and-causemos.md#reports): it reads
+the results as the reader would, and changes the status of the documents that waited. With a queue it also
+does what CauseMos does when Dojo says that something is through: it sends flow parameters to the queue, and
+asks there for the state and log of runs. The pipeline never imports it. Its handles lie below `/simulator`,
+never misbehaving:
 
     GET    /                       a page for people
     POST   /api/maas/model-runs/ID/post-process, /api/maas/indicators/post-process    what Dojo says
@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any, Literal, get_args
 
 import httpx
@@ -30,10 +29,18 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from datacube_assets.development.simulator_http import IS_CUT, Document, StandIn, json_object, validated
+from datacube_assets.development.simulator_http import (
+    IS_CUT,
+    Document,
+    Simulator,
+    json_object,
+    page,
+    table,
+    validated,
+)
 from datacube_assets.dojo.derive import NUMERIC_TYPES, request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
@@ -71,7 +78,7 @@ class ReceivedReport:
     """Whether the answer was made to break off: whoever reported does not know it."""
 
 
-class CauseMosSimulator(StandIn):
+class CauseMosSimulator(Simulator):
     """The state of the simulator: its documents, and the reports in the order they came."""
 
     def __init__(
@@ -86,7 +93,7 @@ class CauseMosSimulator(StandIn):
     ) -> None:
         """`upsert`: an unknown document is created by the first report.
 
-        The real one answers 200 and changes nothing then (CONTRACTS F.4), which leaves little to see.
+        The real one answers 200 and changes nothing then, which leaves little to see.
 
         `queue_url`: where requests are sent, and where runs are asked for; empty: there is no queue.
         """
@@ -103,7 +110,7 @@ class CauseMosSimulator(StandIn):
         self.documents[index][document["id"]] = document
 
     def receive(self, call: str, body: Document, *, is_cut: bool = False) -> tuple[int, str]:
-        """Take a report, as (status, message); the effects are those of CONTRACTS F.4."""
+        """Take a report, as (status, message), with the effects of the real CauseMos."""
         status, message = self._handle(call, body)
         self.reports.append(ReceivedReport(call, round(time.time() * 1000), body, status, message, is_cut))
         return status, message
@@ -143,13 +150,13 @@ class CauseMosSimulator(StandIn):
             self.documents[index][name] = _merged(self.documents[index][name], patch)
 
     def _describe_model(self, body: Document, patch: Document) -> None:
-        """A model's default run describes the model, too (CONTRACTS E.2)."""
+        """A model's default run describes the model, too."""
         runs = self.documents["data-model-run"]
         if any(runs.get(name, {}).get("is_default_run") for name in body["doc_ids"]):
             self._update("data-datacube", str(body.get("data_id")), patch)
 
     def _results(self, data_id: str, run_id: str) -> Document | None:
-        """What the reader gives of `results.json`: two keys, the second unless empty (CONTRACTS E.1)."""
+        """What the reader gives of `results.json`: two keys, the second unless empty."""
         bucket = self._indicators_bucket if run_id == INDICATOR_RUN_ID else self._models_bucket
         try:
             content = json.loads(bucket.get(f"{data_id}/{run_id}/results/results.json"))
@@ -195,7 +202,7 @@ class CauseMosSimulator(StandIn):
         return JSONResponse({"message": message}, status)
 
     async def _process_run(self, request: Request) -> Response:
-        """Dojo says that a model run is through (CONTRACTS A.7)."""
+        """Dojo says that a model run is through."""
         body = await json_object(request)
         run = validated(_RUN, body)
         model = self.documents["data-datacube"].get(run.model_id)
@@ -212,7 +219,7 @@ class CauseMosSimulator(StandIn):
         return JSONResponse({"message": "sent to the queue"}, 200 if known else 201)
 
     async def _process_indicator(self, request: Request) -> Response:
-        """Dojo says that a dataset is published (CONTRACTS A.7, C): one document for each of its features."""
+        """Dojo says that a dataset is published: one document for each of its features."""
         body = await json_object(request)
         indicator = validated(_INDICATOR, body)
         datacubes = self.documents["data-datacube"]
@@ -223,7 +230,7 @@ class CauseMosSimulator(StandIn):
         }
         features = [output.name for output in indicator.outputs if output.type in NUMERIC_TYPES]
         ids = {feature: known.get(feature) or str(uuid.uuid4()) for feature in features}
-        # In this order (C): a queue that cannot be reached leaves the documents as they are.
+        # In this order: a queue that cannot be reached leaves the documents as they are.
         await self._send(request_for_indicator(indicator, list(ids.values())), list(ids.values()))
         for feature, name in ids.items():
             more = {"id": name, "data_id": indicator.id, "default_feature": feature, "status": "PROCESSING"}
@@ -232,7 +239,7 @@ class CauseMosSimulator(StandIn):
         return JSONResponse({"new_ids": new, "existing_ids": list(known.values())}, 200 if known else 201)
 
     async def _send(self, wanted: DatacubeRequest, doc_ids: list[str]) -> None:
-        """Send flow parameters to the queue (CONTRACTS C). Raises a 500 when it does not take them."""
+        """Send flow parameters to the queue. Raises a 500 when it does not take them."""
         fields = {
             "model_id",
             "run_id",
@@ -254,7 +261,7 @@ class CauseMosSimulator(StandIn):
             raise HTTPException(500, f"the queue did not take it: {type(error).__name__}") from None
 
     async def _get_flow(self, request: Request) -> Response:
-        """State, or state and log, of the run that made a document (CONTRACTS F.5)."""
+        """State, or state and log, of the run that made a document."""
         fields = {"status": "", "logs": "logs { timestamp message } agent { id labels }"}
         document = self.documents["data-model-run"].get(request.path_params["id"])
         if document is None or request.path_params["what"] not in fields:
@@ -288,7 +295,7 @@ class CauseMosSimulator(StandIn):
         return await self._get_documents(request)
 
     async def _get_page(self, request: Request) -> Response:
-        return HTMLResponse(_page(self.documents, self.reports))
+        return _page(self.documents, self.reports)
 
 
 def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
@@ -301,26 +308,7 @@ def _merged(document: Mapping[str, Any], patch: Mapping[str, Any]) -> Document:
     return {**document, **patch, **both}
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta http-equiv="refresh" content="2">
-<title>CauseMos simulator</title>
-<style>
-  body {{ font-family: sans-serif; margin: 2em; }}
-  table {{ border-collapse: collapse; }}
-  th, td {{ text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ccc; }}
-</style>
-<h1>CauseMos simulator</h1>
-<h2>Documents</h2>
-{documents}
-<h2>Reports, newest first</h2>
-{reports}
-</html>
-"""
-
-
-def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[ReceivedReport]) -> str:
+def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[ReceivedReport]) -> Response:
     document_rows = [
         (index, name, document.get("status", ""), document.get("flow_id", ""))
         for index in INDICES
@@ -330,23 +318,21 @@ def _page(documents: Mapping[Index, Mapping[str, Document]], reports: Iterable[R
         (_clock(r.received_at), r.call, r.body.get("data_id"), r.body.get("run_id"), r.status, r.message)
         for r in reports
     ]
-    return _PAGE.format(
-        documents=_table(("index", "id", "status", "flow"), document_rows),
-        reports=_table(("received (UTC)", "call", "model", "run", "answer", "message"), report_rows[::-1]),
+    return page(
+        "CauseMos simulator",
+        "This stands in for CauseMos while one develops: it takes the reports of the pipeline, and shows "
+        "what it was told. A document is here once something was told about it.",
+        {
+            "Documents": table(("index", "id", "status", "flow"), document_rows),
+            "Reports, newest first": table(
+                ("received (UTC)", "call", "model", "run", "answer", "message"), report_rows[::-1]
+            ),
+        },
     )
 
 
 def _clock(milliseconds: int) -> str:
     return time.strftime("%H:%M:%S", time.gmtime(milliseconds / 1000))
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = [_row("th", heads), *(_row("td", row) for row in rows)]
-    return f"<table>{''.join(lines)}</table>" if len(lines) > 1 else "<p>None yet.</p>"
-
-
-def _row(tag: str, cells: Iterable[object]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
 def serve(

@@ -1,8 +1,9 @@
 """A simulator of Dojo, for development and tests: its listings, documents and files over HTTP.
 
-Here belongs what Dojo does towards us (CONTRACTS A.2 - A.4, I) and the handles that make it do it: let a
-run finish, add documents, misbehave. What every simulator needs is `development/simulator_http.py`. Nothing
-of the pipeline itself belongs here, and the pipeline never imports it.
+Here belongs what Dojo does towards us (docs/specification/dojo-documents.md) and the handles that make it
+do it: let a run finish, add documents, misbehave. What every simulator needs is
+`development/simulator_http.py`. Nothing of the pipeline itself belongs here, and the pipeline never imports
+it.
 
 Dojo's own paths lie below the prefix; the files below `/files`, open to everybody as the public
 bucket is; the handles below `/simulator`, never misbehaving:
@@ -10,6 +11,7 @@ bucket is; the handles below `/simulator`, never misbehaving:
     POST   /simulator/{runs|models|indicators}   add or replace one document or a list, unchecked
     POST   /simulator/runs/{id}/finish           {"data_paths": [...], "executed_at": "..."}, both optional
     POST   /simulator/runs/{id}/fail
+    GET    /                      says what this is
     GET    /simulator/switches    PUT: change some of them (see `Switches`)
     GET    /simulator/requests    counters per "METHOD /path"; DELETE: start anew
 """
@@ -37,10 +39,12 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from datacube_assets.development.simulator_http import (
     Document,
-    StandIn,
+    Simulator,
     inside,
     json_body,
     json_object,
+    page,
+    table,
     validated,
 )
 from datacube_assets.dojo.request import digest
@@ -49,11 +53,11 @@ Collection = Literal["runs", "models", "indicators"]
 COLLECTIONS: tuple[Collection, ...] = get_args(Collection)
 
 DEFAULT_SIZES: Mapping[Collection, int] = {"runs": 100, "models": 10, "indicators": 10}
-"""Documents per page when the caller names no size (CONTRACTS A.2, A.3)."""
+"""Documents per page when the caller names no size."""
 LARGEST_SIZE = 10_000
-"""Elasticsearch refuses more; Dojo answers 500 then (CONTRACTS A.1)."""
+"""Elasticsearch refuses more; Dojo answers 500 then."""
 REQUIRED_OF_A_RUN = ("id", "model_name", "model_id", "created_at", "data_paths", "parameters", "tags")
-"""What `POST` and `PUT /runs` insist on (CONTRACTS A.4)."""
+"""What `POST` and `PUT /runs` insist on."""
 FILES_PLACEHOLDER = "{files}"
 """Stands in stored documents for the address of the file server."""
 
@@ -87,7 +91,7 @@ class _Index:
     scrolls: dict[str, _Scroll] = field(default_factory=dict)
 
     def put(self, document: Document) -> None:
-        """Store under its id. A replaced document moves to the end, as in Elasticsearch (CONTRACTS A.2)."""
+        """Store under its id. A replaced document moves to the end, as in Elasticsearch."""
         name = document.get("id")
         key = name if isinstance(name, str) else uuid.uuid4().hex
         self.documents.pop(key, None)
@@ -104,7 +108,7 @@ class _Finish(BaseModel):
 _FINISH = TypeAdapter(_Finish)
 
 
-class DojoSimulator(StandIn):
+class DojoSimulator(Simulator):
     """The state of the simulator. Documents are replaced, never changed, so a scroll keeps what it saw."""
 
     def __init__(
@@ -144,9 +148,9 @@ class DojoSimulator(StandIn):
     def finish_run(
         self, run_id: str, data_paths: list[str] | None = None, executed_at: str | None = None
     ) -> Document:
-        """Let a run succeed as the executor does (CONTRACTS A.4); again: a re-execution.
+        """Let a run succeed as the executor does; again: a re-execution.
 
-        Without `data_paths` the parts are the files named after the run (CONTRACTS B.1). Raises a
+        Without `data_paths` the parts are the files named after the run. Raises a
         404 for an unknown run, a 409 when there are neither paths nor such files.
         """
         run = self.get("runs", run_id)
@@ -158,13 +162,14 @@ class DojoSimulator(StandIn):
         return self._put_status(finished, status="success", executed_at=now)
 
     def fail_run(self, run_id: str) -> Document:
-        """Let a run fail; its paths stay as they were (CONTRACTS A.4). Raises a 404 for an unknown run."""
+        """Let a run fail; its paths stay as they were. Raises a 404 for an unknown run."""
         return self._put_status(self.get("runs", run_id), status="failed")
 
     def page(
         self, collection: Collection, size: int, scroll_id: str | None, where: Mapping[str, str]
     ) -> tuple[int, str | None, list[Document]]:
-        """One page of a listing as (hits, scroll id, documents), by the rules of CONTRACTS A.2.
+        """One page of a listing as (hits, scroll id, documents), by the rules of
+        docs/specification/dojo-documents.md#lists.
 
         `where`: fields that must have these values. Raises a 500 for a size Elasticsearch refuses
         and for a scroll that is unknown or was left alone for too long.
@@ -213,9 +218,33 @@ class DojoSimulator(StandIn):
         files = Route("/{path:path}", self._get_file)
         return self.application(
             [
+                Route("/", self._get_front, methods=["GET"], middleware=[self.guarded()]),
                 Mount("/files", routes=[files], middleware=[self.misbehaving()]),
                 Mount(self._prefix, routes=self._api(), middleware=[self.misbehaving(), self.guarded()]),
             ]
+        )
+
+    async def _get_front(self, request: Request) -> Response:
+        runs = self._indices["runs"].documents.values()
+        rows = [
+            (run.get("model_id"), run.get("id"), run.get("attributes", {}).get("status", "")) for run in runs
+        ]
+        prefix = self._prefix or "/"
+        return page(
+            "Dojo simulator",
+            "This stands in for Dojo while one develops. It serves documents and files as Dojo does, and "
+            f"does nothing else: the pipeline asks it, at {prefix}, which runs are through. To finish one, "
+            "send POST /simulator/runs/ID/finish.",
+            {
+                "Model runs": table(("model", "run", "status"), rows),
+                "Datasets": table(
+                    ("id", "published"),
+                    [
+                        (one.get("id"), one.get("published"))
+                        for one in self._indices["indicators"].documents.values()
+                    ],
+                ),
+            },
         )
 
     def handles(self) -> list[BaseRoute]:
@@ -251,7 +280,7 @@ class DojoSimulator(StandIn):
         return _answer(request, {"hits": hits, "scroll_id": scroll_id, "results": documents})
 
     async def _list_published(self, request: Request) -> Response:
-        """The short list of datasets, which Dojo does not validate (CONTRACTS A.3)."""
+        """The short list of datasets, which Dojo does not validate."""
         documents = self._indices["indicators"].documents.values()
         published = [one for one in documents if one.get("published") is True]
         brief = ("description", "name", "id", "created_at", "deprecated", "maintainer")
@@ -276,7 +305,7 @@ class DojoSimulator(StandIn):
         return PlainTextResponse(f"Updated run with id = {run['id']}", 201, location)
 
     async def _get_file(self, request: Request) -> Response:
-        """A whole file, whatever Range says (CONTRACTS I)."""
+        """A whole file, whatever Range says: not every server of files knows ranges."""
         path = inside(self._files, request.path_params["path"]) if self._files else None
         if path is None:
             raise HTTPException(404, "Not Found")
@@ -333,7 +362,7 @@ def _checked_run(run: Document) -> Document:
 
 
 def _validate_answer(documents: Iterable[Document]) -> None:
-    """Models and datasets pass a response model: one invalid document spoils the answer (CONTRACTS A.1)."""
+    """Models and datasets pass a response model: one invalid document spoils the answer."""
     for number, document in enumerate(documents):
         outputs = document.get("outputs", [])
         if not isinstance(outputs, list) or not isinstance(document.get("data_paths") or [], list):
@@ -346,12 +375,12 @@ def _validate_answer(documents: Iterable[Document]) -> None:
 
 
 def _terms(query: Mapping[str, str]) -> dict[str, str]:
-    """The field a listing of runs is narrowed by: `model_name` wins (CONTRACTS A.2)."""
+    """The field a listing of runs is narrowed by: `model_name` wins."""
     return next(({name: query[name]} for name in ("model_name", "model_id") if query.get(name)), {})
 
 
 def _with_parameters(runs: list[Document], query: Mapping[str, str]) -> list[Document]:
-    """The runs that match any further key of the query, once per match (CONTRACTS A.2)."""
+    """The runs that match any further key of the query, once per match."""
     filters = {name: wanted for name, wanted in query.items() if name not in _RESERVED_KEYS}
     if not filters:
         return runs

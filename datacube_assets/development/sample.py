@@ -133,17 +133,26 @@ _CROPS: Final = {
 
 def write_sample(folder: Path) -> None:
     """Write the whole sample into `folder`; writing it again changes no byte."""
-    for name in ("runs", "models", "indicators", "files"):
+    for name in ("runs", "models", "indicators"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for run_id, rainfall in SAMPLE_RAINFALL.items():
-        tables = _run_tables(rainfall)
-        names = [f"{run_id}_{SAMPLE_MODEL}.{n}.parquet.gzip" for n in range(1, len(tables) + 1)]
-        for name, table in zip(names, tables, strict=True):
-            _write_table(folder / "files" / name, table)
-        _write_document(folder / "runs" / f"{run_id}.json", _run_document(run_id, rainfall, names))
-    _write_table(folder / "files" / f"{SAMPLE_DATASET}.parquet.gzip", _price_table())
+    for run_id, names in write_parts(folder).items():
+        document = _run_document(run_id, SAMPLE_RAINFALL[run_id], names)
+        _write_document(folder / "runs" / f"{run_id}.json", document)
     _write_document(folder / "models" / f"{SAMPLE_MODEL}.json", _model_document())
     _write_document(folder / "indicators" / f"{SAMPLE_DATASET}.json", _dataset_document())
+
+
+def write_parts(folder: Path) -> dict[str, list[str]]:
+    """Write the files alone, to be asked for by their addresses; returns the names of each run's."""
+    (folder / "files").mkdir(parents=True, exist_ok=True)
+    written: dict[str, list[str]] = {}
+    for run_id, rainfall in SAMPLE_RAINFALL.items():
+        tables = _run_tables(rainfall)
+        written[run_id] = [f"{run_id}_{SAMPLE_MODEL}.{n}.parquet.gzip" for n in range(1, len(tables) + 1)]
+        for name, table in zip(written[run_id], tables, strict=True):
+            _write_table(folder / "files" / name, table)
+    _write_table(folder / "files" / f"{SAMPLE_DATASET}.parquet.gzip", _price_table())
+    return written
 
 
 def _write_table(path: Path, table: pa.Table) -> None:
@@ -426,7 +435,8 @@ def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
     runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
     indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
     return [
-        *(request_for_run(run, models[run.model_id]) for run in runs),
+        # Nobody waits for what is made by hand, so CauseMos is not told of it.
+        *(request_for_run(run, models[run.model_id]).model_copy(update={"doc_ids": None}) for run in runs),
         *(request_for_indicator(indicator) for indicator in indicators),
     ]
 

@@ -17,7 +17,8 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +28,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -79,7 +80,7 @@ class Switches(BaseModel):
 _SWITCHES = TypeAdapter(Switches)
 
 
-class StandIn:
+class Simulator:
     """What every simulator has: switches, counters of requests, and credentials it may insist on."""
 
     def __init__(self, username: str = "", password: str = "") -> None:
@@ -94,11 +95,11 @@ class StandIn:
 
     def misbehaving(self) -> Middleware:
         """Counts requests, then delays, refuses or cuts them as the switches say."""
-        return Middleware(_Misbehaving, standin=self)
+        return Middleware(_Misbehaving, simulator=self)
 
     def guarded(self) -> Middleware:
         """Answers 401 to whoever is not admitted."""
-        return Middleware(_Guarded, standin=self)
+        return Middleware(_Guarded, simulator=self)
 
     def application(self, routes: Sequence[BaseRoute]) -> Starlette:
         """An ASGI application of the handles and these routes; refusals are JSON."""
@@ -135,9 +136,9 @@ IS_CUT = "datacube.is_cut"
 
 
 class _Misbehaving:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+    def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = standin
+        self._standin = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -156,9 +157,9 @@ class _Misbehaving:
 
 
 class _Guarded:
-    def __init__(self, app: ASGIApp, standin: StandIn) -> None:
+    def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = standin
+        self._standin = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or self._standin.admits(Request(scope).headers.get("Authorization", "")):
@@ -229,6 +230,40 @@ def inside(folder: Path, name: str) -> Path | None:
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="refresh" content="2">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+  body {{ font-family: sans-serif; margin: 2em; max-width: 70em; }}
+  table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
+  th, td {{ text-align: left; padding: .3em 1em .3em 0; border-bottom: 1px solid #ccc; }}
+</style>
+<h1>{title}</h1>
+<p>{what}</p>
+{sections}
+</html>
+"""
+
+
+def page(title: str, what: str, sections: Mapping[str, str]) -> Response:
+    """The page for people at the root of a simulator: what it is, and tables; it renews itself."""
+    parts = "".join(f"<h2>{escape(head)}</h2>\n{body}\n" for head, body in sections.items())
+    return HTMLResponse(_PAGE.format(title=escape(title), what=escape(what), sections=parts))
+
+
+def table(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table of such a page, as markup; cells are texts."""
+    lines = [_row("th", heads), *(_row("td", row) for row in rows)]
+    return f"<table>{''.join(lines)}</table>" if len(lines) > 1 else "<p>None yet.</p>"
+
+
+def _row(tag: str, cells: Iterable[object]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(str(cell))}</{tag}>' for cell in cells)}</tr>"
 
 
 class Site:

@@ -21,13 +21,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.settings import Settings
 
 KEY_FILE = "address.key"
 """In the home folder; made when the first address has to be sealed."""
-_SEALED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^?#]*)\?sealed=([A-Za-z0-9_-]+=*)")
+_SEALED = re.compile(r"([^?]*)\?sealed=([A-Za-z0-9_-]+=*)", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,9 @@ sensors' business.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Iterable, Iterator
-from types import TracebackType
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +17,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import from_json
 
+from datacube_assets.dojo.answers import distinct, page_of, readable
 from datacube_assets.dojo.documents import (
     DocumentProblem,
     IndicatorDocument,
@@ -28,18 +28,17 @@ from datacube_assets.dojo.documents import (
 )
 from datacube_assets.http_client import (
     RetryPolicy,
+    ServiceClient,
     Unavailable,
     failure,
     is_passing,
-    plain_url,
     retry_after,
-    scrubbed,
 )
 
 RUNS_PER_PAGE = 1_000
-"""Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most (A.1)."""
+"""Documents per page; a run takes about a kilobyte, and Elasticsearch gives 10,000 at most."""
 LARGEST_SIZE = 10_000
-"""Documents that Elasticsearch gives at once, at most (CONTRACTS A.1)."""
+"""Documents that Elasticsearch gives at once, at most."""
 UNPROCESSABLE = 422
 INDICATORS_PER_PAGE = 100
 """Fewer than runs: a dataset's geography alone may list thousands of regions."""
@@ -92,7 +91,7 @@ class DojoRefused(DojoError):
 
 
 class DojoAnswerInvalid(DojoError):
-    """An answer that is not what the API promises (CONTRACTS A.2), such as a log-in page."""
+    """An answer that is not what the API promises, such as a log-in page."""
 
     remedy = "Check that DOJO_URL points at Dojo's API, including its path prefix (such as /api/dojo)."
 
@@ -110,7 +109,7 @@ class DojoListingIncomplete(DojoError):
 
 
 class _Page(BaseModel):
-    """One page of a listing (CONTRACTS A.2)."""
+    """One page of a listing (docs/specification/dojo-documents.md#lists)."""
 
     hits: int
     scroll_id: str | None = None
@@ -128,8 +127,10 @@ _BRIEFS = TypeAdapter(list[_Brief])
 D = TypeVar("D", RunDocument, ModelDocument, IndicatorDocument)
 
 
-class DojoClient:
-    """Dojo's API at a base URL with path prefix (CONTRACTS A.1). May be shared between threads.
+class DojoClient(ServiceClient):
+    """Dojo's API at a base URL with path prefix. May be shared between threads.
+
+    What it answers: docs/specification/dojo-documents.md#the-api.
 
     Every method raises a `DojoError`: `DojoUnavailable` after the retries, otherwise at once.
     """
@@ -143,33 +144,24 @@ class DojoClient:
         timeout: float = 30.0,
         retries: RetryPolicy | None = None,
         restarts: int = 2,
+        seconds: float = math.inf,
     ) -> None:
-        """`timeout`: seconds without any progress. `restarts`: how often a broken listing starts over.
+        """`timeout`: seconds without any progress; a whole call may take twice that, all calls together
+        `seconds`. `restarts`: how often a broken listing starts over.
 
         Raises ValueError when the base URL is none, or carries credentials.
         """
-        self._base_url = plain_url(base_url)
-        self._credentials = username, password
+        super().__init__(
+            base_url,
+            username,
+            password,
+            timeout=timeout,
+            total=2 * timeout,
+            seconds=seconds,
+            follow_redirects=True,
+        )
         self._restarts = restarts
         self._retrying = (retries or RetryPolicy()).retrying()
-        self._http = httpx.Client(
-            auth=(username, password) if username else None, timeout=timeout, follow_redirects=True
-        )
-
-    def __repr__(self) -> str:
-        return f"DojoClient({self._base_url!r})"
-
-    def __enter__(self) -> DojoClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give the connections back."""
-        self._http.close()
 
     def count_runs(self) -> int:
         """How many runs Dojo has: one quick request, to see whether it answers."""
@@ -187,22 +179,34 @@ class DojoClient:
         """One dataset. Raises `DojoNotFound`, `DojoDocumentMalformed`."""
         return self._document(IndicatorDocument, "indicators", indicator_id)
 
-    def runs(self, model_id: str = "", page_size: int = RUNS_PER_PAGE) -> list[Any]:
-        """All runs (of a model) as they came, in no order, malformed ones included (CONTRACTS A.2).
+    def runs(
+        self,
+        model_id: str = "",
+        page_size: int = RUNS_PER_PAGE,
+        *,
+        warn: Callable[[str], None] = _log.warning,
+    ) -> list[Any]:
+        """All runs (of a model) as they came, in no order, malformed ones included.
+
+        A document that is listed twice counts once, and `warn` names it; of two that differ neither counts,
+        and a `DocumentProblem` stands for them, as for one that cannot be read at all.
 
         Raises `DojoListingIncomplete` rather than giving a part of them.
         """
-        return self._listing("runs", {"size": page_size} | ({"model_id": model_id} if model_id else {}))
+        query = {"size": page_size} | ({"model_id": model_id} if model_id else {})
+        return self._listing("runs", query, warn)
 
-    def indicators(self, page_size: int = INDICATORS_PER_PAGE) -> list[Any]:
-        """All datasets as they came, unpublished and deprecated ones included (CONTRACTS A.3).
+    def indicators(
+        self, page_size: int = INDICATORS_PER_PAGE, *, warn: Callable[[str], None] = _log.warning
+    ) -> list[Any]:
+        """All datasets as they came, unpublished and deprecated ones included.
 
-        One stored dataset that Dojo itself finds invalid makes it refuse the whole list (CONTRACTS A.1);
+        One stored dataset that Dojo itself finds invalid makes it refuse the whole list;
         then the published ones are asked for one by one, and a `DocumentProblem` stands for each that
         cannot be had. Raises `DojoListingIncomplete` rather than giving a part of them.
         """
         try:
-            return self._listing("indicators", {"size": page_size})
+            return self._listing("indicators", {"size": page_size}, warn)
         except DojoRefused as error:
             if error.status != UNPROCESSABLE:
                 raise
@@ -210,7 +214,7 @@ class DojoClient:
             return [self._indicator_or_problem(name) for name in self._published_indicators()]
 
     def _published_indicators(self) -> list[str]:
-        """Ids of the published datasets, from the list that Dojo does not validate (CONTRACTS A.3)."""
+        """Ids of the published datasets, from the list that Dojo does not validate."""
         answer = self._get("indicators/latest", {"size": LARGEST_SIZE})
         try:
             briefs = _BRIEFS.validate_json(answer)
@@ -222,32 +226,37 @@ class DojoClient:
 
     def _indicator_or_problem(self, name: str) -> object:
         try:
-            return json.loads(self._get(f"indicators/{quote(name, safe='')}", {}))
+            return readable(self._get(f"indicators/{quote(name, safe='')}", {}))
         except (DojoRefused, DojoNotFound) as error:
             return DocumentProblem(name, str(error))
-        except (ValueError, RecursionError):
-            return DocumentProblem(name, "Dojo's answer is no JSON")
+        except ValueError as error:
+            return DocumentProblem(name, str(error))
 
     def _document(self, kind: type[D], collection: str, name: str) -> D:
         path = f"{collection}/{quote(name, safe='')}"
         answer = self._get(path, {})
         try:
-            return kind.model_validate_json(answer)
+            # By the reader of listings, so that nothing is listed as ready and refused here.
+            return kind.model_validate(readable(answer))
         except ValidationError as error:
             raise DojoDocumentMalformed(f"Dojo's document {path} is malformed: {reason_of(error)}.") from None
+        except ValueError as error:
+            raise DojoDocumentMalformed(f"Dojo's document {path} is malformed: {error}.") from None
 
-    def _listing(self, collection: str, query: dict[str, str | int]) -> list[Any]:
+    def _listing(
+        self, collection: str, query: dict[str, str | int], warn: Callable[[str], None]
+    ) -> list[Any]:
         for _ in range(self._restarts):
             try:
-                return self._walk(collection, query)
+                return distinct(self._walk(collection, query), warn)
             except DojoListingIncomplete as error:
                 _log.warning("starting the listing over: %s", error)
-        return self._walk(collection, query)
+        return distinct(self._walk(collection, query), warn)
 
     def _walk(self, collection: str, query: dict[str, str | int]) -> list[Any]:
-        """The distinct documents of one scroll, at least as many as Dojo counted at its start."""
+        """The documents of one scroll, at least as many as Dojo counted at its start."""
         pages = list(self._pages(collection, query))
-        documents = _distinct(document for page in pages for document in page.results)
+        documents = [document for page in pages for document in page.results]
         if len(documents) < pages[0].hits:
             raise DojoListingIncomplete(
                 f"Dojo's listing of {collection} held {len(documents)} of {pages[0].hits} documents."
@@ -255,14 +264,18 @@ class DojoClient:
         return documents
 
     def _pages(self, collection: str, query: dict[str, str | int]) -> Iterator[_Page]:
-        """Every request repeats the page size, because Dojo compares each page with it (CONTRACTS A.2)."""
+        """Every request repeats the page size, because Dojo compares each page with it."""
         page = self._page(collection, query)
         yield page
-        seen = _ids(page) - {None}
+        seen, listed = _ids(page) - {None}, len(page.results)
         while page.results and page.scroll_id is not None:
-            before, page = page, self._next_page(collection, query | {"scroll_id": page.scroll_id})
+            page = self._next_page(collection, query | {"scroll_id": page.scroll_id})
             ids = _ids(page)
-            if page.results and (page.results == before.results or ids <= seen):
+            # A few that were there before may be listed twice; a whole page of them, or more than there are
+            # altogether, is the same page again.
+            listed += len(page.results)
+            full = len(page.results) > 1 and len(page.results) >= int(query["size"])
+            if page.results and ids <= seen and (full or listed > page.hits):
                 raise DojoListingIncomplete(f"Dojo's listing of {collection} repeats a page.")
             yield page
             seen |= ids - {None}
@@ -273,19 +286,18 @@ class DojoClient:
         except DojoUnavailable as error:
             if error.status != 500:
                 raise
-            # Elasticsearch has forgotten the scroll (CONTRACTS A.1): only a new one can help.
+            # Elasticsearch has forgotten the scroll, which lives two minutes: only a new one can help.
             raise DojoListingIncomplete(f"Dojo's listing of {collection} broke off.") from error
 
     def _page(self, collection: str, query: dict[str, str | int]) -> _Page:
         answer = self._get(collection, query)
         try:
-            # Python's reader takes half a surrogate pair, so that one such text does not spoil the page.
-            return _Page.model_validate(json.loads(answer))
+            return _Page.model_validate(page_of(answer))
         except ValidationError as error:
             raise DojoAnswerInvalid(
                 f"Dojo's answer to {collection} is no page: {reason_of(error)}."
             ) from None
-        except (ValueError, RecursionError):
+        except ValueError:
             raise DojoAnswerInvalid(f"Dojo's answer to {collection} is no JSON.") from None
 
     def _get(self, path: str, query: dict[str, str | int]) -> bytes:
@@ -293,11 +305,14 @@ class DojoClient:
 
     def _get_once(self, path: str, query: dict[str, str | int]) -> bytes:
         try:
-            response = self._http.get(f"{self._base_url}/{path}", params=query)
+            response = self._call("GET", path, params=query)
         except httpx.RequestError as error:
-            raise DojoUnavailable(f"Dojo did not answer {path}: {failure(error)}.") from error
+            again = math.inf if self._time_is_over else None
+            raise DojoUnavailable(
+                f"Dojo did not answer {path}: {failure(error)}.", retry_after=again
+            ) from None
         if not response.is_success:
-            raise _refusal(path, response, scrubbed(response.text, *self._credentials)[:300])
+            raise _refusal(path, response, self._shown(response.text))
         if _breaks_off(response.content):
             raise DojoUnavailable(f"Dojo's answer to {path} broke off.")
         return response.content
@@ -316,14 +331,6 @@ def _breaks_off(answer: bytes) -> bool:
 
 def _ids(page: _Page) -> set[str | None]:
     return set(map(document_id, page.results))
-
-
-def _distinct(documents: Iterable[Any]) -> list[Any]:
-    """One document per id; those without id cannot be told apart, so each of them counts."""
-    named: dict[object, Any] = {}
-    for number, document in enumerate(documents):
-        named.setdefault(document_id(document) or number, document)
-    return list(named.values())
 
 
 def _refusal(path: str, response: httpx.Response, said: str) -> DojoError:

@@ -1,4 +1,4 @@
-"""How a request follows from Dojo's documents: the rules of CONTRACTS C.
+"""How a request follows from Dojo's documents: the rules of docs/specification/requests.md.
 
 Here belong the rules only, as plain functions of documents. Whether a run is ready, and where a
 request goes, is decided elsewhere. Buckets and output tasks are left at "as configured" and "all".
@@ -20,19 +20,19 @@ from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest, Qual
 IMPLICIT_COLUMNS = frozenset(
     {"timestamp", "country", "admin1", "admin2", "admin3", "lat", "lng", "feature", "value"}
 )
-"""The nine columns of every file; Dojo lists some of them as qualifiers (CONTRACTS A.5, C)."""
+"""The nine columns of every file; Dojo lists some of them as qualifiers."""
 
 NUMERIC_TYPES = frozenset({"int", "float", "boolean", "datetime"})
-"""Output types of a dataset that become a datacube (CONTRACTS C)."""
+"""Output types of a dataset that become a datacube."""
 
 THRESHOLDS = QualifierThresholds(
     max_count=10_000, regional_timeseries_count=100, regional_timeseries_max_level=1
 )
-"""The limits CauseMos sends with every request (CONTRACTS C)."""
+"""The limits CauseMos sends with every request."""
 
 
 def request_for_run(run: RunDocument, model: ModelDocument) -> DatacubeRequest:
-    """The request CauseMos would make for a model run (CONTRACTS C).
+    """The request CauseMos would make for a model run.
 
     The run's own document waits for the outcome. Raises ValueError when `model` is another model.
     """
@@ -54,9 +54,9 @@ def request_for_run(run: RunDocument, model: ModelDocument) -> DatacubeRequest:
 def request_for_indicator(
     indicator: IndicatorDocument, doc_ids: Sequence[str] | None = None
 ) -> DatacubeRequest:
-    """The request CauseMos would make for a dataset (CONTRACTS C).
+    """The request CauseMos would make for a dataset.
 
-    Only CauseMos knows the `doc_ids` that wait for the outcome (CONTRACTS I); None: nobody is told.
+    Only CauseMos knows the `doc_ids` that wait for the outcome; None: nobody is told.
     """
     qualifiers = indicator.qualifier_outputs or ()
     numeric = [output for output in indicator.outputs if output.type in NUMERIC_TYPES]

@@ -4,8 +4,8 @@ Here belongs what a document means: its fields, whether it is ready, what tells 
 the next. How documents are fetched is `client.py`, what is asked of the pipeline because of them
 is `derive.py`.
 
-The fields we use must have the right type, everything else may be missing, null or new
-(CONTRACTS A.1: nothing is validated on the way out of Dojo).
+The fields we use must have the right type, everything else may be missing, null or new:
+nothing is validated on the way out of Dojo. What it may be: docs/specification/dojo-documents.md.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from datacube_assets.dojo.request import NonEmpty, digest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public
 
 _STRING_PART = re.compile(r".*_str(.[0-9]+)?.parquet.gzip$")
 
 
 def is_string_part(path: str) -> bool:
-    """Whether the pipeline ignores this part, because it holds the text values (CONTRACTS B.1).
+    """Whether the pipeline ignores this part, because it holds the text values.
 
     The dots of the pattern match any character, as in the original: `_str_2.parquet.gzip` counts. A
     signature behind the name does not change what the part is.
@@ -33,12 +33,12 @@ def is_string_part(path: str) -> bool:
 
 
 def has_numeric_part(data_paths: Iterable[str]) -> bool:
-    """Whether any part is not a text one (CONTRACTS A.4)."""
+    """Whether any part is not a text one."""
     return not all(map(is_string_part, data_paths))
 
 
 def _milliseconds_or_none(value: object) -> int | None:
-    """Elasticsearch keeps `created_at` as text or number (CONTRACTS A.4).
+    """Elasticsearch keeps `created_at` as text or number.
 
     It only decides who comes first, so one that cannot be read is as good as none.
     """
@@ -72,7 +72,7 @@ class _Document(BaseModel):
 
 
 class RunAttributes(_Document):
-    """What the execution of a model run leaves behind (CONTRACTS A.4)."""
+    """What the execution of a model run leaves behind."""
 
     status: str = ""
     """`Running`, `success`, `failed`, in any case; empty before the run was accepted."""
@@ -81,7 +81,7 @@ class RunAttributes(_Document):
 
 
 class RunDocument(_Document):
-    """One model run (CONTRACTS A.4)."""
+    """One model run (docs/specification/dojo-documents.md#a-model-run)."""
 
     id: NonEmpty
     model_id: NonEmpty
@@ -93,12 +93,12 @@ class RunDocument(_Document):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the run succeeded and left a part that is not text (CONTRACTS A.4)."""
+        """Whether the run succeeded and left a part that is not text."""
         return self.attributes.status.lower() == "success" and has_numeric_part(self.data_paths)
 
     @property
     def version(self) -> str:
-        """Hex digest of the change key of CONTRACTS A.4: a re-execution of the same id has another one.
+        """Hex digest of id, time of execution and paths: a re-execution of the same id has another one.
 
         The order of the paths is that of a directory listing and means nothing.
         """
@@ -106,7 +106,7 @@ class RunDocument(_Document):
 
 
 class OutputDocument(_Document):
-    """One feature of a model or dataset (CONTRACTS A.5)."""
+    """One feature of a model or dataset."""
 
     name: NonEmpty
     type: str = ""
@@ -116,7 +116,7 @@ class OutputDocument(_Document):
 
 
 class QualifierDocument(_Document):
-    """One column that breaks features down, weights or annotates them (CONTRACTS A.5)."""
+    """One column that breaks features down, weights or annotates them."""
 
     name: NonEmpty
     related_features: tuple[str, ...] = ()
@@ -129,15 +129,15 @@ class _DescribedDocument(_Document):
     name: str = ""
     outputs: tuple[OutputDocument, ...] = ()
     qualifier_outputs: tuple[QualifierDocument, ...] | None = None
-    """None and empty differ for a model's qualifier map (CONTRACTS C)."""
+    """None and empty differ for a model's qualifier map (docs/specification/requests.md#qualifier-map)."""
 
 
 class ModelDocument(_DescribedDocument):
-    """What a model's runs produce (CONTRACTS A.5)."""
+    """What a model's runs produce (docs/specification/dojo-documents.md#models-and-datasets)."""
 
 
 class IndicatorDocument(_DescribedDocument):
-    """One dataset (CONTRACTS A.5)."""
+    """One dataset (docs/specification/dojo-documents.md#models-and-datasets)."""
 
     created_at: Milliseconds = None
     """Milliseconds UTC of the last update (Dojo resets it); None when unknown."""
@@ -147,14 +147,14 @@ class IndicatorDocument(_DescribedDocument):
 
     @property
     def is_ready(self) -> bool:
-        """Whether the dataset is published, not deprecated and has a part that is not text (A.5)."""
+        """Whether the dataset is published, not deprecated and has a part that is not text."""
         return self.published and not self.deprecated and has_numeric_part(self.data_paths)
 
     @property
     def version(self) -> str:
         """Hex digest of what makes another datacube: the parts, the features and their qualifiers.
 
-        Any update resets `created_at` (CONTRACTS A.3), and new files come under the old addresses (B.1),
+        Any update resets `created_at`, and new files come under the old addresses,
         so it enters: a run too many publishes nothing, a run too few would leave wrong numbers.
         """
         outputs = sorted((output.name, output.type) for output in self.outputs)

@@ -1,4 +1,6 @@
-"""Fetching the Parquet parts of a run from wherever Dojo left them (CONTRACTS B.1).
+"""Fetching the Parquet parts of a run from wherever Dojo left them.
+
+Where that may be: docs/specification/dojo-files.md#addresses.
 
 Bytes only: a part is copied to a local file, its size and checksum taken on the way. Here is also
 decided which addresses may be asked at all. Which parts to fetch is said by the request; what is in
@@ -9,15 +11,16 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import math
 import os
 import re
-import ssl
 import stat
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -28,13 +31,16 @@ import httpx
 from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.http_client import (
     UNTRUSTED,
+    Overdue,
     RetryPolicy,
     Unavailable,
     failure,
     is_passing,
-    public,
+    open_client,
+    overseen,
     retry_after,
 )
+from datacube_assets.http_client.redaction import public, redacted, secrets_of
 from datacube_assets.kernels.errors import InputError, shorten
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 
@@ -45,13 +51,43 @@ SCHEMES = frozenset({"https", "http", "s3", "file"})
 """Kinds of addresses that can be read; a plain path counts as `file`."""
 
 _CHUNK = 1 << 20
+_GRACE = 2.0
+"""Time-outs that an answer may take to begin, and its bytes to gather speed."""
 _HOPS = 10
 _FOREVER = timedelta(days=30)
 _FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MISTYPED = re.compile(r"\W*(?!file:)[A-Za-z][A-Za-z0-9+.-]{1,30}:[/\\]", re.DOTALL)
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_ISATAP = 0x00005EFE
+"""What stands before an address of IPv4 in one of IPv6 that is made of it; a bit tells kinds apart."""
+_V4_INSIDE = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "100.64.0.0/10",  # behind a provider's translation; Alibaba's metadata
+            "168.63.129.16/32",  # Azure's own services
+            "169.254.0.0/16",  # metadata of most clouds
+            "192.0.0.0/24",  # protocols; Oracle's metadata
+            "192.88.99.0/24",  # relays into IPv6
+            "198.18.0.0/15",  # measurements inside
+        ),
+    )
+)
+_V6_INSIDE = tuple(
+    map(
+        ipaddress.IPv6Network,
+        (
+            "2001::/23",  # protocols, Teredo's tunnels among them
+            "2001:db8::/32",
+            "3fff::/20",  # documentation, as the one above
+        ),
+    )
+)
+"""What Python's list of networks, in one version or another, takes for the internet."""
 _S3_STATUS = re.compile(r"status code: (\d{3})")
 
 Pieces = Generator[bytes, None, None]
@@ -78,6 +114,8 @@ class Source:
     """Opens what is sealed in addresses."""
     timeout: float = 60.0
     """Seconds without any progress."""
+    slowest: float = 20_000.0
+    """Bytes a second that have to come on average, but for the first while."""
     max_bytes: int | None = None
     """Size beyond which a part is refused."""
     retries: RetryPolicy = field(default_factory=RetryPolicy)
@@ -133,6 +171,12 @@ def check_address(address: str, source: Source = ANYWHERE) -> None:
 
 def _scheme(address: str) -> str:
     url = _SCHEME.match(address)
+    if url is None and _MISTYPED.match(address):
+        raise InputError(
+            "it is no address: something stands before it, or its slashes are not two",
+            file=public(address),
+            remedy="Give it as https://host/path, with nothing before it",
+        )
     scheme = url[1].lower() if url else "file"
     if scheme not in SCHEMES:
         raise InputError(
@@ -170,14 +214,17 @@ def _from_web(address: str, source: Source) -> Pieces:
     url = _web_url(address)
     try:
         timeout = httpx.Timeout(source.timeout, connect=_patience(source))
-        with httpx.Client(verify=_tls(), timeout=timeout) as http:
+        until = time.monotonic() + _GRACE * source.timeout
+        with open_client(timeout=timeout) as http:
             guard = _Guard(source)
             hop = http.build_request("GET", url, headers=headers, extensions={"trace": guard})
             for _ in range(_HOPS):
                 host = hop.url.raw_host.decode()
                 _admit(shown, hop.url.scheme, host, source)
-                guard.expect(shown, host)
-                with closing(http.send(hop, stream=True)) as answer:
+                with overseen(until - time.monotonic()) as oversight:
+                    guard.expect(shown, host, oversight)
+                    begun = http.send(hop, stream=True)
+                with closing(begun) as answer:
                     if answer.next_request is None:
                         _check_status(shown, answer)
                         length = answer.headers.get("Content-Length")
@@ -185,10 +232,14 @@ def _from_web(address: str, source: Source) -> Pieces:
                         return
                     hop = answer.next_request
                     shown = f"{public(address)}, redirected to {public(str(hop.url))}"
-    except httpx.UnsupportedProtocol as error:
-        raise InputError("it does not lead to http:// or https://", file=shown, remedy=_FINAL) from error
+    except Overdue as error:
+        # Asked again at once it would be no quicker: the step is repeated later.
+        raise Unavailable(f"file {shown}: {error}", retry_after=math.inf) from None
+    except httpx.UnsupportedProtocol:
+        raise InputError("it does not lead to http:// or https://", file=shown, remedy=_FINAL) from None
     except httpx.RequestError as error:
-        raise Unavailable(f"file {shown}: {failure(error)}") from error
+        # Not as its cause, which repeats what the server sent.
+        raise Unavailable(f"file {shown}: {_of_address(failure(error), address)}") from None
     raise InputError(f"it redirects more than {_HOPS} times", file=public(address), remedy=_FINAL)
 
 
@@ -201,15 +252,17 @@ class _Guard:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self._oversight: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
         self._shown = self._host = ""
         self._direct = True
 
-    def expect(self, shown: str, host: str) -> None:
-        """Say which host is asked next, and how its address is shown."""
-        self._shown, self._host = shown, host
+    def expect(self, shown: str, host: str, oversight: Callable[[str, Mapping[str, Any]], None]) -> None:
+        """Say which host is asked next, how its address is shown, and who else has to know of connections."""
+        self._shown, self._host, self._oversight = shown, host, oversight
 
     def __call__(self, event: str, info: dict[str, Any]) -> None:
         """What httpcore calls as it goes along. Raises InputError."""
+        self._oversight(event, info)
         if event == "connection.connect_tcp.started":
             self._direct = info["host"] == self._host or not getproxies()
         elif event == "connection.connect_tcp.complete" and self._source.guarded and self._direct:
@@ -226,19 +279,34 @@ class _Guard:
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet, and not of a machine, a network or a cloud's inside."""
     number = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(number, ipaddress.IPv6Address):
-        # Forms of IPv6 that stand for an address of IPv4.
-        within = number.ipv4_mapped or number.sixtofour
-        if number in _NAT64:
-            within = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
-        number = within or number
-    return number.is_global and not number.is_multicast
+    if isinstance(number, ipaddress.IPv4Address):
+        return _is_public_v4(number)
+    if number.ipv4_mapped:
+        return _is_public_v4(number.ipv4_mapped)
+    low = ipaddress.IPv4Address(int(number) & 0xFFFFFFFF)
+    if number in _NAT64:
+        return _is_public_v4(low)
+    # Nothing else is routed in the internet: neither what is local, in whichever way, nor old forms of IPv4.
+    if number not in _UNICAST or not number.is_global or any(number in network for network in _V6_INSIDE):
+        return False
+    within = [number.sixtofour] if number.sixtofour else []
+    if (int(number) >> 32) & 0xFDFFFFFF == _ISATAP:
+        within.append(low)
+    return all(map(_is_public_v4, within))
 
 
-@cache
-def _tls() -> ssl.SSLContext:
-    """Certificates and all; read once, as that takes longer than fetching a small part."""
-    return httpx.create_ssl_context()
+def _is_public_v4(number: ipaddress.IPv4Address) -> bool:
+    return (
+        number.is_global
+        and not number.is_multicast
+        and not number.is_reserved
+        and not any(number in network for network in _V4_INSIDE)
+    )
+
+
+def _of_address(said: str, address: str) -> str:
+    """What was said, without the secrets of the address that was asked."""
+    return redacted(said, *secrets_of(address))
 
 
 def _web_url(address: str) -> httpx.URL:
@@ -272,7 +340,8 @@ def _from_s3(address: str, source: Source) -> Pieces:
     _admit(shown, "s3", bucket, source)
     try:
         answer = obstore.get(_s3_store(bucket, source), key)
-        pieces = map(bytes, answer.stream(min_chunk_size=_CHUNK))
+        # As they come: what is gathered first could come for ever.
+        pieces = map(bytes, answer.stream(min_chunk_size=1))
         yield from _measured(shown, pieces, answer.meta["size"], source)
     except FileNotFoundError:
         raise _gone(shown) from None
@@ -400,8 +469,9 @@ def _patience(source: Source) -> float:
 
 
 def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source: Source) -> Pieces:
-    """The same pieces, refused when they are too many altogether or not as many bytes as announced."""
-    limit, size = source.max_bytes, 0
+    """The same pieces, refused when they are too many altogether or not as many bytes as announced, and
+    given up when they come so slowly that the run had better make place for another."""
+    limit, size, start = source.max_bytes, 0, time.monotonic()
     for piece in pieces:
         size += len(piece)
         if limit is not None and max(size, expected or 0) > limit:
@@ -409,6 +479,13 @@ def _measured(shown: str, pieces: Iterable[bytes], expected: int | None, source:
                 f"the file is larger than {limit:,} bytes",
                 file=shown,
                 remedy="Divide it into several parts, or raise DATACUBE_MAX_PART_BYTES",
+            )
+        late = time.monotonic() - start - _GRACE * source.timeout
+        if late > 0 and size < late * source.slowest:
+            raise Unavailable(
+                f"file {shown}: only {size:,} bytes came in {late + _GRACE * source.timeout:,.0f} s",
+                # Asked again at once it would be no quicker: the step is repeated later.
+                retry_after=math.inf,
             )
         yield piece
     if expected is not None and size != expected:

@@ -1,12 +1,14 @@
 """The name of what the system works on: one run of one model, or one dataset.
 
-Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them
-(DESIGN 2). Keys in buckets use the ids as they are; they are built in `kernels/keys.py`.
+Partition keys and lake folders are made of it, and this is the one place that encodes and decodes them.
+Keys in buckets use the ids as they are; they are built in `kernels/keys.py`.
 """
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -64,7 +66,7 @@ class ModelRun:
 
     @property
     def prefix(self) -> str:
-        """Prefix of the run's objects in a bucket (CONTRACTS D)."""
+        """Prefix of the run's objects in a bucket."""
         return keys.run_prefix(self.model_id, self.run_id)
 
     @property
@@ -83,3 +85,12 @@ class ModelRun:
 
     def __str__(self) -> str:
         return f"{self.model_id}:{self.run_id}"
+
+
+class UnknownPartitionError(LookupError):
+    """A partition that neither Dagster nor the lake knows; the message names those that are called alike."""
+
+    def __init__(self, key: str, known: Iterable[str]) -> None:
+        near = difflib.get_close_matches(key, sorted(known), 3, 0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else "`datacube list` tells which there are"
+        super().__init__(f"{key} is not known here, neither to Dagster nor in the lake: {hint}")

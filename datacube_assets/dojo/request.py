@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 INDICATOR_RUN_ID = "indicator"
-"""The run id of every dataset (CONTRACTS C); the reader picks the indicators bucket by it (E.1)."""
+"""The run id of every dataset; the reader picks the indicators bucket by it."""
 
 OUTPUT_TASKS = (
     "compute_global_timeseries",
@@ -22,13 +22,13 @@ OUTPUT_TASKS = (
     "compute_regional_aggregation",
     "compute_tiles",
 )
-"""Names by which a request selects outputs (CONTRACTS C)."""
+"""Names by which a request selects outputs (docs/specification/requests.md#output-tasks)."""
 
 NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class QualifierThresholds(BaseModel):
-    """Limits on the number of distinct values of a qualifier; both are inclusive (CONTRACTS C, J.11)."""
+    """Limits on the number of distinct values of a qualifier; both are inclusive."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -41,7 +41,7 @@ class QualifierThresholds(BaseModel):
 
 
 class DatacubeRequest(BaseModel):
-    """What CauseMos, a user or the derivation from Dojo asks for (the flow parameters of CONTRACTS C).
+    """What CauseMos, a user or the derivation from Dojo asks for (docs/specification/requests.md).
 
     Unknown fields are ignored, as the original flow ignored them.
     """
@@ -61,8 +61,8 @@ class DatacubeRequest(BaseModel):
     """Milliseconds UTC put where the timestamp is missing."""
     raw_count_threshold: int = Field(10_000, ge=0)
     """Features with more rows get no raw.csv."""
-    timestamp_unit: Literal["ms", "s"] = "ms"
-    """Unit of numeric timestamps in the parts (DESIGN 5, 13)."""
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "ms"
+    """Unit of numeric timestamps in the parts. Old files hold seconds, and nothing in them says so."""
     selected_output_tasks: tuple[str, ...] | None = None
     """Subset of the five task names; None stands for all of them."""
     model_bucket: str | None = None
@@ -75,7 +75,7 @@ class DatacubeRequest(BaseModel):
 
     @model_validator(mode="after")
     def _names_its_kind(self) -> DatacubeRequest:
-        # The reader chooses the bucket by the run id, the pipeline by the flag (CONTRACTS C).
+        # The reader chooses the bucket by the run id, the pipeline by the flag.
         if self.is_indicator != (self.run_id == INDICATOR_RUN_ID):
             raise ValueError(
                 f"the run id is {INDICATOR_RUN_ID!r} for datasets (is_indicator), and only for them"

@@ -32,16 +32,21 @@ class Ready:
 
 
 def ready_runs(documents: Iterable[RunDocument]) -> list[Ready]:
-    """The model runs that are ready (CONTRACTS A.4)."""
+    """The model runs that are ready (docs/dojo-to-causemos.md#when-is-something-ready)."""
     return [
         Ready(ModelRun(one.model_id, one.id), one.version, one.created_at or 0, one.model_name)
         for one in documents
-        if one.is_ready
+        if one.is_ready and not is_misnamed(one)
     ]
 
 
+def is_misnamed(document: RunDocument) -> bool:
+    """Whether a model run has the id by which everybody knows datasets: it would be read as one."""
+    return document.id == INDICATOR_RUN_ID
+
+
 def ready_indicators(documents: Iterable[IndicatorDocument]) -> list[Ready]:
-    """The datasets that are ready (CONTRACTS A.5)."""
+    """The datasets that are ready (docs/dojo-to-causemos.md#when-is-something-ready)."""
     return [
         Ready(ModelRun(one.id, INDICATOR_RUN_ID), one.version, one.created_at or 0, one.name)
         for one in documents

@@ -1,6 +1,6 @@
 """Who may call: clients from networks that are named, and with a token if one is set.
 
-CauseMos sends no credentials (CONTRACTS F.1), so the network decides. What counts is the address that
+CauseMos sends no credentials, so the network decides. What counts is the address that
 the connection comes from; headers in which a client may claim another one are not looked at.
 """
 

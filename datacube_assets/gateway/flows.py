@@ -1,4 +1,6 @@
-"""What is told about a run, as an answer to the GraphQL query that CauseMos sends (CONTRACTS F.5).
+"""What is told about a run, as an answer to the GraphQL query that CauseMos sends.
+
+What it expects: docs/specification/queue-and-causemos.md#state-and-log-of-a-run.
 
 It is that one query: the run is named by `_eq`, the fields by their names. Everything comes from the
 Dagster run of that id, which is what reports give CauseMos as `flow_id`.
@@ -7,17 +9,16 @@ Dagster run of that id, which is what reports give CauseMos as `flow_id`.
 from __future__ import annotations
 
 import datetime as dt
-import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, DagsterRunStatus, RunRecord
-from dagster._core.events.log import EventLogEntry
+import graphql
+from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
 from datacube_assets.gateway.parameters import is_run_id
-from datacube_assets.http_client import scrubbed
+from datacube_assets.http_client.redaction import beginning
+from datacube_assets.orchestration.failures import reason
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {
@@ -35,10 +36,14 @@ MOST_LINES = 1000
 """Lines of a log that are told, the newest ones."""
 LONGEST_LINE = 2000
 """Letters of a line."""
-_QUERY = re.compile(r'\bflow_run\s*\(\s*where\s*:.*?\b_eq\s*:\s*("(?:[^"\\]|\\.)*")(.*)', re.DOTALL)
+LONGEST_QUERY = 20_000
+"""Letters of a query; CauseMos' has some two hundred."""
+_MOST_TOKENS = 1_000
+"""Words and signs of a query: GraphQL's parser takes its time with each."""
 _UNREADABLE = "only the query `flow_run(where: {id: {_eq: ...}})` is answered here"
 
 Answer = dict[str, Any]
+_FAILED = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
 class UnknownQueryError(ValueError):
@@ -54,14 +59,7 @@ class Flows:
 
     def answer(self, query: object) -> Answer:
         """The answer to a query. Raises UnknownQueryError."""
-        found = _QUERY.search(query) if isinstance(query, str) else None
-        if found is None:
-            raise UnknownQueryError(_UNREADABLE)
-        try:
-            run_id = str(json.loads(found[1]))
-        except ValueError:
-            raise UnknownQueryError(_UNREADABLE) from None
-        wanted = set(re.findall(r"\w+", found[2]))
+        run_id, wanted = asked_of(query)
         record = self._record(run_id)
         if record is None:
             return {"data": {"flow_run": []}}
@@ -75,9 +73,6 @@ class Flows:
             "agent": _agent,
         }
         told = {name: tell(record) for name, tell in fields.items() if name in wanted or name == "state"}
-        if "agent" in wanted:
-            # Of an agent `id` is asked for, too; of the run only if it stands before that.
-            told.pop("id", None)
         return {"data": {"flow_run": [told]}}
 
     def _record(self, run_id: str) -> RunRecord | None:
@@ -93,6 +88,10 @@ class Flows:
             for entry in entries[-MOST_LINES:]
             if (text := self._text(entry))
         ]
+        why = reason(self.instance, run.run_id) if run.status in _FAILED else None
+        if why:
+            # Last, where one looks first: in the words that the modeller is told everywhere.
+            lines.append({"timestamp": _time(record.end_time) or _start(record), "message": _line(why)})
         if len(newest) > MOST_LINES and lines:
             left_out = f"(only the last {MOST_LINES:,} lines; Dagster has all of them)"
             lines.insert(0, {"timestamp": lines[0]["timestamp"], "message": left_out})
@@ -106,14 +105,41 @@ class Flows:
             # Neither the stack nor what an exception says of itself in Python is for a user of CauseMos.
             text = f"{text} {error.message}".strip()
             error = error.cause
-        for username, password in (
-            (self.settings.dojo_username, self.settings.dojo_password),
-            (self.settings.causemos_username, self.settings.causemos_password),
-            ("", self.settings.address_key),
-            ("", self.settings.gateway_token),
-        ):
-            text = scrubbed(text, username, password.get_secret_value())
-        return text if len(text) <= LONGEST_LINE else f"{text[:LONGEST_LINE]}..."
+        return _line(text)
+
+
+def _line(text: str) -> str:
+    """A line without secrets, and not too long."""
+    told = beginning(text, LONGEST_LINE)
+    return told if len(text) <= LONGEST_LINE else f"{told}..."
+
+
+def asked_of(query: object) -> tuple[str, set[str]]:
+    """The id of the run that a query asks for, and the names of the fields. Raises UnknownQueryError."""
+    if not isinstance(query, str) or len(query) > LONGEST_QUERY:
+        raise UnknownQueryError(_UNREADABLE)
+    try:
+        document = graphql.parse(query, no_location=True, max_tokens=_MOST_TOKENS)
+    except (graphql.GraphQLError, RecursionError):
+        raise UnknownQueryError(_UNREADABLE) from None
+    for operation in document.definitions:
+        if isinstance(operation, graphql.OperationDefinitionNode):
+            for field in _fields(operation.selection_set):
+                where = next((one.value for one in field.arguments if one.name.value == "where"), None)
+                run_id = _member(_member(where, "id"), "_eq")
+                if field.name.value == "flow_run" and isinstance(run_id, graphql.StringValueNode):
+                    return run_id.value, {one.name.value for one in _fields(field.selection_set)}
+    raise UnknownQueryError(_UNREADABLE)
+
+
+def _fields(selected: graphql.SelectionSetNode | None) -> list[graphql.FieldNode]:
+    found = selected.selections if selected else ()
+    return [one for one in found if isinstance(one, graphql.FieldNode)]
+
+
+def _member(value: graphql.ValueNode | None, name: str) -> graphql.ValueNode | None:
+    fields = value.fields if isinstance(value, graphql.ObjectValueNode) else ()
+    return next((one.value for one in fields if one.name.value == name), None)
 
 
 def _time(seconds: float | None) -> str | None:

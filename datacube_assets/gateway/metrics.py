@@ -1,7 +1,8 @@
 """What Prometheus is told: the queue, Dagster's runs, reports, and the gateway's own answers.
 
-What is counted over time begins at zero when the gateway starts, as Prometheus expects. A scrape asks for
-counts and for what changed since the last one, never for everything.
+What is counted over time begins at zero when the gateway starts, as Prometheus expects, with every label
+that an alert asks for: of a series that begins at one, Prometheus cannot tell that it grew. A scrape asks
+for counts and for what changed since the last one, never for everything.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.storage import requests as kept
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.reports import Outbox, oldest
 from datacube_assets.storage.requests import Ticket
 
 OVERLAP = 30.0
 """Seconds by which looks at finished runs overlap, for clocks and transactions that lag."""
 MOST_RUNS = 200
 """Finished runs that a scrape looks at; the next one goes on from there."""
+NO_ROUTE = "none"
+"""Stands for the path of whatever asks for one that is not there."""
 _FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 _SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ANSWER_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
@@ -68,6 +71,8 @@ class Metrics:
         for outcome in ("accepted", "duplicate", "refused", "full"):
             self.requests.labels(outcome)
         self._run_seconds = histogram("run_seconds", "How long runs took", _SECONDS, ["status"])
+        for status in _FINISHED:
+            self._run_seconds.labels(status.value.lower())
         self._delay_seconds = histogram("delay_seconds", "From asked for to published", _SECONDS, [])
         self._objects = counter(
             "published_objects", "Objects of datacubes that runs published, unchanged ones included"
@@ -80,7 +85,6 @@ class Metrics:
         self._since = time.time()
         self._started = self._since
         self._counted: dict[str, float] = {}
-        self._reports: dict[str, int] = {}
         self._scraping = threading.Lock()
 
     def expose(self) -> bytes:
@@ -91,8 +95,11 @@ class Metrics:
             self._measure_reports()
             return generate_latest(self.registry)
 
-    def measured(self, app: ASGIApp) -> Measured:
-        """An application whose answers are counted."""
+    def measured(self, app: ASGIApp, routes: Iterable[str]) -> Measured:
+        """An application whose answers are counted, with the paths of its routes."""
+        for route in (*routes, NO_ROUTE):
+            for status in (500, 503):
+                self._answers.labels(route, status)
         return Measured(app, self._answers, self._answer_seconds)
 
     def _measure_queue(self) -> None:
@@ -121,6 +128,8 @@ class Metrics:
                 self._count(record)
             self._counted[run_id] = updated
             self._since = max(self._since, updated)
+        # After a clock that was ahead, what happens now would count as seen.
+        self._since = min(self._since, time.time())
         oldest = self._since - 2 * OVERLAP
         self._counted = {run_id: updated for run_id, updated in self._counted.items() if updated > oldest}
 
@@ -144,11 +153,10 @@ class Metrics:
                 self._bytes.inc(float(str(metadata["bytes"].value)))
 
     def _measure_reports(self) -> None:
-        # When a report was made never changes: each is read once.
-        self._reports = Outbox(self.lake).ages(self._reports)
-        oldest = min(self._reports.values(), default=None)
-        self._undelivered.set(len(self._reports))
-        self._undelivered_age.set(0 if oldest is None else max(time.time() - oldest / 1000, 0))
+        slips = Outbox(self.lake).slips()
+        first = oldest(slips)
+        self._undelivered.set(len(slips))
+        self._undelivered_age.set(0 if first is None else max(time.time() - first / 1000, 0))
 
 
 class Measured:
@@ -174,6 +182,6 @@ class Measured:
         finally:
             if scope["type"] == "http":
                 # Only routes that there are: anybody can think up any number of paths.
-                route = getattr(scope.get("route"), "path", "none")
+                route = getattr(scope.get("route"), "path", NO_ROUTE)
                 self._answers.labels(route, status).inc()
                 self._seconds.labels(route).observe(time.perf_counter() - started)

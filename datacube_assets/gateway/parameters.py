@@ -7,7 +7,8 @@ it is when they are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.fetch import Source, check_address
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.http_client.redaction import HIDDEN, redacted
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.settings import Settings, names
 
@@ -25,7 +27,18 @@ LARGEST_REQUEST = 1_000_000
 """Bytes of a flow parameter object; one with a thousand addresses has about a third of it."""
 LARGEST_BODY = 10_000_000
 """Bytes of an array of them."""
+MOST_VALUES = 100_000
+"""Values of a body; one with a thousand addresses has about a thousand and fifty."""
+DEEPEST = 64
+"""Objects and arrays of a body that lie in each other."""
+MOST_ADDRESSES = 4_000
+"""Addresses of parts that a body may name, in all its requests together: each is looked at and sealed."""
+MOST_DOCUMENTS = 10_000
+"""Documents that may wait for the outcomes of a body's requests."""
+MOST_REQUESTS = 1_000
+"""Requests of an array: it is put in while the caller waits."""
 
+_SECRET_NAME = re.compile(r"(?i)secret|passw|pwd|token|credential|authorization|(^|_|access|api)key($|_)")
 _LONGEST_RUN_ID = 100
 
 
@@ -44,7 +57,7 @@ class Parameters:
     request: DatacubeRequest
     """What is worked on; addresses are sealed."""
     document: Mapping[str, Any]
-    """The object as it came, with whatever else it said; addresses are sealed."""
+    """The object as it came, with whatever else it said but secrets; addresses are sealed."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +82,13 @@ class Reader:
         return cls(source, seal)
 
     def read_one(self, document: Any) -> Parameters:
-        """The request of a flow parameter object (CONTRACTS C, F.1). Raises RefusedError.
+        """The request of a flow parameter object (docs/specification/requests.md). Raises RefusedError.
 
         Fields that are null count as absent, as in the original.
         """
         if not isinstance(document, dict):
             raise RefusedError("a request is a JSON object of flow parameters")
+        _check_sizes([document])
         known = {
             name: value
             for name, value in document.items()
@@ -96,12 +110,19 @@ class Reader:
             update={"data_paths": tuple(map(self.source.seal.open, request.data_paths))}
         )
         request = self.seal.close_all(opened)
-        return Parameters(request, {**document, "data_paths": list(request.data_paths)})
+        kept = {
+            name: value if name in DatacubeRequest.model_fields else _without_secrets(name, value)
+            for name, value in document.items()
+        }
+        return Parameters(request, {**kept, "data_paths": list(request.data_paths)})
 
     def read_many(self, documents: Any) -> list[Parameters]:
         """The requests of an array, all or none. Raises RefusedError naming the first that cannot be used."""
         if not isinstance(documents, list):
             raise RefusedError("the body must be an array of requests")
+        if len(documents) > MOST_REQUESTS:
+            raise TooLargeError(f"an array may have at most {MOST_REQUESTS} requests; send several arrays")
+        _check_sizes([one for one in documents if isinstance(one, dict)])
         read = []
         for number, document in enumerate(documents):
             try:
@@ -113,15 +134,46 @@ class Reader:
         return read
 
 
+def _check_sizes(documents: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse more of something than any request needs, before each is looked at. Raises TooLargeError."""
+    for name, most in (("data_paths", MOST_ADDRESSES), ("doc_ids", MOST_DOCUMENTS)):
+        if sum(len(one[name]) for one in documents if isinstance(one.get(name), list)) > most:
+            raise TooLargeError(f"{name}: a body may have at most {most:,}")
+
+
+def _without_secrets(name: str, value: Any) -> Any:
+    """What a request says besides, as it may be kept; the original was sent the keys of a store that way."""
+    if isinstance(value, dict):
+        return {inner: _without_secrets(inner, part) for inner, part in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(name, part) for part in value]
+    if isinstance(value, str):
+        return HIDDEN if value and _SECRET_NAME.search(name) else redacted(value)
+    return value
+
+
 def parsed(body: bytes) -> Any:
-    """What a JSON body says. Raises RefusedError for what is none, or could not be written again."""
+    """What a JSON body says, in the one form in which it is kept and read again.
+
+    Raises RefusedError for what is none, or could not be written again: numbers that are none or infinite,
+    half a character; and for what would take long, TooLargeError included.
+    """
+    # In texts these signs count as well, which makes no difference to anybody.
+    if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise TooLargeError(f"a body may have at most {MOST_VALUES:,} values")
     try:
         content = json.loads(body.decode())
-        # Infinity, and half a character.
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise RefusedError("the body must be JSON") from None
+    if not _is_flat(content, DEEPEST):
+        raise RefusedError(f"the body must be JSON of at most {DEEPEST} levels")
     return content
+
+
+def _is_flat(content: Any, levels: int) -> bool:
+    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
+    return not parts or (levels > 0 and all(_is_flat(part, levels - 1) for part in parts))
 
 
 def is_run_id(text: str) -> bool:

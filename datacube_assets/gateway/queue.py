@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
@@ -55,7 +55,7 @@ class ActiveRunError(RuntimeError):
 
 @dataclass(frozen=True)
 class Status:
-    """What `/status` tells (CONTRACTS F.1)."""
+    """What `/status` tells."""
 
     count: int
     """Requests whose run has not started."""
@@ -101,6 +101,30 @@ class _Seen:
         return sorted({*self.waiting, *self.queued})
 
 
+def _grouped(many: Sequence[Parameters]) -> list[list[Parameters]]:
+    """Requests in their order; equal ones of a partition, with none between them, together."""
+    groups: list[list[Parameters]] = []
+    newest: dict[str, tuple[str, list[Parameters]]] = {}
+    for one in many:
+        mark, meaning = partition_mark(ModelRun.of(one.request)), meaning_mark(one.request)
+        before = newest.get(mark)
+        if before is not None and before[0] == meaning:
+            before[1].append(one)
+        else:
+            groups.append([one])
+            newest[mark] = meaning, groups[-1]
+    return groups
+
+
+def _together(group: Sequence[Parameters]) -> Parameters:
+    """One request for all who wait for the same."""
+    first = group[0]
+    waiting = dict.fromkeys(doc_id for one in group for doc_id in one.request.doc_ids or ())
+    if len(group) == 1 or not waiting:
+        return first
+    return replace(first, request=first.request.model_copy(update={"doc_ids": tuple(waiting)}))
+
+
 class RequestQueue:
     """The requests that wait in a lake and in a Dagster. All methods may be called from many threads."""
 
@@ -124,7 +148,7 @@ class RequestQueue:
         """Put a request in at the end; once this returns, nothing loses it.
 
         One that asks for the same as the newest request of its partition, which still waits, is accepted
-        and not put in again; whoever waits for it is told of that one's outcome (CONTRACTS F.2).
+        and not put in again; whoever waits for it is told of that one's outcome.
 
         Raises FullError, and StoreError when the lake cannot be written.
         """
@@ -144,18 +168,23 @@ class RequestQueue:
         duplicates.
         """
         self._look_if_due()
+        groups = _grouped(many)
+        new = [group for group in groups if self._same_as(group[0]) is None]
         outcomes: list[Outcome] = []
-        known = {self._same_as(one) for one in many} - {None}
-        marks = {(one.request.model_id, one.request.run_id, meaning_mark(one.request)) for one in many}
-        with self._room(max(len(marks) - len(known), 0)):
-            for one in many:
-                with self._stripes[int(partition_mark(ModelRun.of(one.request)), 16) % _STRIPES]:
-                    if self._joins(one):
-                        outcomes.append("duplicate")
-                    else:
-                        self._put(one)
-                        outcomes.append("accepted")
+        with self._room(len(new)):
+            for group in groups:
+                outcomes.append(self._take(_together(group)))
+                outcomes.extend("duplicate" for _ in group[1:])
         return outcomes
+
+    def _take(self, parameters: Parameters) -> Outcome:
+        """Put a request in for which there is room."""
+        # Of two equal ones at the same time the second has to find the first.
+        with self._stripes[int(partition_mark(ModelRun.of(parameters.request)), 16) % _STRIPES]:
+            if self._joins(parameters):
+                return "duplicate"
+            self._put(parameters)
+        return "accepted"
 
     def _same_as(self, parameters: Parameters) -> str | None:
         """The newest request of the partition if it asks for the same, as far as was seen."""
@@ -168,7 +197,9 @@ class RequestQueue:
         name = self._same_as(parameters)
         if name is None or not self._waits(name):
             return False
-        known = kept.doc_ids_of(self._lake, name)
+        asked = kept.asked_for(self._lake, name)
+        # What others have joined with is not looked at: there may be thousands, and told is each once.
+        known = set(asked.doc_ids) if asked else set()
         more = [doc_id for doc_id in parameters.request.doc_ids or () if doc_id not in known]
         if not more:
             return True

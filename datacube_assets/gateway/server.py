@@ -1,4 +1,4 @@
-"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect (CONTRACTS F).
+"""The HTTP application: what CauseMos calls in place of the original queue and of Prefect.
 
     PUT  /data-pipeline/enqueue              put a request in
     PUT  /data-pipeline/bulk-enqueue         put many in, all or none
@@ -20,20 +20,21 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-import uvicorn
 from dagster import DagsterInstance
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from datacube_assets import __version__
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway.admission import Admission, check_networks, is_loopback
-from datacube_assets.gateway.flows import Flows, UnknownQueryError
+from datacube_assets.gateway.flows import LONGEST_QUERY, Flows, UnknownQueryError
+from datacube_assets.gateway.listening import NamedHosts, listen
 from datacube_assets.gateway.metrics import Metrics
 from datacube_assets.gateway.parameters import (
     LARGEST_BODY,
@@ -44,6 +45,7 @@ from datacube_assets.gateway.parameters import (
     parsed,
 )
 from datacube_assets.gateway.queue import ActiveRunError, FullError, RequestQueue, UnknownRunError
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.settings import Settings, names, networks
 from datacube_assets.storage.lake import Lake
@@ -51,8 +53,10 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import StoreError
 
 FAILED = "An error occured on the server while processing the request"
-"""The original's words for everything that goes wrong, spelled as there (CONTRACTS F.1)."""
+"""The original's words for everything that goes wrong, spelled as there."""
 _LONGEST_REASON = 1000
+LARGEST_QUERY = 4 * LONGEST_QUERY
+"""Bytes of the body with a query."""
 _TEXT = {"content": {"text/plain": {"schema": {"type": "string"}}}}
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"description": "It cannot be used; the second line says why. Nothing was queued.", **_TEXT},
@@ -178,7 +182,7 @@ class Gateway:
 
         async def graphql(request: Request) -> JSONResponse:
             """State, times and log of the run that `flow_run(where: {id: {_eq: ...}})` names."""
-            return await run_in_threadpool(self._query, await _read(request))
+            return await run_in_threadpool(self._query, await _read(request, LARGEST_QUERY))
 
         for path in ("/", "/graphql"):
             router.add_api_route(
@@ -230,7 +234,7 @@ class Gateway:
             query = document.get("query") if isinstance(document, dict) else None
             return JSONResponse(self.flows.answer(query))
         except (RefusedError, UnknownQueryError) as error:
-            return JSONResponse({"errors": [{"message": str(error)}]}, 400)
+            return JSONResponse({"errors": [{"message": redacted(str(error))}]}, 400)
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
@@ -265,22 +269,26 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
             ActiveRunError: _told(400),
             UnknownRunError: _told(404),
             FullError: _told(503),
+            ClientDisconnect: _told(400, "The request did not arrive."),
             StoreError: _told(500),
             Exception: _told(500, "The log of the gateway says why."),
         },
     )
-    for router in (gateway.routes(), gateway.queries(), gateway.operations()):
+    routers = (gateway.routes(), gateway.queries(), gateway.operations())
+    for router in routers:
         app.include_router(router)
     token = settings.gateway_token.get_secret_value()
     admitted = Admission(app, networks(settings.gateway_clients), token)
-    return gateway.metrics.measured(admitted)
+    paths = {route.path for router in routers for route in router.routes if isinstance(route, APIRoute)}
+    named = NamedHosts(admitted, host, names(settings.gateway_origins))
+    return gateway.metrics.measured(named, paths)
 
 
 def _told(status: int, text: str = "") -> Callable[[Request, Exception], Coroutine[Any, Any, Response]]:
     """A handler that says what went wrong: first in the original's words, then in ours."""
 
     async def tell(request: Request, error: Exception) -> Response:
-        said = text or str(error)
+        said = text or redacted(str(error))
         return PlainTextResponse(f"{FAILED}\n{said[:_LONGEST_REASON]}\n", status)
 
     return tell
@@ -294,12 +302,10 @@ def serve(settings: Settings, host: str, port: int) -> None:
     check_networks(settings, host)
     open_store(settings.lake, settings.s3_endpoint).check("DATACUBE_LAKE")
     with open_instance(settings) as instance:
-        uvicorn.run(
+        listen(
             application(settings, instance, host),
-            host=host,
-            port=port,
-            log_level="warning",
-            server_header=False,
+            host,
+            port,
             # Who calls is where the connection comes from.
             proxy_headers=False,
             timeout_graceful_shutdown=10,

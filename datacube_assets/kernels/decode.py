@@ -1,4 +1,4 @@
-"""The bytes of objects to tables: CSV and tiles, the way back from `encode.py` (CONTRACTS D.2, D.4).
+"""The bytes of objects to tables: CSV and tiles, the way back from `encode.py`.
 
 What the original wrote is read as well: bins in any order, counts with a fraction. Which object holds what
 is the business of `storage/published.py`.

@@ -1,4 +1,4 @@
-"""Tables to the bytes of objects: CSV, JSON and tiles (CONTRACTS D.2 Formatting, D.4-D.7).
+"""Tables to the bytes of objects: CSV, JSON and tiles (docs/objects.md#how-text-is-written).
 
 All rows of a family are formatted at once and then cut at the objects' boundaries; objects of one
 family share one buffer. Which rows make which object is decided in `views.py`, keys in `keys.py`.
@@ -40,7 +40,7 @@ class Objects:
     """Shape (objects + 1,), from 0; body i is `buffer[offsets[i]:offsets[i + 1]]`."""
     content_type: str
     left_out: int = 0
-    """Objects that belong to the batch but would stop the reader, and were not made (DESIGN 5, 8)."""
+    """Objects that belong to the batch but would stop the reader, and were not made."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,7 +103,7 @@ _LEAST_PLAIN = 1e-4
 def float_cells(values: Floats) -> pl.Series:
     """Floats as CSV cells: shortest text that reads back the same, as Python's repr; empty if not finite.
 
-    -0.0 is written 0.0 (CONTRACTS J.2).
+    -0.0 is written 0.0, as the original does.
     """
     finite = np.isfinite(values)
     cells = pl.Series(values + 0.0, dtype=pl.Float64)
@@ -210,7 +210,7 @@ def tile_objects(
     bins: npt.NDArray[np.uint32],
     figures: Sequence[Floats],
 ) -> Objects:
-    """Tiles of one zoom in the protobuf of CONTRACTS D.4.
+    """Tiles of one zoom in the protobuf of docs/objects.md#13-tiles.
 
     `x`, `y`: shape (tiles,), below 2**14. Tile i holds the bins of rows `cuts[i]:cuts[i + 1]`, at least
     one; `figures` are s_sum_t_sum, s_sum_t_mean and weight, each of shape (rows,). What is zero is not

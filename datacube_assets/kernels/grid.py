@@ -39,7 +39,7 @@ def grid_cells(cells: pa.Table) -> pa.Table:
     """Temporal cells summed per feature, time and subtile of precision 14 (`schema.GRID_COLUMNS`).
 
     Ordered by feature, time and quadkey. Cells that are not `on_map` are left out; how many points that
-    concerns is in the report of `normalize.py`. Weights play no part (CONTRACTS D.4).
+    concerns is in the report of `normalize.py`. Weights play no part: tiles have no field for them.
     """
     lat, lng = (cast(Floats, column(cells, name)) for name in ("lat", "lng"))
     t_sum, t_mean = (cast(Floats, column(cells, name)) for name in ("t_sum", "t_mean"))

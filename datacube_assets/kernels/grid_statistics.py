@@ -18,11 +18,11 @@ GRID_STATISTICS = tuple(
     for figure in ("s_sum_t_sum", "s_sum_t_mean", "s_mean_t_sum", "s_mean_t_mean")
     for extreme in ("min", "max")
 )
-"""Columns of a grid statistics file after `zoom` (CONTRACTS D.6)."""
+"""Columns of a grid statistics file after `zoom` (docs/objects.md#12-grid-statistics)."""
 
 
 def grid_statistics(table: pa.Table) -> tuple[Floats, Ints]:
-    """Smallest and largest figures over the subtiles of each precision (CONTRACTS D.6).
+    """Smallest and largest figures over the subtiles of each precision.
 
     Returns an array of shape (buckets, 9, 8), precisions 6..14 ascending and `GRID_STATISTICS` in
     order, NaN where no subtile has a figure; and the row of `table` where each bucket starts.

@@ -93,7 +93,7 @@ def encode_text(column: pa.ChunkedArray | pa.Array) -> Coded:
 
 
 def encode_floats(values: Floats) -> Coded:
-    """Codes of a float column; NaN is a value of its own (null), -0.0 is 0.0 (CONTRACTS J.2)."""
+    """Codes of a float column; NaN is a value of its own (null), -0.0 is 0.0."""
     encoded = pa.array(values + 0.0, from_pandas=True).dictionary_encode(null_encoding="encode")
     return _sorted_codes(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary)
 

@@ -1,4 +1,4 @@
-"""Keys of the published objects (CONTRACTS D.3), built here and nowhere else.
+"""Keys of the published objects (docs/objects.md#where-objects-are), built here and nowhere else.
 
 Names from outside enter keys as they are, because the reader builds its keys from the same names. A key is
 changed as a whole, and only in two cases. Empty parts vanish, because S3 clients, the reader's too, make one

@@ -1,21 +1,25 @@
 """Reading the Parquet parts of a run: what they promise, checked, and their rows in batches.
 
 Opens what it is given (a path or a file object); where parts come from is the business of `assets/`
-and `storage/`. What the columns mean is decided in `normalize.py`.
+and `storage/`. What the columns mean is decided in `plan.py`. Who wrote a file, and how, makes no
+difference to what is read: that is seen to here.
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datacube_assets.kernels.columns import kind_of
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
-from datacube_assets.kernels.normalize import kind_of
-from datacube_assets.kernels.schema import FIXED_COLUMNS, REQUIRED_COLUMNS, is_index_column, is_text
+from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000
 """Rows held at once; larger row groups are cut."""
@@ -23,67 +27,215 @@ BATCH_CELLS = 32 * BATCH_ROWS
 """Cells held at once. A column of one value repeated is next to nothing in a file, and full size here."""
 BATCH_BYTES = 256 << 20
 """Bytes held at once, as the file states them for its cells before compression."""
+PLAIN_ROWS = 1 << 11
+"""Rows read at once where texts cannot be read as dictionaries."""
 
 Source = str | BinaryIO
 
 
 class Part:
-    """One Parquet file of a run. Raises InputError when it is not what Dojo writes (CONTRACTS B)."""
+    """One Parquet file of a run. Raises InputError when it is not what Dojo writes."""
 
     def __init__(self, source: Source, name: str) -> None:
         self.name = name
         """How messages call the file: the address it came from."""
+        self._source = source
         try:
-            schema = pq.read_schema(source)
-            self.columns = _columns(schema, name)
+            self._footer = _footer(source)
+            self._metadata = _metadata(self._footer, name)
+            schema = _as_read(self._metadata)
+            self.columns = _columns(schema, self._metadata, name)
+            self._schema = schema
             kept = set(self.columns)
             self._places = [place for place, column in enumerate(schema.names) if column in kept]
             # Arrow takes names for paths, and finds no column whose name is empty.
             odd = any(not column or "." in column for column in self.columns)
             self._wanted = None if odd or len(self.columns) == len(schema.names) else self.columns
-            texts = [field.name for field in schema if is_text(field.type)]
-            self._file = pq.ParquetFile(source, read_dictionary=texts, pre_buffer=True)
-            metadata = self._file.metadata
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            self._texts = [field.name for field in schema if is_text(field.type)]
+            self._file = self._open(self._metadata, read_dictionary=self._texts)
+            self._dictionaries = bool(self._texts)
+            """Whether texts are read as dictionaries, as far as is known."""
+            groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
             self.row_groups: list[int] = [group.num_rows for group in groups]
             """Rows of each row group."""
             sizes = [group.total_byte_size for group in groups]
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(source, name, error) from error
         self.rows = sum(self.row_groups)
-        if min(self.row_groups, default=0) < 0 or self.rows != metadata.num_rows:
-            raise _damaged(name, f"its row groups have {self.rows} rows, and the file {metadata.num_rows}")
+        if min(self.row_groups, default=0) < 0 or self.rows != self._metadata.num_rows:
+            raise _damaged(
+                name, f"its row groups have {self.rows} rows, and the file {self._metadata.num_rows}"
+            )
         self.batch_rows = _batch_rows(self.row_groups, sizes, len(self.columns))
         """Rows of it that may be held at once."""
+
+    def _open(self, metadata: pq.FileMetaData, **options: Any) -> pq.ParquetFile:
+        # Nanoseconds of 64 bits end in 2262, and times of 96 bits beyond that would come out as others.
+        return pq.ParquetFile(
+            self._source, metadata=metadata, pre_buffer=True, coerce_int96_timestamp_unit="us", **options
+        )
 
     def batches(self, row_groups: range | None = None) -> Iterator[pa.Table]:
         """The rows of some or all row groups, in file order; text as dictionaries.
 
         Tables of at most `batch_rows`.
         """
-        groups = range(len(self.row_groups)) if row_groups is None else row_groups
-        rows = sum(self.row_groups[group] for group in groups)
+        groups = list(range(len(self.row_groups)) if row_groups is None else row_groups)
+        done = 0
         try:
-            if rows <= self.batch_rows:
-                # One read of everything decodes columns in parallel.
-                whole = len(groups) == len(self.row_groups)
-                yield self._chosen(
-                    self._file.read(columns=self._wanted)
-                    if whole
-                    else self._file.read_row_groups(list(groups), columns=self._wanted)
-                )
-                return
-            batches = self._file.iter_batches(self.batch_rows, row_groups=list(groups), columns=self._wanted)
-            for batch in batches:
-                yield self._chosen(pa.Table.from_batches([batch]))
+            if self._dictionaries or not self._texts:
+                try:
+                    for table in self._read(groups):
+                        yield table
+                        done += table.num_rows
+                except (pa.ArrowException, OSError):
+                    if not self._texts:
+                        raise
+                    # Arrow makes dictionaries of some encodings only, and which ones a page has, nothing
+                    # tells before it is read.
+                    self._dictionaries = False
+                else:
+                    return
+            yield from self._read_plain(groups, done)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(self.name, _first_line(error)) from error
 
+    def _read(self, groups: Sequence[int]) -> Iterator[pa.Table]:
+        if sum(self.row_groups[group] for group in groups) <= self.batch_rows:
+            # One read of everything decodes columns in parallel.
+            yield self._chosen(
+                self._file.read(columns=self._wanted)
+                if len(groups) == len(self.row_groups)
+                else self._file.read_row_groups(groups, columns=self._wanted)
+            )
+            return
+        for batch in self._file.iter_batches(self.batch_rows, row_groups=groups, columns=self._wanted):
+            yield self._chosen(pa.Table.from_batches([batch]))
+
+    def _read_plain(self, groups: Sequence[int], done: int) -> Iterator[pa.Table]:
+        """The rows after those that are done, whatever their encoding; slower than `_read`.
+
+        In small steps: a text may take many times the bytes that the file has for it.
+        """
+        # Where the writer's own types say dictionary, Arrow would try to make one.
+        file = self._open(_metadata(_without_arrow_schema(self._footer), self.name))
+        waiting: list[pa.Table] = []
+        rows = size = 0
+        for batch in file.iter_batches(PLAIN_ROWS, row_groups=groups, columns=self._wanted):
+            skipped = min(done, batch.num_rows)
+            done -= skipped
+            if skipped == batch.num_rows:
+                continue
+            table = _encoded(self._chosen(pa.Table.from_batches([batch.slice(skipped)])), self._schema)
+            if waiting and (rows + table.num_rows > self.batch_rows or size + table.nbytes > BATCH_BYTES):
+                yield pa.concat_tables(waiting).unify_dictionaries()
+                waiting, rows, size = [], 0, 0
+            waiting.append(table)
+            rows, size = rows + table.num_rows, size + table.nbytes
+        if waiting:
+            yield pa.concat_tables(waiting).unify_dictionaries()
+
     def _chosen(self, table: pa.Table) -> pa.Table:
-        return table if table.num_columns == len(self.columns) else table.select(self._places)
+        if table.num_columns != len(self.columns):
+            table = table.select(self._places)
+        for place, field in enumerate(table.schema):
+            if _is_binary(field.type):
+                # Which of them are no UTF-8 is said where they are looked at.
+                table = table.set_column(place, field.name, _as_texts(table.column(place)))
+        return table
 
 
-def _columns(schema: pa.Schema, file: str) -> list[str]:
+# --- opening ---------------------------------------------------------------------------------------
+
+_ARROW_SCHEMA = b"ARROW:schema"
+"""Under this name Arrow leaves the types of the table that was written, beside Parquet's own."""
+_SIGNATURE = 28
+"""Bytes behind a footer that can be read, in a file whose columns may be encrypted."""
+
+
+def _footer(source: Source) -> bytes:
+    """The end of a file that says what is in it, with its size and the magic word."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(source, "rb")) if isinstance(source, str) else source
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(end - 8, 0))
+        size = int.from_bytes(file.read(4), "little") + 8
+        file.seek(max(end - size, 0))
+        return file.read()
+
+
+def _metadata(footer: bytes, name: str) -> pq.FileMetaData:
+    """What a footer says. What it says about the writer's types is a hint: broken, it is left out."""
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
+    except (pa.ArrowException, OSError):
+        if _ARROW_SCHEMA not in footer:
+            raise
+        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + _without_arrow_schema(footer)))
+    if len(footer) - 8 - metadata.serialized_size == _SIGNATURE:
+        # Arrow would end the process when asked about an encrypted column.
+        raise _encrypted(name)
+    return metadata
+
+
+def _without_arrow_schema(footer: bytes) -> bytes:
+    return footer.replace(_ARROW_SCHEMA, _ARROW_SCHEMA.lower())
+
+
+def _as_read(metadata: pq.FileMetaData) -> pa.Schema:
+    """The columns with the types that they are read as.
+
+    Bytes are texts where the file says so, and where its writer has no other way to say text (as Impala and
+    old versions of Hive, which leave the mark out).
+    """
+    schema = metadata.schema.to_arrow_schema()
+    unmarked = _ARROW_SCHEMA not in (metadata.metadata or {})
+    for number, field in enumerate(schema):
+        if _is_binary(field.type) and (unmarked or _marked_as_text(metadata, field.name)):
+            schema = schema.set(number, field.with_type(pa.string()))
+    return schema
+
+
+def _marked_as_text(metadata: pq.FileMetaData, name: str) -> bool:
+    marks = {
+        column.logical_type.type
+        for column in (metadata.schema.column(number) for number in range(len(metadata.schema)))
+        if column.path == name
+    }
+    return bool(marks & {"ENUM", "JSON"})
+
+
+def _is_binary(type_: pa.DataType) -> bool:
+    plain = type_.value_type if pa.types.is_dictionary(type_) else type_
+    return bool(pa.types.is_binary(plain) or pa.types.is_large_binary(plain))
+
+
+def _as_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Bytes taken for text, unchecked."""
+    if not pa.types.is_dictionary(column.type):
+        return pa.chunked_array([chunk.view(pa.string()) for chunk in column.chunks], pa.string())
+    chunks = [
+        pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.view(pa.string()))
+        for chunk in column.chunks
+    ]
+    return pa.chunked_array(chunks, pa.dictionary(column.type.index_type, pa.string()))
+
+
+def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table that was read without dictionaries: text as dictionaries, times of the zone they had."""
+    for place, field in enumerate(table.schema):
+        column = table.column(place)
+        if is_text(field.type):
+            table = table.set_column(place, field.name, column.dictionary_encode())
+        elif pa.types.is_timestamp(field.type) and not pa.types.is_dictionary(schema.field(field.name).type):
+            table = table.set_column(place, field.name, column.cast(schema.field(field.name).type))
+    return table
+
+
+# --- columns ---------------------------------------------------------------------------------------
+
+
+def _columns(schema: pa.Schema, metadata: pq.FileMetaData, file: str) -> list[str]:
     """The columns to read. Raises InputError when they are not those of a part."""
     names: list[str] = schema.names
     twice = [name for name, number in Counter(names).items() if number > 1]
@@ -102,7 +254,7 @@ def _columns(schema: pa.Schema, file: str) -> list[str]:
             remedy=f"Write the columns {', '.join(REQUIRED_COLUMNS)}; this file has "
             f"{listed(names) or 'none'}",
         )
-    index = _index_columns(schema)
+    index = _index_columns(schema.names, metadata.metadata or {})
     columns = [name for name in names if name not in index]
     try:
         # Before anything is read: a list of a billion items may stand in a single cell.
@@ -121,11 +273,20 @@ def _batch_rows(rows: Sequence[int], sizes: Sequence[int], columns: int) -> int:
     return max(int(min(BATCH_ROWS, BATCH_CELLS / columns, by_bytes)), 1)
 
 
-def _index_columns(schema: pa.Schema) -> set[str]:
-    """Columns that pandas would hide as the index of the frame (CONTRACTS B.2)."""
-    declared = (schema.pandas_metadata or {}).get("index_columns", [])
-    named = {column for column in declared if isinstance(column, str)}
-    return {name for name in schema.names if is_index_column(name) or name in named} - set(FIXED_COLUMNS)
+def _index_columns(names: Sequence[str], hints: Mapping[bytes, bytes]) -> set[str]:
+    """Columns that are the index of a data frame, and nobody gave a name."""
+    index = {name for name in names if is_index_column(name)}
+    # In one way to write data frames, `index` stands for an index without a name.
+    return index | ({"index"} & set(names) if _has_unnamed_index(hints.get(b"pandas", b"")) else set())
+
+
+def _has_unnamed_index(hint: bytes) -> bool:
+    """Whether what pandas left in a file says that its column `index` is an index without a name."""
+    try:
+        frame = json.loads(hint)
+        return bool("index" in frame["index_columns"] and frame["creator"]["library"] == "fastparquet")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _unreadable(source: Source, name: str, error: Exception) -> InputError:
@@ -138,6 +299,8 @@ def _unreadable(source: Source, name: str, error: Exception) -> InputError:
             remedy="Write all text as UTF-8",
         )
     head = _head(source)
+    if head == b"PARE":
+        return _encrypted(name)
     for start, what, remedy in _OTHER_FORMATS:
         if head.startswith(start):
             return InputError(f"it is {what}", file=name, remedy=remedy)
@@ -151,7 +314,6 @@ _OTHER_FORMATS = (
         "Give the file inside: Parquet compresses its columns itself",
     ),
     (b"PK\x03\x04", "a ZIP archive", "Give the Parquet file inside"),
-    (b"PARE", "encrypted", "Write it without encryption"),
     (b"<", "HTML or XML, and no Parquet", "Open the address in a browser: it may be a server's error"),
     (b"{", "JSON, and no Parquet", "Open the address in a browser: it may be a server's error"),
 )
@@ -167,6 +329,10 @@ def _head(source: Source) -> bytes:
         return source.read(4)
     except (OSError, ValueError):
         return b""
+
+
+def _encrypted(name: str) -> InputError:
+    return InputError("it is encrypted", file=name, remedy="Write it without encryption")
 
 
 def _damaged(name: str, problem: str) -> InputError:

@@ -23,9 +23,13 @@ BLOCK_POINTS = 1 << 14
 
 
 def wrap_longitude(lng: Floats) -> Floats:
-    """Longitudes in [-180, 180); those already inside stay bit by bit (DESIGN 5, 9)."""
-    outside = (lng < -180) | (lng >= 180)
-    wrapped = np.mod(lng + 180, 360) - 180
+    """Longitudes in [-180, 180); those already inside, and infinite ones, stay bit by bit."""
+    outside = ((lng < -180) | (lng >= 180)) & np.isfinite(lng)
+    if not outside.any():
+        return lng
+    turned = np.where(outside, lng, 0.0)
+    # A number of 350 has fewer digits than one of -10: without those that it lacks, both are one place.
+    wrapped = np.round(np.mod(turned + 180, 360) - 180, 11)
     # The remainder of a number just below zero rounds up to the divisor.
     return np.where(outside, np.where(wrapped >= 180, -180.0, wrapped), lng)
 
@@ -37,7 +41,7 @@ def on_map(lat: Floats, lng: Floats) -> Mask:
 
 
 def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadkeys:
-    """Quadkey of points in degrees, which must be `on_map` (slippy-map formula of CONTRACTS D.4)."""
+    """Quadkey of points in degrees, which must be `on_map` (the formula of slippy maps)."""
     codes = np.empty(len(lat), np.uint32)
     rows_of_latitude = _LatitudeRows.table()
     spread = spread_table()
@@ -62,7 +66,7 @@ def quadkeys(lat: Floats, lng: Floats, precision: int = MAX_PRECISION) -> Quadke
 
 
 def mercator_rows(lat: Floats) -> Ints:
-    """Row of subtiles of precision 14, from the north, by the formula of CONTRACTS D.4."""
+    """Row of subtiles of precision 14, from the north, by the formula of slippy maps."""
     y = (1.0 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2.0 * 2**MAX_PRECISION
     # Rounding may carry a point at the very edge one subtile too far.
     rows: Ints = np.clip(y.astype(np.int64), 0, 2**MAX_PRECISION - 1)

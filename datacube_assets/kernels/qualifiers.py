@@ -1,4 +1,4 @@
-"""Which qualifiers break which features down, and how far (CONTRACTS C, "Inside the flow"; J.11).
+"""Which qualifiers break which features down, and how far (docs/specification/requests.md#limits).
 
 The rule and the inventory it is applied to belong here. Aggregating by qualifier is in `spatial.py`.
 """
@@ -90,7 +90,7 @@ class Breakdowns:
         features: dict[str, set[str]] = {}
         for feature, counts in self.counts.items():
             for qualifier in self.mapped.get(feature, ()):
-                # A qualifier that is no column has no count and is ignored (CONTRACTS C).
+                # A qualifier that is no column has no count and is ignored.
                 if counts.get(qualifier, limit + 1) <= limit:
                     features.setdefault(qualifier, set()).add(feature)
         return [Breakdown(name, frozenset(features[name])) for name in sorted(features)]

@@ -1,4 +1,6 @@
-"""Region ids: the names of the levels joined, for every level of the hierarchy (CONTRACTS D.2).
+"""Region ids: the names of the levels joined, for every level of the hierarchy.
+
+What a region id is: docs/specification/from-rows-to-figures.md#regions.
 
 Only how regions are named and coded belongs here; sums over them are in `spatial.py`.
 """

@@ -21,14 +21,14 @@ REGION_LEVELS: Final[tuple[RegionLevel, ...]] = ("country", "admin1", "admin2", 
 RESOLUTIONS: Final[tuple[Resolution, ...]] = ("month", "year")
 COORDINATES: Final = ("lat", "lng")
 FIXED_COLUMNS: Final = ("timestamp", *REGION_LEVELS, *COORDINATES, "feature", "value")
-"""The nine columns of every Dojo output (CONTRACTS B.2); all others are qualifiers."""
+"""The nine columns of every file (docs/specification/dojo-files.md#columns); others are qualifiers."""
 REQUIRED_COLUMNS: Final = ("timestamp", "feature", "value")
 
 MISSING: Final = "None"
-"""The text that stands for a missing region or qualifier (CONTRACTS D.1, 4)."""
+"""The text that stands for a missing region or qualifier."""
 REGION_SEPARATOR: Final = "__"
 
-_INDEX_COLUMN = re.compile(r"__index_level_\d+__|Unnamed: \d+(\.\d+)*")
+_INDEX_COLUMN = re.compile(r"__index_level_\d+__|__null_dask_index__|Unnamed: \d+(\.\d+)*")
 
 
 def is_text(type_: pa.DataType) -> bool:
@@ -38,7 +38,7 @@ def is_text(type_: pa.DataType) -> bool:
 
 
 def is_index_column(name: str) -> bool:
-    """Whether a column is a leftover of a data frame's index and carries no data (DESIGN 5, 3)."""
+    """Whether a column is a leftover of a data frame's index and carries no data."""
     return _INDEX_COLUMN.fullmatch(name) is not None
 
 
@@ -68,7 +68,7 @@ _LEVEL_COLUMNS = tuple(
 _PLACE_COLUMNS = (
     *_LEVEL_COLUMNS,
     Column("lat", "double", "Latitude in degrees north, null where missing"),
-    Column("lng", "double", "Longitude in degrees east as delivered, null where missing"),
+    Column("lng", "double", "Longitude in degrees east, from -180 up to 180, null where missing"),
 )
 _FEATURE = Column("feature", "string", "Name of the model output or dataset column")
 _BUCKET = Column("timestamp", "int64", "Start of the month or year (0 for the whole period), ms UTC")
@@ -96,7 +96,7 @@ CELL_COLUMNS: Final = (
     ),
     Column("weight", "double", "Mean weight of the points; only with a weight column", of=(_WEIGHT,)),
 )
-"""Temporal cells (CONTRACTS D.2, temporal step)."""
+"""Temporal cells (docs/specification/from-rows-to-figures.md#temporal-cells)."""
 
 CELL_MEASURES: Final = ("rows", "t_sum", "t_mean", "t_wavg", "weight")
 
@@ -161,7 +161,7 @@ WEIGHTED_MEANS: Final = ("t_sum", "t_mean", "t_wavg")
 
 
 def published_columns(weighted: bool) -> tuple[str, ...]:
-    """Columns of timeseries and regional objects, in order (CONTRACTS D.2)."""
+    """Columns of timeseries and regional objects, in order (docs/objects.md#the-columns-of-figures)."""
     plain = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
     if not weighted:
         return plain
@@ -169,7 +169,7 @@ def published_columns(weighted: bool) -> tuple[str, ...]:
 
 
 def summary_columns(weighted: bool) -> tuple[str, ...]:
-    """Columns of `output_agg_values` (CONTRACTS D.7)."""
+    """Columns of `output_agg_values` (docs/objects.md#14-resultsjson)."""
     measures = WEIGHTED_MEANS if weighted else MEANS
     columns = tuple(f"s_{agg}_{measure}" for measure in measures for agg in ("min", "max", "sum", "mean"))
     return (*columns, *(f"s_wavg_{measure}" for measure in measures)) if weighted else columns
@@ -182,7 +182,7 @@ def region_levels(columns: Iterable[str]) -> tuple[RegionLevel, ...]:
 
 
 def has_coordinates(columns: Iterable[str]) -> bool:
-    """Whether both coordinates are there, which is what tiles need (CONTRACTS D.1, J.3)."""
+    """Whether both coordinates are there, which is what tiles need."""
     return set(COORDINATES) <= set(columns)
 
 
@@ -197,7 +197,7 @@ TEXT: Final = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a run survived validation (CONTRACTS D.1), and in which role."""
+    """Which columns of a run survived validation, and in which role."""
 
     levels: tuple[RegionLevel, ...]
     coordinates: tuple[str, ...]

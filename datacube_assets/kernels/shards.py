@@ -1,4 +1,4 @@
-"""How a run is cut so that no step holds all of it (DESIGN 3).
+"""How a run is cut so that no step holds all of it (docs/concepts.md#how-it-stays-quick).
 
 Points are cut by place, into *shards*; the tables of all shards by feature and time, into *chunks*. Only
 which row belongs where is decided here. The shard of a point depends on names and coordinates alone,

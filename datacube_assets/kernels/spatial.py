@@ -1,8 +1,9 @@
 """Sums of temporal cells over any set of places, and the published figures formed from them.
 
-The spatial step of CONTRACTS D.2 as a registry of measures with the three moves of every aggregation:
-`lift` a cell into measures, `reduce` measures of a group, `finish` into the published columns. Each shard
-gives partial results, which merge into the tables of all shards. Grids belong to `grid.py`.
+The spatial step (docs/specification/from-rows-to-figures.md#figures) as a registry of measures with the
+three moves of every aggregation: `lift` a cell into measures, `reduce` measures of a group, `finish` into
+the published columns. Each shard gives partial results, which merge into the tables of all shards. Grids
+belong to `grid.py`.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
         measures["s_sum_t_wavg"] = np.where(has_wavg, t["t_wavg"], 0.0)
         for name, values in t.items():
             present = ~np.isnan(values)
-            # Only weights of present values count (DESIGN 5, 6).
+            # Only weights of present values count.
             measures[f"weight_{name}"] = np.where(present, weight, 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
                 measures[f"weighted_{name}"] = np.where(present, values * weight, 0.0)
@@ -95,8 +96,8 @@ def _is_float_sum(name: str, values: npt.NDArray[np.generic]) -> bool:
 def finish(measures: Mapping[str, npt.NDArray[np.generic]], columns: Sequence[str]) -> Measures:
     """Published columns (`schema.published_columns`, `schema.summary_columns`) from measures.
 
-    `s_mean_t_sum` divides by all cells, `s_mean_t_mean` and `s_mean_t_wavg` by the cells that have one
-    (CONTRACTS D.2). Whatever is not finite is NaN (DESIGN 5, 14).
+    `s_mean_t_sum` divides by all cells, `s_mean_t_mean` and `s_mean_t_wavg` by the cells that have one.
+    Whatever is not finite is NaN: infinity is never published.
     """
     return {name: _figure(measures, name) for name in columns}
 

@@ -1,7 +1,8 @@
 """Points to temporal cells: one row per place, feature, qualifier combination and period.
 
-The temporal step of CONTRACTS D.2. Points come in batches, because one place may have any number of them:
-what is held is a batch, and the cells so far. Sums over places belong to `spatial.py`.
+The temporal step of docs/specification/from-rows-to-figures.md#temporal-cells. Points come in batches,
+because one place may have any number of them: what is held is a batch, and the cells so far. Sums over
+places belong to `spatial.py`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ MONTHS_PER_YEAR = 12
 def bucket_starts(timestamps: Ints, period: Period) -> Ints:
     """Start of the month or year that holds each timestamp, ms UTC; 0 for the whole period.
 
-    Negative for times before 1970 (CONTRACTS D.2, J.4).
+    Negative for times before 1970.
     """
     if period == "all":
         return np.zeros(len(timestamps), np.int64)
@@ -52,8 +53,8 @@ def temporal_cells(
     """Cells of each period (`schema.CELL_COLUMNS`), ordered by feature, time, place and qualifiers.
 
     All points of a cell must be in `batches`, of which there is one at least; how they are cut into batches
-    makes no difference. Every column but the value and the weight splits cells
-    (CONTRACTS D.2), and a missing coordinate is a place of its own (DESIGN 5, 1).
+    makes no difference. Every column but the value and the weight splits cells, and a missing coordinate is a
+    place of its own.
     """
     keys, sums = _months(batches, layout)
     # A coarser period is the sum of the finer: coarser() of months is what the rows would give.
@@ -217,11 +218,11 @@ def _regroup(keys: _Keys, sums: Sums, period: Period) -> tuple[_Keys, Sums]:
 
 
 def _finish(sums: Sums, layout: Layout) -> Sums:
-    """The measures of cells, from their sums (CONTRACTS D.2; DESIGN 5, 6 for t_wavg)."""
+    """The measures of cells, from their sums. In `t_wavg`, only weights of present values count."""
     with np.errstate(all="ignore"):
         measures: Sums = {
             "rows": sums["rows"],
-            # Adding 0.0 makes a negative zero positive (CONTRACTS J.2).
+            # Adding 0.0 makes a negative zero positive, as the original writes it.
             "t_sum": sums["sum"] + 0.0,
             "t_mean": sums["sum"] / sums["present"] + 0.0,
         }

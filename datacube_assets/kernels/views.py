@@ -1,10 +1,10 @@
-"""The object families of a datacube, each as a view over a lake table (CONTRACTS D.3).
+"""The object families of a datacube, each as a view over a lake table (docs/objects.md).
 
 One function a family: which rows and columns of the table make which object. Bytes are made in
 `encode.py`, keys in `keys.py`; how objects reach a bucket is the business of `storage/`. Functions that
 may make many objects are generators of batches, so that memory does not grow with their number.
 
-Rows are sorted: regions and qualifier values by name, timestamps ascending (DESIGN 5, 15).
+Rows are sorted: regions and qualifier values by name, timestamps ascending.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels import keys
+from datacube_assets.kernels.columns import shortest
 from datacube_assets.kernels.encode import (
     CSV,
     JSON,
@@ -49,10 +50,10 @@ from datacube_assets.kernels.groups import (
     slices,
 )
 from datacube_assets.kernels.morton import PRECISIONS, deinterleave
-from datacube_assets.kernels.normalize import Report, shortest
 from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.qualifiers import Breakdowns
 from datacube_assets.kernels.regions import Regions, answerable
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
@@ -71,7 +72,7 @@ BATCH_OBJECTS = 25_000
 BATCH_BYTES = 32_000_000
 """Bytes of a batch of objects that were made in smaller ones."""
 MAX_EXTREMA = 20
-"""Items in a list of extrema (CONTRACTS D.5)."""
+"""Items in a list of extrema."""
 
 
 # --- raw rows and lists ----------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
     """extrema.json of each feature.
 
     Items equal to the smallest or largest figure, newest first, regions by name, at most 20. A feature
-    of which some figure exists nowhere is left out: an empty list stops the reader (DESIGN 5, 8).
+    of which some figure exists nowhere is left out: an empty list stops the reader.
     """
     feature, region = encode_text(table["feature"]), encode_text(table["region_id"])
     times = cast(Ints, column(table, "timestamp"))
@@ -364,7 +365,7 @@ def _tiles_of(resolution: Resolution, level: Level, features: pa.Array, times: p
 def grid_stats(resolution: Resolution, table: pa.Table) -> Objects:
     """Grid statistics per feature and timestamp.
 
-    A bucket without any value is left out: an empty cell stops the reader (DESIGN 5, 8).
+    A bucket without any value is left out: an empty cell stops the reader.
     """
     statistics, starts = grid_statistics(table)
     complete = np.isfinite(statistics).all(axis=(1, 2))
@@ -395,17 +396,17 @@ def results(
     timeseries_sizes: Mapping[Resolution, Mapping[str, int]],
     summary: pa.Table | None,
 ) -> bytes:
-    """results.json (CONTRACTS D.7); `summary` is the global table of the whole period, models only."""
+    """docs/objects.md#14-resultsjson; `summary` is the global table of the whole period, models only."""
     data_info = {
         "num_rows": report.num_rows,
         "num_rows_per_feature": dict(sorted(report.num_rows_per_feature.items())),
         "num_missing_ts": report.num_missing_ts,
         "num_invalid_ts": report.num_invalid_ts,
         "num_missing_val": report.num_missing_val,
-        "region_levels": [*layout.levels, *(["grid data"] if layout.mappable else [])],
+        "region_levels": [*layout.levels, *(["grid data"] if report.has_tiles else [])],
         "features": list(features),
         "raw_count_threshold": raw_count_threshold,
-        "has_tiles": layout.mappable,
+        "has_tiles": report.has_tiles,
         "has_monthly": True,
         "has_annual": True,
         "has_weights": layout.weighted,
@@ -424,7 +425,7 @@ def results(
 
 
 def _rounded(value: float) -> float | None:
-    # Ten decimals, as the original's data frame library wrote them (CONTRACTS D.2).
+    # Ten decimals, as the original's data frame library wrote them.
     return round(value, 10) if math.isfinite(value) else None
 
 

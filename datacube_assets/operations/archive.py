@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown

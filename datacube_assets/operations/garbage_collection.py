@@ -6,22 +6,27 @@ What that is, is said in `storage/garbage_collection.py`; here it meets settings
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import DagsterInstance, RunsFilter
-from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.operations.inventory import orphaned
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.partitions import REQUEST_TAG
-from datacube_assets.resources.storage import BucketsResource, request_key
+from datacube_assets.resources.storage import BucketsResource
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
+
+_OVER = {DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED}
+_UNFINISHED = tuple(status for status in DagsterRunStatus if status not in _OVER)
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Collected:
     unfinished: tuple[ModelRun, ...]
     """Partitions with a publication that broke off, and that only a run can mend."""
     deleted: bool
+    orphaned: tuple[ModelRun, ...] = ()
+    """Partitions that are published and that Dagster does not know: only `datacube withdraw` takes them."""
 
     @property
     def bytes(self) -> int:
@@ -60,11 +67,18 @@ class Collected:
             "orphans": len(found),
             "bytes": self.bytes,
             "unfinished": [run.key for run in self.unfinished],
+            "orphaned": [run.key for run in self.orphaned],
             "found": found,
         }
 
 
-def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected:
+def collect(
+    settings: Settings,
+    older_than: float,
+    *,
+    delete: bool,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Collected:
     """Look for what nothing refers to and has not changed for so many seconds, and delete it if told so.
 
     Raises StoreError when the lake or a bucket cannot be used.
@@ -99,16 +113,18 @@ def collect(settings: Settings, older_than: float, *, delete: bool) -> Collected
         )
         found: list[Orphan] = []
         unfinished: list[ModelRun] = []
-        for orphans in search.orphans():
+        for number, orphans in enumerate(search.orphans(), 1):
             if orphans.unfinished and orphans.run is not None:
                 unfinished.append(orphans.run)
+            progress(number, number, f"places looked at, last {orphans.run or 'requests and reports'}")
             if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
                 orphans.delete()
             found += orphans.found
-    return Collected(tuple(found), tuple(unfinished), delete)
+        forgotten = tuple(orphaned(lake, instance))
+    return Collected(tuple(found), tuple(unfinished), delete, forgotten)
 
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
     """Whether a run of the partition is waiting or at work."""
-    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(NOT_FINISHED_STATUSES))
+    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(_UNFINISHED))
     return bool(instance.get_runs(filters=filters, limit=1))

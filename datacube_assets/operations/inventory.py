@@ -12,35 +12,53 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from urllib.parse import unquote
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, RunRecord
+from dagster import DagsterInstance, DagsterRunStatus, RunRecord
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
-from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
 from datacube_assets.kernels import keys
+from datacube_assets.orchestration.failures import reason
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
+from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifests_folder
 from datacube_assets.storage.requests import runs_requested
 from datacube_assets.storage.stores import StoreError
 
-State = Literal["READY", "PROCESSING", "QUEUED", "FAILED", "INCOMPLETE", "NEW", "UNKNOWN"]
+State = Literal[
+    "READY",
+    "PROCESSING",
+    "QUEUED",
+    "FAILED",
+    "CANCELED",
+    "INCOMPLETE",
+    "NEW",
+    "ORPHANED",
+    "WITHDRAWN",
+    "UNKNOWN",
+]
 STATES: Mapping[State, str] = {
     "READY": "complete, and its newest run did not fail",
     "PROCESSING": "a run is at work on it",
     "QUEUED": "a run waits for its turn, or is asked for",
-    "FAILED": "its newest run failed or was canceled; an older datacube may still stand",
+    "FAILED": "its newest run failed; an older datacube may still stand",
+    "CANCELED": "its newest run was canceled; an older datacube may still stand",
     "INCOMPLETE": "objects are published, but results.json is not",
     "NEW": "known, and nothing of it is published",
+    "ORPHANED": "Dagster does not know it, and objects are published: withdraw it, or process it again",
+    "WITHDRAWN": "Dagster does not know it, and nothing is published; the lake still has tables",
     "UNKNOWN": "what is stored of it cannot be read; the error says why",
 }
 _WAITING = 100_000
 _READERS = 16
 _RUNNING = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 _QUEUED = (DagsterRunStatus.QUEUED, DagsterRunStatus.NOT_STARTED, DagsterRunStatus.MANAGED)
-_FAILED = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+_ENDED: Mapping[DagsterRunStatus, State] = {
+    DagsterRunStatus.FAILURE: "FAILED",
+    DagsterRunStatus.CANCELED: "CANCELED",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +78,7 @@ class Listed:
     ended: float | None
     """Seconds UTC when that run ended."""
     error: str | None
-    """Why it failed, in one line."""
+    """Why it failed, as the modeller was told."""
 
     @property
     def changed(self) -> float | None:
@@ -75,28 +93,56 @@ def list_partitions(settings: Settings, instance: DagsterInstance, only: Iterabl
     """Every partition that Dagster or the lake knows (or `only` these keys), by key.
 
     Reads of each partition the heads of its manifests and when its results.json was written. Raises
-    StoreError when the lake cannot be read.
+    StoreError when the lake cannot be read, UnknownPartitionError for a key of `only` that nobody knows.
     """
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     lake.store.check("DATACUBE_LAKE", write=False)
-    wanted = set(only) or {*instance.get_dynamic_partitions(str(model_runs.name)), *_in_lake(lake)}
+    known = set(instance.get_dynamic_partitions(str(model_runs.name)))
+    everything = known | partitions_in(lake)
+    asked = {one.partition for one in runs_requested(lake, _WAITING)}
+    wanted = set(only) or everything
+    for key in wanted - everything - asked:
+        raise UnknownPartitionError(key, everything)
     runs = sorted(run for key in wanted if (run := ModelRun.known(key)))
     newest = _newest_runs(instance)
-    asked = {one.partition for one in runs_requested(lake, _WAITING)}
 
     def look(run: ModelRun) -> Listed:
-        return _look(settings, lake, instance, run, newest.get(run.key), run.key in asked)
+        return _look(
+            settings, lake, instance, run, newest.get(run.key), run.key in asked, known=run.key in known
+        )
 
     with ThreadPoolExecutor(_READERS, "list") as readers:
         return list(readers.map(look, runs))
 
 
-def _in_lake(lake: Lake) -> set[str]:
+def check_known(settings: Settings, instance: DagsterInstance, keys: Iterable[str]) -> None:
+    """Raise UnknownPartitionError for the first key that nobody knows."""
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    everything = set(instance.get_dynamic_partitions(str(model_runs.name))) | partitions_in(lake)
+    for key in keys:
+        if key not in everything:
+            raise UnknownPartitionError(key, everything)
+
+
+def partitions_in(lake: Lake) -> set[str]:
+    """Keys of the partitions that the lake has something of, beside requests that wait."""
     return {
         ModelRun(unquote(model), unquote(run)).key
         for model in lake.store.folders("runs/")
         for run in lake.store.folders(f"runs/{model}/")
     }
+
+
+def orphaned(lake: Lake, instance: DagsterInstance) -> list[ModelRun]:
+    """Partitions of which something is published and which Dagster does not know, sorted.
+
+    So it is after a partition was deleted in the UI, or when Dagster's storage was lost. One that a request
+    waits for is about to be known.
+    """
+    known = set(instance.get_dynamic_partitions(str(model_runs.name)))
+    unknown = partitions_in(lake) - known - {one.partition for one in runs_requested(lake, _WAITING)}
+    found = sorted(run for key in unknown if (run := ModelRun.known(key)))
+    return [run for run in found if lake.store.folders(f"{manifests_folder(run)}/")]
 
 
 def _newest_runs(instance: DagsterInstance) -> dict[str, RunRecord]:
@@ -116,6 +162,8 @@ def _look(
     run: ModelRun,
     newest: RunRecord | None,
     asked: bool,
+    *,
+    known: bool,
 ) -> Listed:
     status = newest.dagster_run.status if newest else None
     error: str | None = None
@@ -140,14 +188,16 @@ def _look(
         state = "QUEUED"
     elif not readable:
         state = "UNKNOWN"
-    elif status in _FAILED:
-        state = "FAILED"
+    elif not known:
+        state = "ORPHANED" if heads else "WITHDRAWN"
+    elif status is not None and status in _ENDED:
+        state = _ENDED[status]
     elif published is not None:
         state = "READY"
     else:
         state = "INCOMPLETE" if heads else "NEW"
-    if newest is not None and status in _FAILED:
-        error = failure_of(instance, newest.dagster_run.run_id) or error
+    if newest is not None and state in ("FAILED", "CANCELED"):
+        error = reason(instance, newest.dagster_run.run_id) or error
     return Listed(
         run.key,
         run.model_id,
@@ -160,21 +210,6 @@ def _look(
         newest.end_time if newest else None,
         error,
     )
-
-
-def failure_of(instance: DagsterInstance, run_id: str) -> str | None:
-    """Why a run failed, in one line: what the step that failed first says; None when nothing is known."""
-    for kind in (DagsterEventType.STEP_FAILURE, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED):
-        for entry in instance.all_logs(run_id, of_type=kind):
-            event = entry.dagster_event
-            error = getattr(event.event_specific_data, "error", None) if event else None
-            while error is not None and error.cause is not None:
-                error = error.cause
-            text = error.message if error is not None else (event.message if event else "")
-            lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-            if lines:
-                return lines[0]
-    return None
 
 
 def chosen(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +17,12 @@ from dagster import (
     AssetCheckSeverity,
     DagsterEventType,
     DagsterInstance,
+    DagsterResourceFunctionError,
     DagsterRunStatus,
     InitLoggerContext,
     LoggerDefinition,
     RunsFilter,
 )
-from dagster._core.errors import DagsterAssetCheckFailedError, DagsterResourceFunctionError
-from dagster._core.utils import make_new_run_id
 
 from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
@@ -30,6 +30,7 @@ from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration.dagster_private import BlockingCheckFailed
 from datacube_assets.orchestration.jobs import ASSETS, process_model_run
 from datacube_assets.orchestration.locks import Locked, locked
 from datacube_assets.orchestration.run_launcher import process_of
@@ -85,7 +86,7 @@ def process(
     Raises what the failing asset raised: InputError for input that cannot be processed, or while another
     process is at work on the same partition; ChecksFailedError when a check stops publication.
     """
-    run, run_id = ModelRun.of(request), make_new_run_id()
+    run, run_id = ModelRun.of(request), str(uuid.uuid4())
     refuse_beside_another(instance, run)
     try:
         with locked(instance, run.key, run_id):
@@ -139,7 +140,7 @@ def _process(
                 },
                 run_config={"loggers": {"progress": {}}},
             )
-    except DagsterAssetCheckFailedError:
+    except BlockingCheckFailed:
         raise ChecksFailedError(str(run), stopping) from None
     except DagsterResourceFunctionError as error:
         # Such as a cluster that cannot be reached: people are told that, not how Dagster came to know.

@@ -1,4 +1,4 @@
-"""Asking for runs by hand: of given partitions, of a model, of whatever failed (CONTRACTS G.2).
+"""Asking for runs by hand: of given partitions, of a model, of whatever failed.
 
 What is asked for waits in the lake until the `requests` sensor starts it; nothing runs here.
 """
@@ -15,11 +15,11 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources.dojo import DojoResource
-from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import RunRequested, ask_for_run, requested
+from datacube_assets.storage.run_info import request_key
 
 
 class NoRequestError(RuntimeError):
@@ -71,13 +71,18 @@ def partitions_of(instance: DagsterInstance, model_id: str) -> list[str]:
 
 
 def failed_partitions(instance: DagsterInstance) -> list[str]:
-    """Partitions whose newest finished run of all assets failed or was canceled, sorted."""
-    failures = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
-    finished = RunsFilter(statuses=[DagsterRunStatus.SUCCESS, *failures])
+    """Partitions that Dagster knows, and whose newest finished run of all assets failed, sorted.
+
+    A run that was canceled did not fail: somebody wanted it so.
+    """
+    known = set(instance.get_dynamic_partitions(str(model_runs.name)))
+    finished = RunsFilter(
+        statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+    )
     newest: dict[str, DagsterRunStatus] = {}
     for run in instance.get_runs(filters=finished):
         partition = run.tags.get("dagster/partition")
-        if ModelRun.known(partition) and is_full(run):
+        if partition in known and ModelRun.known(partition) and is_full(run):
             # Dagster lists the newest first.
             newest.setdefault(str(partition), run.status)
-    return sorted(partition for partition, status in newest.items() if status in failures)
+    return sorted(partition for partition, status in newest.items() if status == DagsterRunStatus.FAILURE)

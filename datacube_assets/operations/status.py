@@ -17,7 +17,7 @@ from datacube_assets.http_client import RetryPolicy
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.reports import Outbox, oldest
 from datacube_assets.storage.requests import is_paused, runs_requested
 from datacube_assets.storage.stores import StoreError
 
@@ -87,9 +87,10 @@ def status(settings: Settings, seconds: float) -> Status:
     # Dagster's storage is one place, which several questions are put to.
     of_dagster: dict[str, Callable[[DagsterInstance], Part]] = {
         "daemon": _daemon,
+        "run monitoring": _monitoring,
         "run queue": _queue,
         "sensors": lambda instance: _sensors(instance, settings),
-        "partitions": _partitions,
+        "partitions": lambda instance: _partitions(instance, settings),
     }
     answers: dict[str, Part] = {}
 
@@ -257,11 +258,14 @@ def _requests(settings: Settings) -> Part:
 
 
 def _reports(settings: Settings) -> Part:
-    waiting = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint))).waiting()
+    outbox = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint)))
+    waiting = outbox.slips()
     if not waiting:
         return Part("reports", "well", "all reports to CauseMos are delivered", {"waiting": 0})
-    age = time.time() - waiting[0].created / 1000
-    refused = next((report.last_error for report in waiting if report.last_error), None)
+    first = oldest(waiting)
+    age = 0.0 if first is None else max(time.time() - first / 1000, 0.0)
+    _, stuck = outbox.stuck(_NAMED)
+    refused = next((report.last_error for report in stuck if report.last_error), None)
     figures = {"waiting": len(waiting), "oldest seconds": round(age), "last error": refused}
     says = f"{len(waiting):,} undelivered, the oldest for {age:,.0f} s" + (f": {refused}" if refused else "")
     return Part("reports", "warning" if refused or age > _REPORT_IS_LATE else "well", says, figures)
@@ -297,6 +301,15 @@ def _daemon(instance: DagsterInstance) -> Part:
     return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
 
 
+def _monitoring(instance: DagsterInstance) -> Part:
+    from datacube_assets.orchestration.home import faults_of_settings
+
+    faults = faults_of_settings(instance)
+    if faults:
+        return Part("run monitoring", "warning", "\n".join(faults))
+    return Part("run monitoring", "well", "runs whose process dies are noticed and repeated")
+
+
 def _queue(instance: DagsterInstance) -> Part:
     from dagster import DagsterRunStatus, RunsFilter
 
@@ -311,27 +324,23 @@ def _queue(instance: DagsterInstance) -> Part:
 
 
 def _sensors(instance: DagsterInstance, settings: Settings) -> Part:
-    from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType, TickStatus
+    from datacube_assets.orchestration.dagster_private import sensor_states
 
-    states = instance.all_instigator_state(instigator_type=InstigatorType.SENSOR)
+    states = list(sensor_states(instance))
     if not states:
         return Part("sensors", "warning", "no sensor has ticked yet: is dagster-daemon running?")
-    figures: dict[str, Any] = {}
-    stopped, failing, late = [], [], []
-    for state in states:
-        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-        last = ticks[0] if ticks else None
-        figures[state.name] = {
-            "on": state.status != InstigatorStatus.STOPPED,
-            "last tick": last.timestamp if last else None,
-            "outcome": last.status.value if last else None,
-        }
-        if state.status == InstigatorStatus.STOPPED:
-            stopped.append(state.name)
-        elif last and last.status == TickStatus.FAILURE:
-            failing.append(f"{state.name}: {_reason(last.error.message if last.error else '')}")
-        elif last is None or time.time() - last.timestamp > _TICK_IS_LATE * max(settings.sensor_interval, 30):
-            late.append(state.name)
+    figures = {
+        state.name: {"on": state.on, "last tick": state.last_tick, "outcome": state.outcome}
+        for state in states
+    }
+    too_old = time.time() - _TICK_IS_LATE * max(settings.sensor_interval, 30)
+    stopped = [state.name for state in states if not state.on]
+    failing = [f"{state.name}: {_reason(state.error)}" for state in states if state.on and state.failed]
+    late = [
+        state.name
+        for state in states
+        if state.on and not state.failed and (state.last_tick is None or state.last_tick < too_old)
+    ]
     faults = [
         f"stopped: {', '.join(sorted(stopped))}" if stopped else "",
         f"failed last: {'; '.join(sorted(failing))}" if failing else "",
@@ -349,13 +358,31 @@ def _reason(message: str) -> str:
     return lines[-1] if lines else "no reason is known"
 
 
-def _partitions(instance: DagsterInstance) -> Part:
+def _partitions(instance: DagsterInstance, settings: Settings) -> Part:
+    from datacube_assets.operations.inventory import orphaned
     from datacube_assets.operations.reprocess import failed_partitions
     from datacube_assets.partitions import model_runs
 
     known = len(instance.get_dynamic_partitions(str(model_runs.name)))
     failed = failed_partitions(instance)
-    figures = {"known": known, "failed": len(failed), "failed partitions": failed}
+    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
+    forgotten = [run.key for run in orphaned(lake, instance)]
+    figures = {
+        "known": known,
+        "failed": len(failed),
+        "failed partitions": failed,
+        "orphaned partitions": forgotten,
+    }
+    if forgotten:
+        some = ", ".join(forgotten[:_NAMED]) + (" ..." if len(forgotten) > _NAMED else "")
+        also = f"; the newest run of {len(failed):,} failed" if failed else ""
+        return Part(
+            "partitions",
+            "warning",
+            f"{len(forgotten):,} published that Dagster does not know: {some}. "
+            f"`datacube withdraw` takes them back, `datacube reprocess` makes them known again{also}",
+            figures,
+        )
     if failed:
         some = ", ".join(failed[:_NAMED]) + (" ..." if len(failed) > _NAMED else "")
         return Part(

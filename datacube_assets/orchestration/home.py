@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datacube_assets.orchestration.startup import importing
-from datacube_assets.settings import Settings
+from datacube_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -59,6 +59,39 @@ run_retries:
   max_retries: 3
   retry_on_asset_or_op_failure: false
 """
+
+_NEEDED = {
+    "run_monitoring": """\
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 10
+  start_timeout_seconds: 180
+""",
+    "run_retries": """\
+run_retries:
+  enabled: true
+  max_retries: 3
+  retry_on_asset_or_op_failure: false
+""",
+}
+_WITHOUT = {
+    "run_monitoring": "a run whose process dies stays started for ever, and holds back its model run",
+    "run_retries": "a run whose process dies is not repeated",
+}
+
+
+def faults_of_settings(instance: DagsterInstance) -> list[str]:
+    """What a `dagster.yaml` lacks without which runs are lost, each with the lines to add."""
+    missing = {
+        "run_monitoring": not instance.run_monitoring_enabled,
+        "run_retries": not instance.run_retries_enabled,
+    }
+    return [
+        f"{name} is off in the dagster.yaml of DAGSTER_HOME: {_WITHOUT[name]}. Add:\n{_NEEDED[name]}"
+        for name, is_missing in missing.items()
+        if is_missing
+    ]
+
 
 WORKSPACE_YAML = """\
 load_from:
@@ -120,10 +153,23 @@ def write_workspace(settings: Settings) -> Path:
     return path
 
 
+def has_instance(settings: Settings) -> bool:
+    """Whether there is a Dagster storage to look into, without making one."""
+    return bool(os.environ.get("DAGSTER_HOME")) or (settings.home / "dagster" / "dagster.yaml").exists()
+
+
 def open_instance(settings: Settings) -> DagsterInstance:
-    """Dagster's storage of the home folder."""
+    """Dagster's storage: of the home folder, or of DAGSTER_HOME. Raises SettingsError if that cannot be."""
     prepare(settings)
     with importing():
-        from dagster import DagsterInstance
+        from dagster import DagsterInstance, DagsterInvalidConfigError
 
-        return DagsterInstance.get()
+        try:
+            return DagsterInstance.get()
+        except DagsterInvalidConfigError as error:
+            unset = sorted(set(re.findall(r'environment variable "(\w+)" which is not set', str(error))))
+            raise SettingsError(
+                f"DAGSTER_HOME is {os.environ['DAGSTER_HOME']}, whose dagster.yaml "
+                + (f"needs {', '.join(unset)}: set it" if unset else f"cannot be used: {error}")
+                + ", or leave DAGSTER_HOME empty to work in the folder DATACUBE_HOME"
+            ) from None

@@ -5,6 +5,8 @@ What a job does is in `assets/`; when it starts is in `sensors/`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dagster import (
     AssetKey,
     AssetsDefinition,
@@ -32,6 +34,7 @@ from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import EVERYTHING
 from datacube_assets.checks.steps import CHECKS
+from datacube_assets.orchestration.withdrawal import withdraw_datacube
 from datacube_assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
 
 ASSETS: list[AssetsDefinition] = [
@@ -81,7 +84,13 @@ check_model_run = define_asset_job(
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 
-JOBS = [process_model_run, republish_datacube, recompute_tiles, check_model_run]
+JOBS: list[Any] = [
+    process_model_run,
+    republish_datacube,
+    recompute_tiles,
+    check_model_run,
+    withdraw_datacube,
+]
 
 PRIORITY_TAG = "dagster/priority"
 SENSED = {SOURCE_TAG: FROM_DOJO, PRIORITY_TAG: "10"}
@@ -99,7 +108,7 @@ _TASKS: dict[str, list[AssetsDefinition]] = {
     "compute_regional_aggregation": [regional_aggregates, regional_maps],
     "compute_tiles": [grid_cells, spatial_tiles, grid_stats],
 }
-"""What each output task of the original stands for (CONTRACTS C, task selection)."""
+"""What each output task of the original stands for."""
 _ALWAYS: list[AssetsDefinition] = [
     dojo_request,
     raw_dojo_output,
@@ -112,7 +121,9 @@ _ALWAYS: list[AssetsDefinition] = [
 
 
 def selection(tasks: tuple[str, ...] | None) -> list[AssetKey] | None:
-    """Assets of a selection of output tasks; None for the full selection (CONTRACTS C).
+    """Assets of a selection of output tasks; None for the full selection.
+
+    What a selection means: docs/specification/requests.md#output-tasks.
 
     None and all five stand for everything. An empty selection is everything but `results.json`; unknown
     names are ignored.

@@ -9,11 +9,12 @@ Launchers for clusters are configured in `infra/`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +25,9 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
 from datacube_assets.orchestration.locks import holds_lock
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
+
+_COMMAND = ("-P", "-m", "datacube_assets.orchestration.run_worker")
+"""What is between Python and the arguments in the command line of a run's process."""
 
 
 class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
@@ -54,13 +58,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
             job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
         )
         subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-m",
-                "datacube_assets.orchestration.run_worker",
-                arguments.get_command_args()[-1],
-            ],
+            [sys.executable, *_COMMAND, arguments.get_command_args()[-1]],
             stdin=subprocess.DEVNULL,
             # A session of its own: what stops the daemon does not stop the run.
             start_new_session=True,
@@ -68,12 +66,14 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
 
     def terminate(self, run_id: str) -> bool:
         run = self._instance.get_run_by_id(run_id)
-        pid = process_of(run_id) if run and not run.is_finished else None
-        if run is None or pid is None:
+        # What a command executes is ended where the command is.
+        if run is None or run.is_finished or run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE:
             return False
         self._instance.report_run_canceling(run)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        # One in another container is not to be seen from here: it looks for itself.
+        if (pid := process_of(run_id)) is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         return True
 
     @property
@@ -94,13 +94,25 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
 def process_of(run_id: str) -> int | None:
     """Id of the process that executes a run, None when there is none.
 
-    The run's id is in the process's command line, so there is no record that could be lost or outdated.
+    The run's id is in the process's command line, so there is no record that could be lost or outdated. It
+    is one of ours, and just as it is started here: others may have the same words in theirs.
     """
-    wanted = run_id.encode()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                command = (entry / "cmdline").read_bytes()
-                if b"orchestration.run_worker" in command and wanted in command:
-                    return int(entry.name)
+                if entry.stat().st_uid == os.geteuid():
+                    command = (entry / "cmdline").read_bytes().split(b"\0")
+                    if _run_of(command) == run_id:
+                        return int(entry.name)
     return None
+
+
+def _run_of(command: Sequence[bytes]) -> str | None:
+    """The run of a command line, None for one that is no run's."""
+    if len(command) != len(_COMMAND) + 3 or [*command[1:-2]] != [part.encode() for part in _COMMAND]:
+        return None
+    try:
+        arguments = json.loads(command[-2])
+    except ValueError:
+        return None
+    return arguments.get("pipeline_run_id") if isinstance(arguments, dict) else None

@@ -55,9 +55,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from dagster import DagsterInstance, EventLogEntry
     from dagster._core.event_api import EventHandlerFn
-    from dagster._core.events.log import EventLogEntry
     from watchdog.events import FileSystemEvent
 
 BUSY_SECONDS = 30

@@ -16,13 +16,14 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import INDICATOR_RUN_ID
 from datacube_assets.kernels.decode import UnreadableObjectError
-from datacube_assets.read.datacube import Datacube, NoDataError
+from datacube_assets.read.datacube import Datacube, NoDataError, Time
+from datacube_assets.read.explain import Explanation
 from datacube_assets.read.objects import PublishedDatacube
 from datacube_assets.read.tables import LakeDatacube
 from datacube_assets.settings import Settings, as_url
@@ -34,11 +35,13 @@ from datacube_assets.storage.stores import Store, StoreError
 
 __all__ = [
     "Datacube",
+    "Explanation",
     "LakeDatacube",
     "NoDataError",
     "PublishedDatacube",
     "StoreError",
     "UnreadableObjectError",
+    "explain",
     "list_datacubes",
     "list_tables",
     "open_datacube",
@@ -71,6 +74,24 @@ def open_tables(
     """
     run = _run(model_id, run_id)
     return LakeDatacube(Lake(_store(url, s3_endpoint)), run)
+
+
+def explain(
+    url: str | Path,
+    model_id: str,
+    run_id: str = INDICATOR_RUN_ID,
+    *,
+    feature: str,
+    time: Time,
+    s3_endpoint: str = "",
+    **place: Any,
+) -> Explanation:
+    """Where a published figure comes from, down to the rows of Dojo's files.
+
+    `url` is the lake, as in `open_tables`; what is asked for is as in `LakeDatacube.explain`.
+    """
+    cube = open_tables(url, model_id, run_id, s3_endpoint=s3_endpoint)
+    return cube.explain(feature, time, **place)
 
 
 def list_datacubes(url: str | Path, *, s3_endpoint: str = "") -> list[PublishedDatacube]:

@@ -7,7 +7,7 @@ its columns mean is in `kernels/schema.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +18,12 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import TIME
 from datacube_assets.kernels.groups import build_table
 from datacube_assets.kernels.morton import BIN_BITS, deinterleave
+from datacube_assets.kernels.provenance import Bin, Scope, cells_in_scope, figures_of, formula
 from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
+    Period,
     RegionLevel,
     Resolution,
     published_columns,
@@ -35,14 +37,17 @@ from datacube_assets.read.datacube import (
     Time,
     bin_table,
     bucket,
+    level_of,
     no_such,
     no_time,
     one_of,
 )
+from datacube_assets.read.explain import Explanation
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
+from datacube_assets.storage.points import RawParts
 from datacube_assets.storage.run_info import RunInfo
 
-_POINTS, _CELLS = "normalized_points", "temporal_cells"
+_RAW, _POINTS, _CELLS = "raw_dojo_output", "normalized_points", "temporal_cells"
 _GLOBAL, _REGIONAL, _GRID = "global_aggregates", "regional_aggregates", "grid_cells"
 _BIN_COLUMNS = ("quadkey", "s_count", "s_sum_t_sum", "s_sum_t_mean")
 
@@ -75,7 +80,7 @@ class LakeDatacube(Datacube):
 
     @property
     def has_tiles(self) -> bool:
-        return self._info.layout.mappable
+        return self._info.report.has_tiles
 
     @property
     def has_weights(self) -> bool:
@@ -261,6 +266,115 @@ class LakeDatacube(Datacube):
         """
         table = self._table(_POINTS)
         return _readable(self._rows(table, table.names("points-"), feature, columns))
+
+    # --- where a number comes from -----------------------------------------------------------------
+
+    def explain(
+        self,
+        feature: str,
+        time: Time,
+        *,
+        region: str | None = None,
+        level: RegionLevel | None = None,
+        bin: tuple[int, int, int, int] | None = None,
+        qualifier: str | None = None,
+        value: str | None = None,
+        resolution: Resolution | None = None,
+        figure: str = "s_sum_t_sum",
+    ) -> Explanation:
+        """Where a published figure comes from: formula, temporal cells, and the rows of Dojo's files.
+
+        `time` is a month or year as everywhere, or `all` for the summary of the whole period. Without a
+        place the figure is that over all places; `region` (with `level`, where its id does not tell) or
+        `bin` (zoom, x and y of a tile, and the number of a bin in it) name one. `qualifier` and `value` take
+        that of one value. Raises NoDataError, ValueError.
+        """
+        points, cells, raw = (self._table(name) for name in (_POINTS, _CELLS, _RAW))
+        if not points.version == cells.version == raw.version:
+            raise NoDataError(f"{self._run} is being made anew; ask again when its run is through")
+        info = RunInfo.of(points)
+        scope = self._scope(info, feature, time, resolution, region, level, bin, qualifier, value)
+        found = [
+            cells_in_scope(self._lake.read(cells, name), info.layout, scope)
+            for name in cells.names(f"{scope.period}-")
+        ]
+        if not found:
+            raise NoDataError(f"{self._run} has no cells of the period {scope.period}")
+        chosen = pa.concat_tables(found).unify_dictionaries()
+        figures = figures_of(chosen, info.layout, scope)
+        if not figures:
+            self._explain_nothing(scope)
+        if figure not in figures:
+            raise NoDataError(f"there is no figure {figure!r} here: there is {', '.join(sorted(figures))}")
+        return Explanation(
+            figure,
+            figures[figure],
+            formula(figure, chosen, figures, scope),
+            figures,
+            chosen,
+            scope,
+            RawParts(self._lake, raw),
+            info.plan,
+        )
+
+    def _scope(
+        self,
+        info: RunInfo,
+        feature: str,
+        time: Time,
+        resolution: Resolution | None,
+        region: str | None,
+        level: RegionLevel | None,
+        bin: tuple[int, int, int, int] | None,
+        qualifier: str | None,
+        value: str | None,
+    ) -> Scope:
+        if feature not in info.features:
+            raise no_such("feature", feature, info.features, self._run)
+        if (qualifier is None) != (value is None):
+            raise ValueError("a qualifier and its value are given together")
+        if qualifier is not None and qualifier not in info.layout.qualifiers:
+            raise no_such("qualifier", qualifier, info.layout.qualifiers, self._run)
+        if region is not None and bin is not None:
+            raise ValueError("give a region or a bin, not both")
+        if bin is not None and qualifier is not None:
+            raise ValueError("the map has no qualifiers: leave the bin or the qualifier out")
+        if region is not None and level is None:
+            level = level_of(region)
+        if region is not None and level not in info.layout.levels:
+            raise no_such("level", str(level), info.layout.levels, self._run)
+        period: Period = "all"
+        start = 0
+        if time == "all":
+            if "all" not in info.periods:
+                raise NoDataError(f"{self._run} is a dataset: a summary is made of model runs only")
+            if region is not None or bin is not None or qualifier is not None:
+                raise ValueError("the summary of the whole period is over all places and qualifiers")
+        else:
+            period, start = bucket(time, resolution)
+        return Scope(
+            feature,
+            period,
+            start,
+            level if region is not None else None,
+            region or "",
+            Bin(*bin) if bin is not None else None,
+            qualifier,
+            value or "",
+        )
+
+    def _explain_nothing(self, scope: Scope) -> NoReturn:
+        """Say what of a scope without cells there is not. Raises NoDataError."""
+        if scope.period != "all":
+            resolution: Resolution = scope.period
+            here = self._aggregates(scope.feature, resolution, None, None)
+            self._at(here, scope.feature, resolution, scope.start)
+            if scope.level is not None:
+                self.timeseries(scope.feature, region=scope.region, level=scope.level, resolution=resolution)
+        what = f"the region {scope.region!r}" if scope.level else "this bin" if scope.bin else "this value"
+        raise NoDataError(
+            f"{self._run} has nothing of {scope.feature!r} there: {what} has no row at that time"
+        )
 
     # --- how tables are read -----------------------------------------------------------------------
 

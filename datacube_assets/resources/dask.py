@@ -1,4 +1,4 @@
-"""Where shards are computed: threads of this process, a local cluster, or an existing one (DESIGN 3).
+"""Where shards are computed: threads of this process, a local cluster, or an existing one.
 
 `DaskResource.map` applies a pure function to pieces of work, wherever they run. What the pieces are is the
 assets' business; workers read and write the lake and the buckets themselves. Starting a cluster is in
@@ -461,8 +461,8 @@ def abandon(client: Client, futures: Sequence[Future[Any]], groups: Sequence[str
 
 
 def _still_computed(client: Client, groups: Sequence[str]) -> bool:
-    # `Client.run` cannot be given a limit, and a worker may be too busy to answer.
-    answers = client.sync(client._run, has_tasks_of, groups, on_error="ignore", callback_timeout=5)
+    # `Client.run` alone cannot be given a limit, and a worker may be too busy to answer.
+    answers = client.sync(client.run, has_tasks_of, groups, on_error="ignore", callback_timeout=5)
     return any(answers.values())
 
 

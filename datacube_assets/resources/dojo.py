@@ -5,6 +5,8 @@ Thin: the client is `dojo/client.py`, the derivation of requests `dojo/derive.py
 
 from __future__ import annotations
 
+import math
+
 from dagster import ConfigurableResource
 
 from datacube_assets.dojo.address_encryption import Seal
@@ -51,9 +53,9 @@ class DojoResource(ConfigurableResource["DojoResource"]):
     def _seal(self) -> Seal:
         return Seal(self.home, self.address_key)
 
-    def client(self) -> DojoClient:
-        """A client, to be used as a context manager."""
-        return DojoClient(self.url, username=self.username, password=self.password)
+    def client(self, *, seconds: float = math.inf) -> DojoClient:
+        """A client, to be used as a context manager; all its calls may take so long together."""
+        return DojoClient(self.url, username=self.username, password=self.password, seconds=seconds)
 
     def renew_request(self, left: DatacubeRequest) -> DatacubeRequest:
         """A request that was left for a run, with the parts the run has now.
@@ -70,7 +72,7 @@ class DojoResource(ConfigurableResource["DojoResource"]):
         return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
 
     def derive_request(self, run: ModelRun) -> DatacubeRequest:
-        """The request that Dojo's documents imply (CONTRACTS C), its addresses sealed.
+        """The request that Dojo's documents imply (docs/specification/requests.md), its addresses sealed.
 
         Raises InputError when no Dojo is configured, DojoError when it cannot be asked.
         """

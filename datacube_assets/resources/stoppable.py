@@ -9,6 +9,7 @@ stops what, and when, is the business of `resources/dask.py` and `orchestration/
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 import time
@@ -88,7 +89,15 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
 
 def _imports(thread: int) -> bool:
     """Whether a thread is importing: modules in C that are left halfway can never be loaded again."""
-    frame = sys._current_frames().get(thread)
+    # Before Python 3.12 the frames are gathered under a lock of the interpreter, and gathering them may set
+    # off the collector. It runs code of others, which may give way to a thread that waits for that lock.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        frame = sys._current_frames().get(thread)
+    finally:
+        if was_enabled:
+            gc.enable()
     while frame is not None:
         if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
             return True

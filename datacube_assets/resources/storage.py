@@ -15,6 +15,7 @@ from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
 
 
@@ -38,7 +39,7 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
     s3_endpoint: str = ""
 
     def open(self, request: DatacubeRequest) -> Store:
-        """The bucket of a request (CONTRACTS C, effective bucket).
+        """The bucket of a request (docs/specification/requests.md#buckets).
 
         A bucket that the request names is used where buckets have names, on S3; a local folder stands
         for whatever bucket is asked for.
@@ -49,6 +50,14 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
             else (self.models, request.model_bucket)
         )
         url = f"s3://{named}" if named and configured.startswith("s3:") else configured
+        return self.at(url)
+
+    def of(self, run: ModelRun) -> Store:
+        """The bucket that such runs are published into, unless a request names another."""
+        return self.at(self.indicators if run.is_indicator else self.models)
+
+    def at(self, url: str) -> Store:
+        """A bucket by its address."""
         return open_store(url, self.s3_endpoint)
 
 
@@ -86,8 +95,3 @@ def _repeated(context: InputContext | OutputContext) -> AbstractContextManager[N
     """What a step reads and hands on is repeated with it."""
     step = context.step_context
     return retried_later(step.dagster_run, step.previous_attempt_count)
-
-
-def request_key(run: ModelRun) -> str:
-    """Where the request that a partition was last made from lies in the lake."""
-    return f"{run.folder}/dojo_request/request.json"

@@ -18,6 +18,7 @@ from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResour
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.http_client.redaction import redacted, redacting
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import run_tags
 from datacube_assets.resources.dask import WorkersLostError
@@ -90,7 +91,7 @@ def _segment(name: str) -> str:
 
 # --- errors ----------------------------------------------------------------------------------------
 
-_TELLING = (
+TELLING = (
     InputError,
     MissingTableError,
     MixedVersionsError,
@@ -117,12 +118,14 @@ def to_do(error: Exception) -> str:
 def telling() -> Iterator[None]:
     """Turn errors that a person can act on into Dagster's `Failure`, which shows its first line first.
 
-    Any other error comes as "Error occurred while executing op", with its message far below.
+    Any other error comes as "Error occurred while executing op", with its message far below. None says more
+    than may be shown.
     """
-    try:
-        yield
-    except _TELLING as error:
-        raise Failure(to_do(error)) from error
+    with redacting():
+        try:
+            yield
+        except TELLING as error:
+            raise Failure(redacted(to_do(error))) from error
 
 
 def told(compute: Callable[P, R]) -> Callable[P, R]:

@@ -8,12 +8,14 @@ is started by the sensor `requests`; what CauseMos is told of it is in `reports.
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.orchestration.jobs import PRIORITY_TAG, process_model_run
+from datacube_assets.orchestration.jobs import JOBS, PRIORITY_TAG, process_model_run
 
+_JOB_NAMES = frozenset(job.name for job in JOBS)
 WILL_RETRY = "dagster/will_retry"
 """Tag by which Dagster announces that it will repeat a run; set a moment after the run failed."""
 NOT_MADE = "Failed to retry run"
@@ -21,6 +23,7 @@ NOT_MADE = "Failed to retry run"
 LOOKED_AT = "datacube/repeated"
 """Tag of a failed run that was looked at here: `yes` if a run takes its place, else `no`."""
 LOOK_BACK = dt.timedelta(days=1)
+"""How far looks at runs that failed overlap; nothing is too old to be looked at for the first time."""
 
 
 def could_not_be_repeated(instance: DagsterInstance, run: DagsterRun) -> bool:
@@ -31,9 +34,13 @@ def could_not_be_repeated(instance: DagsterInstance, run: DagsterRun) -> bool:
     return any(entry.dagster_event and entry.dagster_event.message == NOT_MADE for entry in log)
 
 
-def repetitions(instance: DagsterInstance) -> list[RunRequest]:
-    """The runs that take the place of those; the same ones again until Dagster has them."""
-    since = dt.datetime.now(dt.UTC) - LOOK_BACK
+def repetitions(instance: DagsterInstance, looked: float) -> list[RunRequest]:
+    """The runs that take the place of those; the same ones again until Dagster has them.
+
+    `looked` is when that was looked for last (seconds UTC), 0 if never.
+    """
+    seen = min(looked, time.time()) - LOOK_BACK.total_seconds()
+    since = dt.datetime.fromtimestamp(max(seen, 0.0), dt.UTC)
     filters = RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY: "false"}, updated_after=since)
     wanted = []
     for run in instance.get_runs(filters):
@@ -50,10 +57,10 @@ def repetitions(instance: DagsterInstance) -> list[RunRequest]:
 
 
 def _is_ours(run: DagsterRun) -> bool:
-    """Whether the run is one that the sensor can start: of the main job, or of assets that are named."""
+    """Whether the run is one that the sensor can start: of one of our jobs, or of assets that are named."""
     partition = run.tags.get("dagster/partition")
     known = ModelRun.known(partition) is not None
-    return known and bool(run.asset_selection or run.job_name == process_model_run.name)
+    return known and bool(run.asset_selection or run.job_name in _JOB_NAMES)
 
 
 def _key(run: DagsterRun) -> str:
@@ -76,6 +83,8 @@ def _repetition(run: DagsterRun) -> RunRequest:
     return RunRequest(
         run_key=_key(run),
         partition_key=run.tags["dagster/partition"],
+        # Of named assets Dagster has a job of its own, which no sensor can start.
+        job_name=run.job_name if run.job_name in _JOB_NAMES else process_model_run.name,
         asset_selection=sorted(run.asset_selection) if run.asset_selection else None,
         tags=kept,
     )

@@ -1,4 +1,4 @@
-"""The sensor that tells CauseMos how runs went (CONTRACTS F.4).
+"""The sensor that tells CauseMos how runs went (docs/dojo-to-causemos.md#reports).
 
 Each tick first writes down what has to be told about runs that changed, then delivers what is due. Only
 runs of the full selection are told, and only when somebody waits for them (`doc_ids`).
@@ -9,9 +9,12 @@ original queue did; everything else is tried again, with growing pauses, until C
 """
 
 import datetime as dt
+import itertools
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dagster import (
@@ -42,29 +45,35 @@ from datacube_assets.causemos.client import (
     Refused,
     Unreachable,
 )
+from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
-from datacube_assets.checks.judging.reports import undelivered
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client import public
+from datacube_assets.http_client.redaction import public, redacting
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.causemos import CauseMosResource
-from datacube_assets.resources.storage import LakeResource, request_key
+from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.repeating import WILL_RETRY, could_not_be_repeated
 from datacube_assets.sensors.tick_log import count
-from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.lake import DamagedError, Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
-from datacube_assets.storage.reports import Kind, Outbox, Report
+from datacube_assets.storage.reports import Kind, Outbox, Report, Slip
 from datacube_assets.storage.requests import Ticket, asked_for, doc_ids_of
+from datacube_assets.storage.run_info import request_key
 
 OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
 """Refusals that say nothing about the report: credentials and load. So do all from 500."""
 LOOKING_SECONDS = 15.0
-DELIVERING_SECONDS = 15.0
-"""After these a tick leaves the rest to the next one: Dagster gives up on ticks that take a minute."""
+DELIVERING_SECONDS = 20.0
+"""After these a tick leaves the rest to the next one: Dagster gives up on ticks that take a minute. Each
+begins with its own work, so that a slow look leaves no less time for delivering."""
+MOST_IN_VAIN = 5
+"""Refusals of a CauseMos that is overloaded or away, one after the other, that end a tick's deliveries."""
+_THREADS = 16
+"""Partitions that are told at once, at most."""
 
 
 def build_reports_sensor(*, interval: int) -> SensorDefinition:
@@ -76,6 +85,7 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         default_status=DefaultSensorStatus.RUNNING,
         description="Tells CauseMos when runs start, and whether their datacube is ready.",
     )
+    @redacting()
     def causemos_reports(
         context: SensorEvaluationContext, causemos: CauseMosResource, lake: LakeResource
     ) -> SensorResult:
@@ -85,22 +95,26 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
             )
         store = lake.open()
         outbox = Outbox(store)
+        outbox.adopt()
         since, known = read_cursor(context.cursor)
+        # After a clock that was ahead, what happens now would count as seen.
+        since = min(since, time.time())
         posted, newest = 0, since
         until = time.monotonic() + LOOKING_SECONDS
-        for record in runs_updated(context.instance, since):
-            if not is_told(outbox, record.dagster_run):
+        for record, told_before in looked_at(outbox, runs_updated(context.instance, since)):
+            if not told_before:
                 posted += sum(outbox.post(report) for report in due(context.instance, store, record))
             updated = record.update_timestamp.timestamp()
             newest = max(newest, updated)
             # Never inside the overlap: the next tick would stop there again.
             if updated > since and time.monotonic() > until:
                 break
+        newest = min(newest, time.time())
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
         told = tell(posted, delivered, left)
         # A check result for every tick would bury the others.
-        changed = [undelivered(outbox.waiting())] if left != known else []
+        changed = [undelivered(*outbox.stuck(MOST))] if left != known else []
         evaluations: list[AssetCheckEvaluation] = [
             AssetCheckEvaluation(
                 asset_key=pipeline_results.key,
@@ -161,7 +175,17 @@ def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:
 
 def is_told(outbox: Outbox, run: DagsterRun) -> bool:
     """Whether nothing is left to be told about a run; quick, as most runs are looked at many times."""
-    return outbox.knows(run.run_id, "processing-succeeded" if run.is_finished else "queue-runtime")
+    partition = run.tags.get("dagster/partition", "")
+    return outbox.knows(partition, run.run_id, "processing-succeeded" if run.is_finished else "queue-runtime")
+
+
+def looked_at(outbox: Outbox, records: Sequence[RunRecord]) -> Iterator[tuple[RunRecord, bool]]:
+    """Runs in their order, and whether all is told about each; a store that is slow is asked in parallel."""
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for start in range(0, len(records), 4 * _THREADS):
+            some = records[start : start + 4 * _THREADS]
+            told = threads.map(lambda record: is_told(outbox, record.dagster_run), some)
+            yield from zip(some, told, strict=True)
 
 
 def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report]:
@@ -270,46 +294,111 @@ def _metadata(instance: DagsterInstance, run: DagsterRun, asset: str) -> dict[st
 
 
 def deliver(
-    outbox: Outbox, client: CauseMosClient, lake: Lake, now: int, log: Callable[[str], None]
+    outbox: Outbox,
+    client: CauseMosClient,
+    lake: Lake,
+    now: int,
+    log: Callable[[str], None],
+    *,
+    seconds: float = DELIVERING_SECONDS,
 ) -> tuple[int, int]:
-    """Try what is due; returns how many reports were settled and how many wait."""
-    settled, left = 0, 0
-    # What is told of a partition keeps its order: an outcome not before its start, and not before the
-    # outcome of an earlier run, which would otherwise have the last word.
-    held: set[str] = set()
-    until = time.monotonic() + DELIVERING_SECONDS
-    for report in outbox.waiting():
-        if report.partition in held or report.next_attempt > now or time.monotonic() > until:
-            held.add(report.partition)
-            left += 1
-            continue
-        if report.kind == "processing-succeeded" and not stands(lake, report):
-            log(f"{report.partition}: its datacube was replaced before CauseMos was told of it")
-            outbox.settle(report, "superseded")
-            settled += 1
-            continue
-        delivery = send(client, report)
+    """Try what is due, for so long; returns how many reports were settled and how many wait.
+
+    What is told of a partition keeps its order: an outcome not before its start, and not before the outcome
+    of an earlier run, which would otherwise have the last word. Partitions know nothing of each other, so
+    several are told at once.
+    """
+    queues = outbox.queues()
+    round_ = _Round(outbox, client, lake, now, log, time.monotonic() + seconds)
+    due_now = iter([queue for queue in queues if queue[0].is_due(now)])
+    # The first one alone: while nobody is there, the others would only wait for their time-outs.
+    for queue in itertools.islice(due_now, 1):
+        round_.tell(queue)
+
+    def take_turns() -> None:
+        while not round_.is_over:
+            with round_.lock:
+                queue = next(due_now, None)
+            if queue is None:
+                return
+            round_.tell(queue)
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for turn in [threads.submit(take_turns) for _ in range(_THREADS)]:
+            turn.result()
+    return round_.settled, sum(map(len, queues)) - round_.settled
+
+
+@dataclass
+class _Round:
+    """What is delivered in one tick; may be used by several threads."""
+
+    outbox: Outbox
+    client: CauseMosClient
+    lake: Lake
+    now: int
+    log: Callable[[str], None]
+    until: float
+    settled: int = 0
+    in_vain: int = 0
+    """Attempts without a success between them."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() > self.until
+
+    def tell(self, queue: Sequence[Slip]) -> None:
+        """Deliver what waits of one partition, until something of it has to wait longer."""
+        for slip in queue:
+            if self.is_over or not slip.is_due(self.now) or not self._tell_one(slip):
+                return
+
+    def _tell_one(self, slip: Slip) -> bool:
+        try:
+            report = self.outbox.read(slip)
+        except DamagedError as error:
+            self.log(f"Held back with all that follows of its partition: {error}")
+            return False
+        if report is None:
+            # Somebody else has settled it.
+            self._count(settled=True)
+            return True
+        if report.kind == "processing-succeeded" and not stands(self.lake, report):
+            self.log(f"{report.partition}: its datacube was replaced before CauseMos was told of it")
+            return self._settle(slip, report, "superseded")
+        delivery = send(self.client, report)
         if isinstance(delivery, Refused) and is_final(delivery) and report.kind == "processing-succeeded":
-            log(f"{report.partition}: CauseMos refused the success ({delivery.status}), reporting failure")
+            self.log(
+                f"{report.partition}: CauseMos refused the success ({delivery.status}), reporting failure"
+            )
             report = as_failure(report)
-            delivery = send(client, report)
+            delivery = send(self.client, report)
         if isinstance(delivery, Delivered):
-            log(f"{report.partition}: told CauseMos {_TOLD[report.kind]}")
-            outbox.settle(report, "delivered")
-        elif isinstance(delivery, Refused) and is_final(delivery):
-            log(f"{report.partition}: CauseMos refused {report.kind}: {delivery.status} {delivery.message}")
-            outbox.settle(report, f"refused: {delivery.status} {delivery.message}")
-        else:
-            error = delivery.message if isinstance(delivery, Refused) else delivery.error
-            log(f"{report.partition}: {report.kind} could not be delivered: {error}")
-            outbox.put_off(report.failed(error, now))
-            held.add(report.partition)
-            left += 1
-            if isinstance(delivery, Unreachable):
-                until = 0.0  # Nobody is there: the others would only wait for their time-outs.
-            continue
-        settled += 1
-    return settled, left
+            self.log(f"{report.partition}: told CauseMos {_TOLD[report.kind]}")
+            return self._settle(slip, report, "delivered")
+        if isinstance(delivery, Refused) and is_final(delivery):
+            said = f"{delivery.status} {delivery.message}"
+            self.log(f"{report.partition}: CauseMos refused {report.kind}: {said}")
+            return self._settle(slip, report, f"refused: {said}")
+        problem = delivery.message if isinstance(delivery, Refused) else delivery.error
+        self.log(f"{report.partition}: {report.kind} could not be delivered: {problem}")
+        self.outbox.put_off(slip, report.failed(problem, self.now))
+        self._count(settled=False)
+        # What answers 500 may have trouble with this report alone; otherwise it is in trouble itself.
+        if isinstance(delivery, Unreachable) or (delivery.status != 500 and self.in_vain >= MOST_IN_VAIN):
+            self.until = 0.0
+        return False
+
+    def _settle(self, slip: Slip, report: Report, outcome: str) -> bool:
+        self.outbox.settle(slip, report, outcome)
+        self._count(settled=True)
+        return True
+
+    def _count(self, *, settled: bool) -> None:
+        with self.lock:
+            self.settled += settled
+            self.in_vain = 0 if settled else self.in_vain + 1
 
 
 def stands(lake: Lake, report: Report) -> bool:

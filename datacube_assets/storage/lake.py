@@ -1,4 +1,4 @@
-"""The lake: every partition's tables and documents (DESIGN 1, 4).
+"""The lake: every partition's tables and documents (docs/lake.md).
 
 A table is a set of Parquet files in a folder named after its version, and a descriptor that is written
 last: readers only ever see a table that is whole. What the tables hold is defined in
@@ -7,11 +7,13 @@ last: readers only ever see a table that is whole. What the tables hold is defin
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar
 
@@ -20,12 +22,15 @@ import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.kernels.schema import Period
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
+from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, StoreUnavailable
 
 T = TypeVar("T")
 
 DESCRIPTOR = "table.json"
 """Name of the document that makes a table of files."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_FOLDER = re.compile(r".*No usable temporary directory")
+"""What Python says where no folder for temporary files can be written."""
 _LONGEST_NAME = 150
 """Characters of a name that file systems take, with room for what is put around it."""
 
@@ -248,9 +253,31 @@ _READS = 3
 _REMEDY = "Restore or delete it, and materialize the partition again with the tag datacube/from_scratch"
 
 
-def scratch_folder() -> tempfile.TemporaryDirectory[str]:
-    """A local folder for files in the making."""
-    return tempfile.TemporaryDirectory(prefix="datacube-")
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """A local folder for files in the making. Raises StoreUnavailable while there is no room for them."""
+    with scratch_room(), tempfile.TemporaryDirectory(prefix="datacube-", ignore_cleanup_errors=True) as made:
+        yield made
+
+
+@contextmanager
+def scratch_room() -> Iterator[None]:
+    """Tell a disk that is full from other faults of local files: there may be room later."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL and not _NO_FOLDER.match(str(error)):
+            raise
+        raise StoreUnavailable(
+            f"the folder for files in the making has no room: {error.strerror or error}. Make room in "
+            f"{_scratch()}, or name another folder in TMPDIR"
+        ) from None
+
+
+def _scratch() -> str:
+    with suppress(OSError):
+        return tempfile.gettempdir()
+    return "/tmp"
 
 
 def file_name(name: str) -> str:

@@ -42,6 +42,7 @@ from datacube_assets.storage.stores import (
     StoreUnavailable,
 )
 
+_NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -85,18 +86,13 @@ class LocalStore:
         return path
 
     def get(self, key: str) -> bytes:
-        try:
+        with _no_object(key):
             return Path(self._path(key)).read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingObjectError(key) from None
 
     def tail(self, key: str, size: int) -> bytes:
-        try:
-            with Path(self._path(key)).open("rb") as file:
-                file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
-                return file.read()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingObjectError(key) from None
+        with _no_object(key), Path(self._path(key)).open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+            return file.read()
 
     @contextlib.contextmanager
     def _with_room(self) -> Iterator[None]:
@@ -315,6 +311,17 @@ class LocalStore:
         key = pa.chunked_array(keys, pa.string())
         unknown = [pa.nulls(len(key), LISTING.field(name).type) for name in ("size", "checksum")]
         return pa.table([key, *unknown], schema=LISTING)
+
+
+@contextlib.contextmanager
+def _no_object(key: str) -> Iterator[None]:
+    """Tell that there is no object of a key. Raises MissingObjectError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise
+        raise MissingObjectError(key) from None
 
 
 def _make_folder_durably(folder: str) -> None:

@@ -23,20 +23,15 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.normalize import (
-    Plan,
-    Profile,
-    Report,
-    check_values,
-    merge_profiles,
-    normalize,
-    plan,
-    profile,
-)
+from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import BATCH_CELLS, BATCH_ROWS, Part
+from datacube_assets.kernels.plan import Plan, plan
+from datacube_assets.kernels.profile import Profile, merge_profiles, profile
 from datacube_assets.kernels.qualifiers import feature_regions, merge_values, qualifier_values
+from datacube_assets.kernels.report import Report, check_values
 from datacube_assets.kernels.schema import Layout
 from datacube_assets.kernels.shards import shard_numbers
+from datacube_assets.kernels.times import LOOKS, advice, other_look
 from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, scratch_folder
 from datacube_assets.storage.run_info import RunInfo, options
 
@@ -176,7 +171,7 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, 
             f"none of its {report.num_rows:,} rows can be used: {report.missing_features:,} name no feature, "
             f"{report.num_invalid_ts:,} have a timestamp out of range, {report.unreadable_values:,} a value "
             "that is no number",
-            remedy="Look at the features, values and timestamps of the parts",
+            remedy=_remedy(report, request),
         )
     files = sorted((file for one in done for file in one.files), key=lambda file: file.name)
     regions = merge_values([one.regions for one in done])
@@ -188,6 +183,14 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, 
     may_share = any(keys.may_share(column.unique().cast(pa.string())) for column in names)
     info = RunInfo(request, what, report, features, may_share)
     return LakeTable(folder, raw.version, tuple(files), info.to_json())
+
+
+def _remedy(report: Report, request: DatacubeRequest) -> str:
+    """What to do when no row can be used."""
+    look = other_look(report.timestamps_look_like, request.timestamp_unit)
+    if look and report.num_invalid_ts == report.num_rows:
+        return f"The timestamps look like {LOOKS[look]}: {advice(look)}"
+    return "Look at the features, values and timestamps of the parts"
 
 
 def _profile(batches: Iterable[Batch]) -> Profile:

@@ -1,12 +1,13 @@
 """The published objects of one datacube: from keys to bytes to Arrow.
 
-Here belongs which object holds what, read exactly by the keys that CauseMos' reader asks for (CONTRACTS E):
-one object per call, nothing is listed, nothing is kept. What people see of it is in
-`datacube_assets/read.py`; bytes are read in `kernels/decode.py`.
+Here belongs which object holds what, read exactly by the keys that CauseMos' reader asks for
+(docs/specification/reader.md#how-it-reads): one object per call, nothing is listed,
+nothing is kept. What people see of it is in `read/`; bytes are read in `kernels/decode.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,24 @@ class Published:
         """What `read` makes of each item, in order; many are read at a time."""
         with ThreadPoolExecutor(READERS, "read") as readers:
             yield from readers.map(read, items)
+
+    def version(self) -> str:
+        """What tells this state of the datacube from every other: a digest of results.json and of when it was
+        written. Raises MissingObjectError while the datacube is not complete.
+
+        results.json goes before any object of another version comes. So whatever was read before this gives
+        the same version as it gave earlier is of that one version.
+        """
+        written = self.published_at()
+        digest = hashlib.blake2b(self.get(keys.RESULTS), digest_size=12)
+        digest.update(repr(written).encode())
+        return digest.hexdigest()
+
+    def published_at(self) -> float | None:
+        """When results.json was written, in seconds UTC; None while the datacube is not complete."""
+        key = f"{self.run.prefix}{keys.RESULTS}"
+        folder = f"{key.rpartition('/')[0]}/"
+        return next((entry.modified for entry in self.store.entries(folder) if entry.key == key), None)
 
     # --- the summary, rows and lists ---------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """Publishing an asset's objects: PUT what changed, delete what is gone, remember what is there.
 
-The protocol of DESIGN 4. Every batch of objects is first written down in the lake (keys, sizes,
-checksums: a *fragment* of the manifest), then PUT; when all are there, stale objects are written down,
-deleted, and the new fragments become the manifest. Fragments that no manifest names are the traces of
-an attempt that died: their objects are never trusted, so a re-run writes or deletes each of them.
+The protocol of docs/concepts.md#versions-manifests-and-resultsjson-last. Every batch of objects is first
+written down in the lake (keys, sizes, checksums: a *fragment* of the manifest), then PUT; when all are
+there, stale objects are written down, deleted, and the new fragments become the manifest. Fragments that no
+manifest names are the traces of an attempt that died: their objects are never trusted, so a re-run writes
+or deletes each of them.
 
 `results.json` says that a datacube is complete. It is withdrawn before the first object of another
 version is published, and written by `complete` only when every asset stands at the same version.

@@ -1,6 +1,6 @@
 """Requests that wait in the lake: left by a user, by CauseMos, or by the command line.
 
-The newest one for a partition says what its datacube is made of, before Dojo is asked (DESIGN 2). A
+The newest one for a partition says what its datacube is made of, before Dojo is asked. A
 request may also ask for a run, which a sensor then starts; until Dagster has it, it waits in a queue whose
 order is that of its names. Who may put something into the queue, and how full it may get, belongs to
 `gateway/`; deriving requests from Dojo's documents to `dojo/derive.py`.
@@ -14,10 +14,13 @@ order is that of its names. Who may put something into the queue, and how full i
 
 from __future__ import annotations
 
+import contextlib
+import json
 import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +38,10 @@ STARTED = "requests/started"
 JOINED = "requests/joined"
 _FORCED = "requests/forced"
 _PAUSED = "requests/paused.json"
+UNREADABLE = "requests/unreadable"
+"""Where requests are put aside that cannot be started."""
 _SUFFIX = ".json"
+_THREADS = 16
 
 
 def _key(run: ModelRun) -> str:
@@ -134,7 +140,7 @@ class RunRequested:
     """Unique; also the key under which Dagster starts no second run."""
     partition: str
     tasks: tuple[str, ...] | None
-    """Output tasks selected (CONTRACTS C); None for all."""
+    """Output tasks selected; None for all."""
     forced: bool = False
     """Whether it starts before all others."""
 
@@ -151,6 +157,14 @@ class _Waiting(BaseModel):
     """What was asked for, as it came; addresses are sealed."""
     doc_ids: list[str] = []
     """Documents in CauseMos that wait for the outcome of this run."""
+
+
+def _read(body: bytes) -> _Waiting:
+    """A requested run, by the parser that bodies are admitted with. Raises ValueError."""
+    try:
+        return _Waiting.model_validate(json.loads(body))
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 @dataclass(frozen=True)
@@ -184,11 +198,15 @@ def ask_for_run(
     document = {
         "asked_at": asked.asked_at,
         "partition": asked.partition,
-        "tasks": asked.tasks,
+        "tasks": None if asked.tasks is None else list(asked.tasks),
         "parameters": request.model_dump(mode="json") if parameters is None else dict(parameters),
-        "doc_ids": request.doc_ids or [],
+        "doc_ids": list(request.doc_ids or ()),
     }
-    lake.write_document(f"{_WAITING}/{name}{_SUFFIX}", document, durably=True)
+    # What cannot be read again must not be accepted: whoever asked would wait for ever.
+    body = json.dumps(document, allow_nan=False).encode()
+    if _read(body).model_dump() != document:
+        raise ValueError("the request cannot be kept as it came")
+    lake.store.put(f"{_WAITING}/{name}{_SUFFIX}", body, durably=True)
     return asked
 
 
@@ -214,10 +232,10 @@ def runs_requested(lake: Lake, limit: int) -> list[RunRequested]:
     waiting = []
     for name in first + others[: max(limit - len(first), 0)]:
         try:
-            one = _Waiting.model_validate_json(lake.store.get(f"{_WAITING}/{name}{_SUFFIX}"))
+            one = _read(lake.store.get(f"{_WAITING}/{name}{_SUFFIX}"))
         except MissingObjectError:
             continue
-        except ValidationError:
+        except ValueError:
             one = _Waiting(asked_at=0, partition="", tasks=None)
         tasks = None if one.tasks is None else tuple(one.tasks)
         waiting.append(RunRequested(one.asked_at, name, one.partition, tasks, name in forced))
@@ -240,13 +258,53 @@ def drop(lake: Lake, names: Sequence[str]) -> None:
     lake.store.delete_many([f"{folder}/{name}{_SUFFIX}" for folder in (_WAITING, _FORCED) for name in names])
 
 
+@dataclass(frozen=True)
+class Unusable:
+    """What can be made out of a request that no run can be started for."""
+
+    name: str
+    model_id: str
+    run_id: str
+    doc_ids: tuple[str, ...]
+
+
+def unusable(lake: Lake, name: str) -> Unusable:
+    """Who waits for a request that cannot be used, as far as that can be made out."""
+    document: Any = None
+    with contextlib.suppress(MissingObjectError, ValueError, RecursionError):
+        document = json.loads(lake.store.get(f"{_WAITING}/{name}{_SUFFIX}"))
+    document = document if isinstance(document, dict) else {}
+    parameters = document.get("parameters")
+    said = parameters if isinstance(parameters, dict) else {}
+    run = ModelRun.known(document.get("partition") if isinstance(document.get("partition"), str) else None)
+    ids = [said.get(field) for field in ("model_id", "run_id")]
+    model_id, run_id = (run.model_id, run.run_id) if run else ids
+    listed = [one for one in (document.get("doc_ids"), said.get("doc_ids")) if isinstance(one, list)]
+    joined = doc_ids_of(lake, name)
+    waiting = dict.fromkeys(one for some in (*listed, joined) for one in some if isinstance(one, str))
+    return Unusable(
+        name,
+        model_id if isinstance(model_id, str) else "",
+        run_id if isinstance(run_id, str) else "",
+        tuple(waiting),
+    )
+
+
+def put_aside(lake: Lake, name: str) -> None:
+    """Take a request out of the queue that cannot be used; it stays to be looked at."""
+    with contextlib.suppress(MissingObjectError):
+        body = lake.store.get(f"{_WAITING}/{name}{_SUFFIX}")
+        lake.store.put(f"{UNREADABLE}/{name}{_SUFFIX}", body, durably=True)
+    drop(lake, [name])
+
+
 def asked_for(lake: Lake, name: str) -> Asked | None:
     """A requested run, None when nothing (readable) is known of it; what joined it is not included."""
     # In this order: it is on record as started before it stops waiting.
     for folder in (_WAITING, STARTED):
         try:
-            one = _Waiting.model_validate_json(lake.store.get(f"{folder}/{name}{_SUFFIX}"))
-        except (MissingObjectError, ValidationError):
+            one = _read(lake.store.get(f"{folder}/{name}{_SUFFIX}"))
+        except (MissingObjectError, ValueError):
             continue
         tasks = None if one.tasks is None else tuple(one.tasks)
         return Asked(name, one.partition, tasks, one.parameters, tuple(one.doc_ids))
@@ -264,17 +322,20 @@ def waits(lake: Lake, name: str) -> bool:
 
 def join(lake: Lake, name: str, doc_ids: Sequence[str]) -> None:
     """Have further documents of CauseMos wait for the outcome of a requested run. Durable."""
-    lake.write_document(
-        f"{JOINED}/{name}/{uuid.uuid4().hex}{_SUFFIX}", {"doc_ids": list(doc_ids)}, durably=True
-    )
+    # Named after what it holds: the same ones again are not one more to be read.
+    joined = digest(sorted(doc_ids))
+    lake.write_document(f"{JOINED}/{name}/{joined}{_SUFFIX}", {"doc_ids": list(doc_ids)}, durably=True)
 
 
 def doc_ids_of(lake: Lake, name: str) -> tuple[str, ...]:
     """All documents that wait for the outcome of a requested run."""
     asked = asked_for(lake, name)
     found = list(asked.doc_ids) if asked else []
-    for key, _ in sorted(lake.store.list(f"{JOINED}/{name}/")):
-        found += (lake.read_document(key) or {}).get("doc_ids", [])
+    joined = sorted(lake.store.listing(f"{JOINED}/{name}/")["key"].to_pylist())
+    if joined:
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for document in threads.map(lake.read_document, joined):
+                found += (document or {}).get("doc_ids", [])
     return tuple(dict.fromkeys(found))
 
 

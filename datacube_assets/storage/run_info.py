@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.kernels.normalize import Options, Plan, Report
+from datacube_assets.kernels.plan import Options, Plan
 from datacube_assets.kernels.qualifiers import Thresholds
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import Layout, Period
 from datacube_assets.storage.lake import LakeTable
 
@@ -68,7 +69,7 @@ class RunInfo:
 
     @property
     def periods(self) -> tuple[Period, ...]:
-        """The summary of the whole period is made for model runs only (CONTRACTS C)."""
+        """The summary of the whole period is made for model runs only: datasets have no runs to compare."""
         return ("month", "year") if self.request.is_indicator else ("month", "year", "all")
 
     @property
@@ -83,3 +84,8 @@ def options(request: DatacubeRequest) -> Options:
         fill_timestamp=request.fill_timestamp,
         timestamp_unit=request.timestamp_unit,
     )
+
+
+def request_key(run: ModelRun) -> str:
+    """Where the request that a partition was last made from lies in the lake."""
+    return f"{run.folder}/dojo_request/request.json"

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.http_client import RetryPolicy
 from datacube_assets.read import NoDataError, list_datacubes
 from datacube_assets.settings import Settings
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.published import READERS, Published
 
 _PATIENCE = 3.0
 """Seconds that Dojo gets to answer: names and units are welcome, but nobody waits for them."""
@@ -30,22 +33,29 @@ _PAUSE = 60.0
 _log = logging.getLogger(__name__)
 
 
-def complete_runs(settings: Settings) -> list[ModelRun]:
-    """The model runs, then the datasets, whose datacube is complete, in the buckets where these belong."""
+def complete_runs(settings: Settings) -> list[tuple[ModelRun, float | None]]:
+    """The model runs, then the datasets, whose datacube is complete, in the buckets where these belong.
+
+    With each, when it was published (seconds UTC).
+    """
     models = _complete(settings.models_bucket, settings.s3_endpoint)
     datasets = _complete(settings.indicators_bucket, settings.s3_endpoint)
     return [
-        *(run for run in models if not run.is_indicator),
-        *(run for run in datasets if run.is_indicator),
+        *(one for one in models if not one[0].is_indicator),
+        *(one for one in datasets if one[0].is_indicator),
     ]
 
 
-def _complete(bucket: str, s3_endpoint: str) -> list[ModelRun]:
+def _complete(bucket: str, s3_endpoint: str) -> list[tuple[ModelRun, float | None]]:
     try:
         cubes = list_datacubes(bucket, s3_endpoint=s3_endpoint)
     except NoDataError:
         return []
-    return [ModelRun(cube.model_id, cube.run_id) for cube in cubes]
+    store = open_store(bucket, s3_endpoint)
+    runs = [ModelRun(cube.model_id, cube.run_id) for cube in cubes]
+    with ThreadPoolExecutor(READERS, "times") as readers:
+        times = list(readers.map(lambda run: Published(store, run).published_at(), runs))
+    return list(zip(runs, times, strict=True))
 
 
 @dataclass

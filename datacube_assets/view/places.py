@@ -6,9 +6,11 @@ of raw.csv. CauseMos' own reader knows nothing of this; it only ever gets ids of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,6 +29,7 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.storage.lake import Lake, MissingTableError
 from datacube_assets.storage.published import Published
+from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.stores import MissingObjectError, StoreError
 
 _TABLE = "temporal_cells"
@@ -60,8 +63,43 @@ def regions_in(
     return [found[one] for one in sorted(found)]
 
 
+def middles_of(
+    lake: Lake, published: Published, feature: str, level: RegionLevel
+) -> dict[str, tuple[float, float]]:
+    """Latitude and longitude of the middle of each region's places, by region id, sorted.
+
+    Every row counts once: where a region has most of its data, there it is shown. Raises UnknownPlacesError.
+    """
+    sums: dict[str, npt.NDArray[np.float64]] = {}
+    for rows in _rows(lake, published, feature):
+        levels = region_levels(rows.column_names)
+        lat, lng = (rows[name].to_numpy().astype(np.float64) for name in COORDINATES)
+        placed = on_map(lat, lng)
+        if level not in levels or not placed.any():
+            continue
+        regions = Regions.of(rows.select(levels), levels)
+        ids = regions.level(level, regions.tuples.codes)
+        # As directions from the middle of the earth: 179 and -179 degrees are neighbours.
+        phi, theta = np.radians(lat), np.radians(lng)
+        directions = (np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi))
+        names = ids.values.to_pylist()
+        totals = [
+            np.bincount(ids.codes[placed], weights=one[placed], minlength=len(names)) for one in directions
+        ]
+        for name, total in zip(names, np.stack(totals, axis=1), strict=True):
+            if total.any():
+                sums[name] = sums.get(name, 0.0) + total
+    return {
+        name: (
+            math.degrees(math.atan2(z, math.hypot(x, y))),
+            math.degrees(math.atan2(y, x)),
+        )
+        for name, (x, y, z) in sorted(sums.items())
+    }
+
+
 def quadkey_of(zoom: int, x: int, y: int, bin_: int) -> int:
-    """Quadkey of a tile's bin among the subtiles of its precision (CONTRACTS D.4)."""
+    """Quadkey of a tile's bin among the subtiles of its precision."""
     column = x << BIN_BITS | bin_ & ((1 << BIN_BITS) - 1)
     row = y << BIN_BITS | bin_ >> BIN_BITS
     return int(interleave(np.array([column], np.uint32), np.array([row], np.uint32))[0])
@@ -79,6 +117,9 @@ def _rows(lake: Lake, published: Published, feature: str) -> Iterator[pa.Table]:
     """Coordinates and region names of a feature's rows, some at a time."""
     try:
         table = lake.table(published.run, _TABLE)
+        head = manifest(lake, published.run, RESULTS_ASSET)
+        if head is not None and head["version"] != table.version:
+            raise MissingTableError("the lake is at work on the next version already")
         prefix = next(prefix for prefix in _SHORTEST if table.names(prefix))
     except (MissingTableError, StopIteration, StoreError):
         yield from _raw_rows(published, feature)
@@ -107,7 +148,7 @@ def _raw_rows(published: Published, feature: str) -> Iterator[pa.Table]:
     if not has_coordinates(rows.column_names):
         return
     for level in levels:
-        # As the pipeline cleans names (CONTRACTS D.1); an empty cell was a missing one.
+        # As the pipeline cleans names; an empty cell was a missing one.
         filled = pc.if_else(pc.equal(rows[level], ""), MISSING, pc.replace_substring(rows[level], "//", ""))
         rows = rows.set_column(rows.column_names.index(level), level, filled.cast(TEXT))
     yield rows.select([*levels, *COORDINATES])

@@ -1,7 +1,11 @@
 """The server of the page: its files, and what it asks for as JSON. Nothing but GET, and nothing is written.
 
-Every answer comes from single objects read by key, as CauseMos' reader reads them (CONTRACTS E.1); only
+Every answer comes from single objects read by key, as CauseMos' reader reads them; only
 the list of datacubes needs a listing. What a name in a request may be is decided by `kernels/keys.py`.
+
+Every answer about a datacube is of one version of it, and says of which (`ETag`, and `version` where the
+answer is an object): a datacube that is published anew meanwhile is told as 409, never as a mixture. Whoever
+puts several answers together gives the `version` of the first with the others.
 
     GET  /                    the page
     GET  /api/runs            complete datacubes
@@ -12,57 +16,67 @@ the list of datacubes needs a listing. What a name in a request may be is decide
     GET  /api/ranges          smallest and largest figures of all bins by zoom, at a time or over all times
     GET  /api/tiles/Z/X/Y     the bins of a tile; one that is missing is empty
     GET  /api/place           the regions that have a place in a bin
+    GET  /api/places          the middle of each region of a level
+    GET  /api/area            lines over the bins of a rectangle
+    GET  /api/qualifiers      the qualifiers that break a feature down, with their values
+    GET  /api/version         which version stands now
+    GET  /api/palettes        the colours of the map
+    GET  /api/about, /api/table    data dictionary and tables of a datacube (`dictionary.py`)
+    GET  /download/...        the same as files, and regions for a GIS (`downloads.py`)
+    GET  /tiles/...           pictures of tiles, and TileJSON (`pictures.py`)
+    GET  /docs/...            the documentation (`documentation.py`)
 
 Parameters are `model_id` and `run_id`, and where they apply `feature`, `resolution`, `level`, `region`,
-`timestamp` (milliseconds UTC), `z`, `x`, `y` and `bin`.
+`timestamp` (milliseconds UTC), `z`, `x`, `y`, `bin`, `qualifier`, `value` and `version`.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
-from urllib.parse import urlsplit
+from typing import Any, Literal, TypeVar, cast
 
 import pyarrow as pa
-import uvicorn
+import pyarrow.compute as pc
 from starlette.applications import Starlette
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.gateway.listening import NamedHosts, listen
+from datacube_assets.http_client.redaction import redacted
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.key_safety import UnsafeKeyError
-from datacube_assets.kernels.morton import BINS_PER_TILE, PRECISIONS
-from datacube_assets.kernels.schema import (
-    REGION_LEVELS,
-    RESOLUTIONS,
-    RegionLevel,
-    Resolution,
-    region_levels,
-)
+from datacube_assets.kernels.morton import BINS_PER_TILE
+from datacube_assets.kernels.schema import region_levels
+from datacube_assets.read import NoDataError, PublishedDatacube
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.published import Published
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
+from datacube_assets.view import documentation
 from datacube_assets.view.catalogue import Descriptions, complete_runs
-from datacube_assets.view.places import UnknownPlacesError, regions_in
+from datacube_assets.view.dictionary import about, page_of, table_of
+from datacube_assets.view.downloads import FORMATS, as_file
+from datacube_assets.view.pictures import palettes, png, tilejson
+from datacube_assets.view.places import UnknownPlacesError, middles_of, regions_in
+from datacube_assets.view.query import FIGURES, ZOOMS, Query
 
 STATIC = Path(__file__).parent / "static"
-ZOOMS = len(PRECISIONS)
-_LONGEST_TIME = 2**63
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -78,6 +92,24 @@ _HEADERS = {
 }
 
 Answer = dict[str, Any]
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_AREA_TILES = 4
+"""Tiles that the lines of a rectangle read for each time: their zoom is as fine as that allows."""
+
+
+class NotThisVersionError(Exception):
+    """The datacube was published anew, or is about to be; `reason` is `changed` or `absent`."""
+
+    def __init__(self, run: ModelRun, reason: Literal["changed", "absent"]) -> None:
+        self.reason = reason
+        super().__init__(
+            f"{run} was published anew meanwhile. Reload to see the new version"
+            if reason == "changed"
+            else f"{run} has no complete datacube here: it does not exist, or is being published right now. "
+            "Try again in a moment"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,19 +135,43 @@ class View:
     def _store(self, url: str) -> Store:
         return open_store(url, self.settings.s3_endpoint)
 
+    def of_one_version(self, query: Query, answer: Callable[[Query], T]) -> tuple[T, str]:
+        """An answer that is of one version of its datacube, and which. Raises NotThisVersionError."""
+        published = self.published(query.run)
+        version = query.version or _standing(published)
+        try:
+            found = answer(query)
+        except (LookupError, ValueError):
+            # Of a datacube that is being replaced, objects may be gone or of any kind.
+            self._check(published, version)
+            raise
+        self._check(published, version)
+        return found, version
+
+    def _check(self, published: Published, version: str) -> None:
+        if _standing(published) != version:
+            raise NotThisVersionError(published.run, "changed")
+
+    def version(self, query: Query) -> Answer:
+        return {}
+
     # --- answers ---------------------------------------------------------------------------------------
 
-    def runs(self, query: _Query) -> Answer:
-        runs = complete_runs(self.settings)
+    def runs(self, query: Query) -> Answer:
         return {
             "runs": [
-                {"model_id": run.model_id, "run_id": run.run_id, "is_dataset": run.is_indicator}
-                for run in runs
+                {
+                    "model_id": run.model_id,
+                    "run_id": run.run_id,
+                    "is_dataset": run.is_indicator,
+                    "published": published,
+                }
+                for run, published in complete_runs(self.settings)
             ],
             "looked": [self.settings.models_bucket, self.settings.indicators_bucket],
         }
 
-    def run(self, query: _Query) -> Answer:
+    def run(self, query: Query) -> Answer:
         published = self.published(query.run)
         info = published.results()["data_info"]
         described = self.descriptions.outputs(query.run)
@@ -137,17 +193,22 @@ class View:
             "has_weights": info["has_weights"],
         }
 
-    def timeseries(self, query: _Query) -> Answer:
+    def timeseries(self, query: Query) -> Answer:
         published = self.published(query.run)
         region = query.text("region", "")
+        qualifier, value = query.breakdown
         try:
             if region:
-                table = published.regional_timeseries(query.resolution, query.level, query.feature, region)
+                table = published.regional_timeseries(
+                    query.resolution, query.level, query.feature, region, qualifier, value
+                )
+            elif qualifier is not None:
+                table = self._line_of_value(query, qualifier, value)
             else:
                 table = published.global_timeseries(query.resolution, query.feature)
         except MissingObjectError:
-            # The reader answers an empty list where a region has no line (CONTRACTS E.1).
-            if not region:
+            # The reader answers an empty list where a region has no line.
+            if not region and qualifier is None:
                 raise
             return {"timestamps": [], "columns": {}}
         table = table.sort_by("timestamp")
@@ -156,23 +217,76 @@ class View:
             "columns": _columns(table, without="timestamp"),
         }
 
-    def regions(self, query: _Query) -> Answer:
+    def _line_of_value(self, query: Query, qualifier: str, value: str | None) -> pa.Table:
+        """The line of one value of a qualifier over all places."""
+        cube = PublishedDatacube(self.published(query.run))
+        try:
+            return cube.timeseries(
+                query.feature, qualifier=qualifier, value=value, resolution=query.resolution
+            ).drop_columns("value")
+        except NoDataError as error:
+            raise MissingObjectError(str(error)) from None
+
+    def qualifiers(self, query: Query) -> Answer:
+        """Values by qualifier, of those whose breakdowns of regions are published."""
+        cube = PublishedDatacube(self.published(query.run))
+        found = {}
+        for qualifier in sorted(cube.qualifiers(query.feature)):
+            if self._is_broken_down(cube, query, qualifier):
+                found[qualifier] = cube.qualifier_values(query.feature, qualifier)
+        return {"qualifiers": found}
+
+    def _is_broken_down(self, cube: PublishedDatacube, query: Query, qualifier: str) -> bool:
+        try:
+            self.published(query.run).qualifier_timeseries("month", query.feature, qualifier, "s_count")
+        except MissingObjectError:
+            return False
+        return bool(cube.levels)
+
+    def area(self, query: Query) -> Answer:
+        """Lines over the bins that have a part in a rectangle."""
+        cube = PublishedDatacube(self.published(query.run))
+        bounds, resolution = query.bounds, query.resolution
+        zoom = _zoom_for(bounds, _AREA_TILES)
+        times = cube.timestamps(query.feature, resolution).astype("int64").tolist()
+        columns: dict[str, list[float | None]] = {name: [] for name in (*FIGURES, "s_count")}
+        for time in times:
+            try:
+                bins = cube.bins(query.feature, time, zoom=zoom, bounds=bounds, resolution=resolution)
+            except NoDataError:
+                bins = pa.table({name: pa.array([], pa.float64()) for name in columns})
+            count = pc.sum(bins["s_count"]).as_py() or 0
+            columns["s_count"].append(count)
+            for measure in ("t_sum", "t_mean"):
+                total = float(pc.sum(bins[f"s_sum_{measure}"]).as_py() or 0.0)
+                columns[f"s_sum_{measure}"].append(total if count else None)
+                columns[f"s_mean_{measure}"].append(total / count if count else None)
+        return {
+            "timestamps": times,
+            "columns": {name: _finite(values) for name, values in columns.items()},
+            "zoom": zoom,
+        }
+
+    def regions(self, query: Query) -> Answer:
         try:
             lists = self.published(query.run).region_lists(query.feature)
         except MissingObjectError:
-            return {}
-        return {str(level): ids for level, ids in lists.items()}
+            return {"lists": {}}
+        return {"lists": {str(level): ids for level, ids in lists.items()}}
 
-    def regional(self, query: _Query) -> Answer:
+    def regional(self, query: Query) -> Answer:
+        qualifier, value = query.breakdown
         try:
             table = self.published(query.run).regional_map(
-                query.resolution, query.level, query.feature, query.timestamp
+                query.resolution, query.level, query.feature, query.timestamp, qualifier
             )
         except MissingObjectError:
             return {"ids": [], "columns": {}}
+        if qualifier is not None:
+            table = table.filter(pc.equal(table["value"], value)).drop_columns("value")
         return {"ids": table["region_id"].to_pylist(), "columns": _columns(table, without="region_id")}
 
-    def ranges(self, query: _Query) -> Answer:
+    def ranges(self, query: Query) -> Answer:
         published = self.published(query.run)
 
         def stats(timestamp: int) -> pa.Table | None:
@@ -189,7 +303,7 @@ class View:
             tables = list(published.each(stats, times))
         return {"columns": _ranges([table for table in tables if table is not None])}
 
-    def tile(self, query: _Query) -> Answer:
+    def tile(self, query: Query) -> Answer:
         zoom, x, y = query.tile
         try:
             tile = self.published(query.run).tile(
@@ -204,7 +318,50 @@ class View:
             "weight": _finite(tile.s_count.tolist()),
         }
 
-    def place(self, query: _Query) -> Answer:
+    def about(self, query: Query) -> Answer:
+        run = query.run
+        cube = PublishedDatacube(self.published(run))
+        return about(cube, run, self.descriptions.outputs(run), self.lake, self._checks(run))
+
+    def _checks(self, run: ModelRun) -> list[dict[str, Any]] | None:
+        """What the checks of a datacube said last; None where that cannot be known."""
+        # Imported here: most of who looks at a map never comes to it, and Dagster takes a while.
+        from datacube_assets.operations.inspect import last_verdicts
+        from datacube_assets.orchestration.home import has_instance, open_instance
+
+        if not has_instance(self.settings):
+            return None
+        try:
+            with open_instance(self.settings) as instance:
+                return last_verdicts(instance, run)
+        except Exception as error:
+            # Whatever is wrong with Dagster's storage, the datacube is not concerned.
+            _log.warning("the checks of %s are not known: %s", run, error)
+            return None
+
+    def table(self, query: Query) -> Answer:
+        return page_of(table_of(PublishedDatacube(self.published(query.run)), query), query)
+
+    def download(self, query: Query) -> Response:
+        """A table as a file."""
+        published, kind = self.published(query.run), query.one_of("kind", FORMATS)
+        table = table_of(PublishedDatacube(published), query)
+        middles = None
+        if query.text("table") == "regions" and kind != "csv":
+            with contextlib.suppress(UnknownPlacesError):
+                middles = middles_of(self.lake, published, query.feature, query.level)
+        elif kind == "geojson":
+            raise HTTPException(400, "only the table regions can be had as geojson")
+        parts = [query.text(name) for name in ("feature", "table", "level", "time") if query.has(name)]
+        return as_file(table, kind, " ".join([query.run.model_id, query.run.run_id, *parts]), middles)
+
+    def picture(self, query: Query) -> Response:
+        return Response(png(self.published(query.run), query), media_type="image/png")
+
+    def tilejson(self, query: Query) -> Response:
+        return JSONResponse(tilejson(self.published(query.run), query))
+
+    def place(self, query: Query) -> Answer:
         zoom, x, y = query.tile
         bin_ = query.whole("bin", BINS_PER_TILE)
         published = self.published(query.run)
@@ -213,6 +370,36 @@ class View:
         except UnknownPlacesError:
             return {"known": False, "regions": []}
         return {"known": True, "regions": regions}
+
+    def places(self, query: Query) -> Answer:
+        published = self.published(query.run)
+        try:
+            middles = middles_of(self.lake, published, query.feature, query.level)
+        except UnknownPlacesError:
+            return {"known": False, "places": {}}
+        return {
+            "known": True,
+            "places": {name: [round(lat, 6), round(lng, 6)] for name, (lat, lng) in middles.items()},
+        }
+
+
+def _standing(published: Published) -> str:
+    """The version that stands. Raises NotThisVersionError when the datacube is not complete."""
+    try:
+        return published.version()
+    except MissingObjectError:
+        raise NotThisVersionError(published.run, "absent") from None
+
+
+def _zoom_for(bounds: tuple[float, float, float, float], tiles: int) -> int:
+    """The finest zoom at which a rectangle lies in so many tiles."""
+    west, south, east, north = bounds
+    for zoom in range(ZOOMS - 1, 0, -1):
+        across = (east - west) / 360 * 2**zoom + 1
+        down = (north - south) / 170 * 2**zoom + 1
+        if across * down <= tiles:
+            return zoom
+    return 0
 
 
 def _columns(table: pa.Table, *, without: str) -> dict[str, list[float | None]]:
@@ -237,67 +424,6 @@ def _ranges(tables: list[pa.Table]) -> dict[str, list[float | None]]:
     return {name: _finite(by_zoom[f"{name}_{extreme}"].to_pylist()) for name, extreme in extremes}
 
 
-# --- what is asked ---------------------------------------------------------------------------------------
-
-
-class _Query:
-    """The parameters of a request. Every property raises a 400 where what it stands for is missing."""
-
-    def __init__(self, request: Request) -> None:
-        self._given: Mapping[str, Any] = {**request.query_params, **request.path_params}
-
-    def has(self, name: str) -> bool:
-        return name in self._given
-
-    def text(self, name: str, default: str | None = None) -> str:
-        value = self._given.get(name, default)
-        if value is None:
-            raise HTTPException(400, f"the parameter {name} is missing")
-        return str(value)
-
-    def whole(self, name: str, below: int, *, at_least: int = 0) -> int:
-        text = self.text(name)
-        try:
-            number = int(text)
-        except ValueError:
-            number = below
-        if not at_least <= number < below:
-            raise HTTPException(400, f"{name} must be a whole number from {at_least} to {below - 1}")
-        return number
-
-    def _one_of(self, name: str, allowed: Iterable[str]) -> str:
-        text = self.text(name)
-        if text not in allowed:
-            raise HTTPException(400, f"{name} must be one of {', '.join(allowed)}")
-        return text
-
-    @property
-    def run(self) -> ModelRun:
-        return ModelRun(self.text("model_id"), self.text("run_id"))
-
-    @property
-    def feature(self) -> str:
-        return self.text("feature")
-
-    @property
-    def resolution(self) -> Resolution:
-        return cast(Resolution, self._one_of("resolution", RESOLUTIONS))
-
-    @property
-    def level(self) -> RegionLevel:
-        return cast(RegionLevel, self._one_of("level", REGION_LEVELS))
-
-    @property
-    def timestamp(self) -> int:
-        return self.whole("timestamp", _LONGEST_TIME, at_least=-_LONGEST_TIME)
-
-    @property
-    def tile(self) -> tuple[int, int, int]:
-        """Zoom, x and y."""
-        zoom = self.whole("z", ZOOMS)
-        return zoom, self.whole("x", 2**zoom), self.whole("y", 2**zoom)
-
-
 # --- the application -------------------------------------------------------------------------------------
 
 
@@ -305,25 +431,55 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
     """The page and its answers, to be served at a host."""
     view = View(settings)
 
-    def answering(path: str, answer: Callable[[_Query], Answer]) -> Route:
-        # Not a coroutine: reading objects takes its time, for which there are threads.
-        return Route(path, lambda request: JSONResponse(answer(_Query(request))), methods=["GET"])
+    def told(answer: Answer, version: str) -> Response:
+        headers = {"ETag": f'"{version}"'}
+        return JSONResponse({**answer, "version": version}, headers=headers)
 
-    routes = [
-        answering("/runs", view.runs),
-        answering("/run", view.run),
-        answering("/timeseries", view.timeseries),
-        answering("/regions", view.regions),
-        answering("/regional", view.regional),
-        answering("/ranges", view.ranges),
-        answering("/tiles/{z}/{x}/{y}", view.tile),
-        answering("/place", view.place),
+    # Not coroutines: reading objects takes its time, for which there are threads.
+    def of_datacube(path: str, answer: Callable[[Query], Answer]) -> Route:
+        return Route(
+            path, lambda request: told(*view.of_one_version(Query(request), answer)), methods=["GET"]
+        )
+
+    def file(path: str, answer: Callable[[Query], Response]) -> Route:
+        def get(request: Request) -> Response:
+            response, version = view.of_one_version(Query(request), answer)
+            response.headers["ETag"] = f'"{version}"'
+            return response
+
+        return Route(path, get, methods=["GET"])
+
+    api = [
+        Route("/runs", lambda request: JSONResponse(view.runs(Query(request))), methods=["GET"]),
+        Route("/palettes", lambda request: JSONResponse(palettes()), methods=["GET"]),
+        of_datacube("/run", view.run),
+        of_datacube("/version", view.version),
+        of_datacube("/timeseries", view.timeseries),
+        of_datacube("/qualifiers", view.qualifiers),
+        of_datacube("/area", view.area),
+        of_datacube("/regions", view.regions),
+        of_datacube("/regional", view.regional),
+        of_datacube("/ranges", view.ranges),
+        of_datacube("/tiles/{z}/{x}/{y}", view.tile),
+        of_datacube("/place", view.place),
+        of_datacube("/places", view.places),
+        of_datacube("/about", view.about),
+        of_datacube("/table", view.table),
     ]
     return Starlette(
-        routes=[Mount("/api", routes=routes), Mount("/", StaticFiles(directory=STATIC, html=True))],
-        middleware=[Middleware(_Guarded, hosts=_names_of(host))],
+        routes=[
+            Mount("/api", routes=api),
+            file("/download/{table}.{kind}", view.download),
+            file("/tiles/{key}/{feature:path}/{time}/{z}/{x}/{y}.png", view.picture),
+            file("/tiles/{key}/{feature:path}/{time}.json", view.tilejson),
+            Route("/docs/{name:path}", _documentation, methods=["GET"]),
+            Mount("/", StaticFiles(directory=STATIC, html=True)),
+        ],
+        middleware=[Middleware(_Guarded, host=host)],
         exception_handlers={
             HTTPException: _told(lambda error: cast(HTTPException, error).status_code),
+            NotThisVersionError: _replaced,
+            NoDataError: _told(404),
             InputError: _told(400),
             UnsafeKeyError: _told(400),
             MissingObjectError: _told(
@@ -335,37 +491,43 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
     )
 
 
+def _documentation(request: Request) -> Response:
+    """A page of the documentation, or a picture in it."""
+    name = request.path_params["name"] or "index.md"
+    text = documentation.page(name)
+    if text is not None:
+        return HTMLResponse(text)
+    path = documentation.file(name)
+    if path is None:
+        raise HTTPException(404, "There is no such page of the documentation")
+    return FileResponse(path)
+
+
+def _replaced(request: Request, error: Exception) -> Response:
+    """Tells what became of the version that was asked for, and why, for a program to act on."""
+    assert isinstance(error, NotThisVersionError)
+    status = 409 if error.reason == "changed" else 404
+    return JSONResponse({"detail": str(error), "reason": error.reason}, status)
+
+
 def _told(
     status: int | Callable[[Exception], int], text: str = ""
 ) -> Callable[[Request, Exception], Response]:
     """A handler that says what went wrong as the page expects it."""
 
     def tell(request: Request, error: Exception) -> Response:
-        said = text or (error.detail if isinstance(error, HTTPException) else str(error))
+        said = text or (redacted(error.detail if isinstance(error, HTTPException) else str(error)))
         headers = error.headers if isinstance(error, HTTPException) else None
         return JSONResponse({"detail": said}, status if isinstance(status, int) else status(error), headers)
 
     return tell
 
 
-def _names_of(host: str) -> frozenset[str] | None:
-    """Names by which a browser may call the server; None for any, where it listens to other machines."""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    return frozenset({"localhost", "127.0.0.1", "::1", host}) if is_local else None
-
-
 class _Guarded:
-    """Adds the headers that keep a browser safe, and refuses to be called by another name.
+    """Adds the headers that keep a browser safe."""
 
-    A page of somebody else could give its own name the address 127.0.0.1, and read everything here.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None) -> None:
-        self._app = app
-        self._hosts = hosts
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        self._app = NamedHosts(app, host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def guarded(message: Message) -> None:
@@ -373,25 +535,19 @@ class _Guarded:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        if scope["type"] != "http" or self._admits(Request(scope).headers.get("Host", "")):
-            await self._app(scope, receive, guarded)
-        else:
-            refusal = PlainTextResponse("This server answers to 127.0.0.1 and localhost only.", 421)
-            await refusal(scope, receive, guarded)
-
-    def _admits(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname
-        except ValueError:
-            return False
-        return self._hosts is None or name in self._hosts
+        await self._app(scope, receive, guarded)
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve the page until interrupted. Raises StoreError when a bucket cannot be read at all."""
+def serve(settings: Settings, host: str, port: int, begins: Callable[[], None] = lambda: None) -> None:
+    """Serve the page until interrupted; `begins` is called when nothing stands in the way.
+
+    Raises StoreError when a bucket cannot be read at all.
+    """
     for url, setting in (
         (settings.models_bucket, "DATACUBE_MODELS_BUCKET"),
         (settings.indicators_bucket, "DATACUBE_INDICATORS_BUCKET"),
     ):
         open_store(url, settings.s3_endpoint).check(setting, write=False)
-    uvicorn.run(application(settings, host), host=host, port=port, log_level="warning", server_header=False)
+    begins()
+    sys.stdout.flush()
+    listen(application(settings, host), host, port)

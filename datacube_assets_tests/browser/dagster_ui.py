@@ -1,6 +1,6 @@
 """The Dagster UI as a person uses it: what is clicked, and where that leads.
 
-Tests and the pictures of the docs share these clicks. What the README's tour names in bold is what is
+Tests and the pictures of the docs share these clicks. What the tour (docs/tour.md) names in bold is what is
 clicked: a label that it does not name cannot be clicked here, so a newcomer finds all of them in the UI.
 """
 
@@ -15,16 +15,15 @@ from playwright.sync_api import expect
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-README = Path(__file__).parents[2] / "README.md"
-TOUR = README.read_text().partition("## From nothing")[2].partition("\n## ")[0]
+TOUR = (Path(__file__).parents[2] / "docs" / "tour.md").read_text()
 LABELS = frozenset(re.findall(r"\*\*(.+?)\*\*", TOUR))
 
 GROUPS = ("dojo", "points", "aggregates", "datacube", "results")
 
 
 def named(label: str) -> str:
-    """A label of the UI. Raises AssertionError when the README's tour does not name it."""
-    assert label in LABELS, f"the README's tour does not name **{label}**"
+    """A label of the UI. Raises AssertionError when the tour does not name it."""
+    assert label in LABELS, f"docs/tour.md does not name **{label}**"
     return label
 
 
@@ -36,7 +35,7 @@ class DagsterUI:
         self.url = url
 
     def open(self) -> None:
-        """The address that the README names."""
+        """The address that the tour names."""
         self.page.goto(self.url)
         # The entry for jobs comes last, and moves those below it.
         expect(self._entry("Jobs")).to_be_visible()

@@ -1,4 +1,4 @@
-"""The Dagster UI in a browser: the tour of the README, click by click.
+"""The Dagster UI in a browser: the tour (docs/tour.md), click by click.
 
 Daemon, webserver and the simulators of Dojo and CauseMos are processes of their own, as under `make dev`.
 """

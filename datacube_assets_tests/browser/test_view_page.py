@@ -1,7 +1,7 @@
 """`datacube view` in a browser: what a modeller sees, clicks and reads.
 
-The numbers are those of the worked example (CONTRACTS D.8), of a second run to compare it with, and of a run
-whose names are as odd as names can be.
+The numbers are those of the worked example (docs/specification/from-rows-to-figures.md#a-worked-example),
+of a second run to compare it with, and of a run whose names are as odd as names can be.
 """
 
 from __future__ import annotations

@@ -239,7 +239,7 @@ EXTREMA_WITH_MANY_TIES = {
         for level in ("country", "admin1", "admin2")
     ),
 }
-"""DESIGN 5, 15: of more than 20 equals the original lists those that came first, we the first by name."""
+"""Of more than 20 equals the original lists those that came first, we the first by name."""
 
 
 def assert_differs_only_among_ties(ours: Datacube, key: str, original: dict[str, Any]) -> None:

@@ -23,7 +23,13 @@ from datacube_assets_tests.integration.system import wait_for
 
 ROOT = Path(__file__).parents[2]
 README = "README.md"
-PAGES = [README, "infra/README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+TOUR = "docs/tour.md"
+PAGES = [
+    *(README, "infra/README.md"),
+    *sorted(
+        str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md") if "reference" not in path.parts
+    ),
+]
 """All pages that are written by hand."""
 PROGRAMS = frozenset(
     (

@@ -1,6 +1,7 @@
 """What integration tests share: a house to publish in, and a reader as strict as the real one.
 
-`Datacube.check` holds every object to what the reader accepts (CONTRACTS E.1, J.15).
+`Datacube.check` holds every object to what the reader accepts
+(docs/specification/reader.md#what-it-cannot-bear).
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def read_tile(body: bytes) -> Any:
 
 @cache
 def _tile_class() -> Any:
-    """The message of CONTRACTS D.4."""
+    """The message of docs/objects.md#13-tiles."""
     file = descriptor_pb2.FileDescriptorProto(name="tiles_of_tests.proto", package="tiles", syntax="proto3")
     field = descriptor_pb2.FieldDescriptorProto
 

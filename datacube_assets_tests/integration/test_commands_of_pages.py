@@ -2,8 +2,8 @@
 
 The quick tests hold the pages to the two tables below and to the command's own parser; the slow ones execute
 what the pages say, in a folder like a checkout, and look at what came of it. Where a page names a port, a
-host, a bucket or an id for example, another one takes its place. The commands of README.md are executed by
-`test_documentation.py`, where they need nothing that is slow.
+host, a bucket or an id for example, another one takes its place. The commands of README.md and of the
+tour are executed by `test_documentation.py`, where they need nothing that is slow.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from datacube_assets_tests.integration.commands import (
     PAGES,
     README,
     ROOT,
+    TOUR,
     answers,
     fenced_commands,
     free_ports,
@@ -45,20 +46,22 @@ from datacube_assets_tests.integration.support import rows
 from datacube_assets_tests.integration.system import wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
+DEPENDENCIES, EXPLAIN = "docs/dependencies.md", "docs/explain.md"
 DOJO, GUARANTEES, LAKE = "docs/dojo-to-causemos.md", "docs/guarantees.md", "docs/lake.md"
 OPERATING, S3, SECURITY = "docs/operating.md", "docs/s3.md", "docs/security.md"
 SETTINGS, TORTOISE, VIEW = "docs/settings.md", "docs/coming-from-slow-tortoise.md", "docs/view.md"
 INFRA = "infra/README.md"
 
 _README = "test_commands_of_the_readme_do_what_it_says"
-_TOUR = "test_the_tour_of_the_readme_can_be_taken"
+_TOUR = "test_the_tour_can_be_taken"
 _CHECKS = "test_the_commands_for_contributors_do_what_they_say"
 _CLUSTER = "test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address"
 _BY_HAND = "test_what_is_asked_for_by_hand_waits_and_is_processed"
 _BACKFILL = "test_a_backfill_is_launched_at_the_command_line"
-_STAND_INS = "test_the_stand_ins_do_as_they_are_told"
+_SIMULATORS = "test_the_simulators_do_as_they_are_told"
 _FUZZ = "test_random_input_is_tried_for_as_long_as_one_likes"
 _LEFT = "test_what_dead_runs_leave_is_told_and_then_deleted"
+_EXPLAIN = "test_a_number_is_explained"
 _LOOK = "test_a_datacube_can_be_looked_into"
 _BETWEEN = "test_environments_are_compared_and_a_datacube_goes_from_one_to_another"
 _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
@@ -71,18 +74,21 @@ _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 EXECUTED: Mapping[str, Mapping[str, str]] = {
     README: {
         "make demo": _README,
-        "head -3 datacube-home/buckets/models/toy-crop-model/rainfall-low/month/yield/timeseries/global/"
-        "global.csv": _README,
+        "make test": _CHECKS,
+        ".venv/bin/datacube publish PART... --model-id ID --run-id ID": _BETWEEN,
         ".venv/bin/datacube publish datacube-home/sample/files/rainfall-low_toy-crop-model.*.parquet.gzip "
         '--model-id my-model --run-id first --qualifier-map \'{"yield": ["crop"]}\'': _README,
         ".venv/bin/datacube publish datacube-home/sample/files/toy-market-prices.parquet.gzip "
         '--model-id my-prices --indicator --qualifier-map \'{"price": ["market"]}\' '
         "--weight-column population": _README,
+    },
+    TOUR: {
+        "make demo": _README,
+        "head -3 datacube-home/buckets/models/toy-crop-model/rainfall-low/month/yield/timeseries/global/"
+        "global.csv": _README,
         "make view": _MAP,
         "make dev": _TOUR,
         "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-high/finish": _TOUR,
-        ".venv/bin/datacube publish PART... --model-id ID --run-id ID": _BETWEEN,
-        "make test": _CHECKS,
     },
     CONTRIBUTING: {
         "make lint types test": _CHECKS,
@@ -100,10 +106,19 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         "DAGSTER_HOME=$PWD/datacube-home/dagster .venv/bin/dagster job backfill -w workspace.yaml "
         "-j process_model_run --partitions toy-crop-model:rainfall-low,toy-crop-model:rainfall-normal "
         "--noprompt": _BACKFILL,
-        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-high/finish": _STAND_INS,
-        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _STAND_INS,
+        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-high/finish": _SIMULATORS,
+        "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _SIMULATORS,
         "curl -X PUT http://127.0.0.1:3002/simulator/switches "
-        '-d \'{"error_next": 3, "error_status": 500}\'': _STAND_INS,
+        '-d \'{"error_next": 3, "error_status": 500}\'': _SIMULATORS,
+    },
+    EXPLAIN: {
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020-01 "
+        "--region Kenya__Nakuru --figure s_mean_t_mean": _EXPLAIN,
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020 --csv rows.csv": (
+            _EXPLAIN
+        ),
+        ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020 --json "
+        "> why.json": _EXPLAIN,
     },
     GATEWAY: {
         "export DATACUBE_GATEWAY_CLIENTS=10.1.0.0/16": _GATEWAY,
@@ -176,6 +191,9 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
 _DOCKER = "needs Docker; `test_infra.py` holds the files to each other, `test_stack.py` starts the same"
 _CLUSTER_OF_OTHERS = "needs a Kubernetes cluster; `test_infra.py` holds the manifests to their schemas"
 NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
+    DEPENDENCIES: {
+        "make wheels": "asks the Python Package Index; `test_pythons.py` has what it makes of answers",
+    },
     SECURITY: {
         "export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt": "needs a host whose certificate the file "
         "of this system vouches for; `test_tls.py` sets it to an authority of its own",
@@ -374,8 +392,8 @@ def test_the_commands_for_contributors_do_what_they_say(
     assert "-m benchmarks" in run(f"{said(CONTRIBUTING, 'make bench')} -n", checkout, environment)
     for page, start, expected in (
         (GUARANTEES, 'make test ARGS="-m slow datacube', "test_a_run_that_dies_at_any_moment_is_made_good"),
-        (GUARANTEES, 'make test ARGS="-m slow -n 0', "test_runs_through_bad_weather_are_published"),
-        (README, 'make test ARGS="-k tiles -x"', "tiles"),
+        (GUARANTEES, 'make test ARGS="-m slow -n 0', "test_runs_while_faults_are_injected_are_published"),
+        (CONTRIBUTING, 'make test ARGS="-k tiles -x"', "tiles"),
     ):
         command = said(page, start).removesuffix('"') + ' --collect-only -q -p no:cacheprovider"'
         assert expected in run(command, checkout, environment)
@@ -404,6 +422,18 @@ def test_random_input_is_tried_for_as_long_as_one_likes(
     told = run(one, checkout, environment)
     assert "bytes: " in told
     assert "tables" not in told
+
+
+@pytest.mark.slow
+def test_a_number_is_explained(said: Said, demo: Path, environment: dict[str, str]) -> None:
+    asked = ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time "
+    told = run(said(EXPLAIN, asked + "2020-01"), demo, environment)
+    assert "s_mean_t_mean = s_sum_t_mean / s_count = 12.565 / 9" in told
+    run(said(EXPLAIN, asked + "2020 --csv"), demo, environment)
+    lines = (demo / "rows.csv").read_text().splitlines()
+    run(said(EXPLAIN, asked + "2020 --json"), demo, environment)
+    rows_told = json.loads((demo / "why.json").read_text())["rows"]
+    assert len(rows_told) == len(lines) - 1 > 1000
 
 
 @pytest.mark.slow
@@ -459,7 +489,7 @@ def test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address(
 @pytest.mark.slow
 def test_the_map_is_served(said: Said, demo: Path, environment: dict[str, str], tmp_path: Path) -> None:
     command, port = said(VIEW, "make view"), free_ports(1)
-    assert command == said(README, "make view")
+    assert command == said(TOUR, "make view")
     with running(f'{command} ARGS="--port {port}"', demo, environment, tmp_path / "view") as view:
         view.wait(f"http://127.0.0.1:{port}")
         page = wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/"), "the page")
@@ -709,7 +739,7 @@ class Dev:
 @pytest.fixture(scope="module")
 def dev(demo: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """What `make dev` starts, at other ports; two runs and a dataset are finished in Dojo."""
-    port = free_ports(3)
+    port = free_ports(4)
     quick = {**environment, "DATACUBE_SENSOR_INTERVAL": "2"}
     output = tmp_path_factory.mktemp("dev") / "printed"
     with running(f'make dev ARGS="--port {port}"', demo, quick, output) as system:
@@ -722,10 +752,10 @@ def dev(demo: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPa
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_tour_of_the_readme_can_be_taken(said: Said, dev: Dev) -> None:
-    assert said(README, "make dev") == "make dev"
+def test_the_tour_can_be_taken(said: Said, dev: Dev) -> None:
+    assert said(TOUR, "make dev") == "make dev"
     wait_for(lambda: httpx.get(f"http://127.0.0.1:{dev.port}").is_success, "the UI")
-    dev.run(dev.here(said(README, "curl -X POST")))
+    dev.run(dev.here(said(TOUR, "curl -X POST")))
     dev.told("rainfall-high READY")
     dev.ready(*RUNS, PRICES)
     for key in (*RUNS, PRICES):
@@ -827,7 +857,7 @@ def test_a_backfill_is_launched_at_the_command_line(said: Said, dev: Dev) -> Non
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_stand_ins_do_as_they_are_told(said: Said, dev: Dev) -> None:
+def test_the_simulators_do_as_they_are_told(said: Said, dev: Dev) -> None:
     def of_dojo(run_id: str) -> Any:
         return httpx.get(f"http://127.0.0.1:{dev.port + 1}/runs/{run_id}").json()["attributes"]
 

@@ -1,6 +1,7 @@
 """`datacube compare`: what counts as equal, which differences are wanted, and which are found.
 
-The other bucket holds objects as the original writes them (CONTRACTS D, H, J), made from ours by hand;
+The other bucket holds objects as the original writes them, made from ours by hand
+(docs/specification/observed-original.md);
 agreement with real ones is tried in `golden/test_comparing.py`.
 """
 

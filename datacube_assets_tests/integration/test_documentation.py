@@ -12,6 +12,7 @@ import pytest
 from datacube_assets_tests.integration.commands import (
     README,
     ROOT,
+    TOUR,
     fenced_commands,
     make_checkout,
     nothing_set,
@@ -71,8 +72,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_commands_of_the_readme_do_what_it_says(checkout: Path) -> None:
     commands = fenced_commands(README)
     environment = nothing_set(checkout)
-    demo, head = commands[:2]
-    assert demo == "make demo"
+    demo, head = fenced_commands(TOUR)[:2]
+    assert demo == commands[0] == "make demo"
     assert "toy-crop-model rainfall-low" in run(demo, checkout, environment)
     assert run(head, checkout, environment).startswith("timestamp,s_sum_t_sum,")
     assert ": 0 written," in run(demo, checkout, environment)

@@ -24,9 +24,9 @@ from datacube_assets.dojo.documents import IndicatorDocument
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run
 from datacube_assets.orchestration.run_launcher import process_of
-from datacube_assets.resources.storage import request_key
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.run_info import request_key
 from datacube_assets_tests.integration.support import Datacube
 from datacube_assets_tests.integration.system import (
     MODEL,

@@ -41,7 +41,7 @@ from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
-from datacube_assets.storage import s3
+from datacube_assets.storage import s3_client, s3_retries
 from datacube_assets.storage.lake import DamagedError, Lake, LakeTable
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import LONGEST_WAIT, Outbox, Report
@@ -92,17 +92,21 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
         "base": 2,
     }
     limits = {"connect_timeout": 1, "read_timeout": 1, "timeout": 5}
-    monkeypatch.setattr(s3, "CLIENT", {name: timedelta(seconds=limit) for name, limit in limits.items()})
     monkeypatch.setattr(
-        s3, "RETRIES", {"backoff": backoff, "max_retries": 10, "retry_timeout": timedelta(seconds=20)}
+        s3_client, "CLIENT", {name: timedelta(seconds=limit) for name, limit in limits.items()}
     )
     monkeypatch.setattr(
-        s3, "BATCH_RETRIES", {"backoff": backoff, "max_retries": 3, "retry_timeout": timedelta(seconds=10)}
+        s3_client, "RETRIES", {"backoff": backoff, "max_retries": 10, "retry_timeout": timedelta(seconds=20)}
     )
-    monkeypatch.setattr(s3, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(s3, "LAST_PAUSE", 0.5)
-    monkeypatch.setattr(s3, "PATIENCE", 5.0)
-    monkeypatch.setattr(s3, "ASKED_AGAIN", (0.05, 0.1, 0.2))
+    monkeypatch.setattr(
+        s3_client,
+        "BATCH_RETRIES",
+        {"backoff": backoff, "max_retries": 3, "retry_timeout": timedelta(seconds=10)},
+    )
+    monkeypatch.setattr(s3_retries, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(s3_retries, "LAST_PAUSE", 0.5)
+    monkeypatch.setattr(s3_retries, "PATIENCE", 5.0)
+    monkeypatch.setattr(s3_retries, "ASKED_AGAIN", (0.05, 0.1, 0.2))
     monkeypatch.setattr(retries, "FIRST_RETRY", 0.1)
     monkeypatch.setattr(retries, "LAST_RETRY", 0.5)
 

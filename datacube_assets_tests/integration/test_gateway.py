@@ -64,7 +64,7 @@ def site() -> Iterator[Site]:
 
 
 def parameters(run_id: str = "r", **fields: Any) -> Json:
-    """A flow parameter object as CauseMos builds it (CONTRACTS C)."""
+    """A flow parameter object as CauseMos builds it (docs/specification/requests.md#parameters)."""
     return {
         "model_id": "m",
         "run_id": run_id,
@@ -501,7 +501,7 @@ def test_it_is_the_same_queue_on_s3(desk: Desk, s3_server: S3Server, monkeypatch
 
 
 def ask(desk: Desk, run_id: str, *, path: str = "/") -> Json:
-    """The queries of CauseMos (CONTRACTS F.5)."""
+    """The queries of CauseMos (docs/specification/queue-and-causemos.md#state-and-log-of-a-run)."""
     fields = "state start_time end_time logs { timestamp message } agent { id labels }"
     query = f'query {{ flow_run(where: {{ id: {{_eq: "{run_id}"}}}}) {{ {fields} }} }}'
     answer: Json = desk.call("POST", path, {"query": query}).raise_for_status().json()

@@ -55,7 +55,7 @@ class Gateway:
         return self.http.get(f"{self.url}/data-pipeline/{path}").raise_for_status().json()
 
     def flow(self, run_id: str) -> Json:
-        """What CauseMos asks for (CONTRACTS F.5)."""
+        """What CauseMos asks for (docs/specification/queue-and-causemos.md#state-and-log-of-a-run)."""
         fields = "state start_time end_time logs { timestamp message } agent { id labels }"
         query = f'query {{ flow_run(where: {{ id: {{_eq: "{run_id}"}}}}) {{ {fields} }} }}'
         answer = self.http.post(self.url, json={"query": query}).raise_for_status()

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ FOREIGN = {
     *("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB", "PGDATA"),
     *("DAGSTER_HOME", "DAGSTER_DISABLE_TELEMETRY", "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS"),
     *("DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED", "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL"),
-    *("DAGSTER_CURRENT_IMAGE", "PATH", "PYTHONSAFEPATH", "PYTHONUNBUFFERED"),
+    *(
+        "DAGSTER_CURRENT_IMAGE",
+        "DATACUBE_CONFIG_MAP",
+        "DAGSTER_INSTANCE_CONFIG_MAP",
+        "PATH",
+        "PYTHONSAFEPATH",
+        "PYTHONUNBUFFERED",
+    ),
 }
 """Variables that others read: AWS' clients, Postgres' image, Dagster, Dask, Python."""
 
@@ -69,7 +77,13 @@ def variables(path: Path) -> dict[str, str]:
 
 
 def manifests(environment: str) -> list[Document]:
-    """What would be applied, as kustomize makes it."""
+    """What would be applied."""
+    return list(yaml.load_all(kustomized(environment), yaml.CSafeLoader))
+
+
+@cache
+def kustomized(environment: str) -> str:
+    """The manifests as kustomize makes them."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("there is no kubectl here, which has kustomize in it")
@@ -80,7 +94,7 @@ def manifests(environment: str) -> list[Document]:
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    return list(yaml.safe_load_all(made.stdout))
+    return made.stdout
 
 
 def pods(documents: list[Document]) -> dict[str, Document]:
@@ -161,9 +175,11 @@ def test_every_variable_of_kubernetes_is_read_and_is_there(environment: str) -> 
     given = {
         name
         for one in documents
-        if one["kind"] in ("ConfigMap", "Secret") and one["metadata"]["name"] == "datacube"
+        if one["kind"] in ("ConfigMap", "Secret") and "dagster.yaml" not in one["data"]
         for name in one["data"]
     }
+    # The names of these themselves change with what is in them.
+    given |= {one["name"] for one in pods(documents)["daemon"]["containers"][0]["env"]}
     # The secret of a real environment is made by hand, with these.
     secret = set(variables(INFRA / "kubernetes" / "local" / "secret.env"))
     assert given <= ours | of_dagster | FOREIGN
@@ -199,7 +215,7 @@ def test_commands_of_the_image_exist() -> None:
         for pod in pods(manifests(environment)).values():
             commands += [
                 one["command"]
-                for one in pod["containers"]
+                for one in (*pod.get("initContainers", ()), *pod["containers"])
                 if "datacube-assets" in one["image"] and "command" in one
             ]
     assert len(commands) > 20
@@ -240,7 +256,7 @@ def test_everything_is_one_image_of_this_version(environment: str) -> None:
     images = {
         container["image"]
         for pod in pods(manifests(environment)).values()
-        for container in pod["containers"]
+        for container in (*pod.get("initContainers", ()), *pod["containers"])
         if "datacube" in container["image"]
     }
     assert len(images) == 1
@@ -256,9 +272,10 @@ def test_nothing_of_the_image_runs_as_root() -> None:
     assert users[-1] == "10001:10001"
     for environment in ENVIRONMENTS:
         for name, pod in pods(manifests(environment)).items():
-            if name in ("code", "daemon", "webserver", "gateway", "dask-scheduler", "dask-worker", "migrate"):
+            if name in ("code", "daemon", "webserver", "gateway", "dask-scheduler", "dask-worker"):
                 assert pod["securityContext"]["runAsNonRoot"]
-                assert not pod["containers"][0]["securityContext"]["allowPrivilegeEscalation"]
+                for one in (*pod.get("initContainers", ()), *pod["containers"]):
+                    assert not one["securityContext"]["allowPrivilegeEscalation"]
 
 
 def test_secrets_are_in_no_manifest() -> None:
@@ -289,7 +306,8 @@ def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.Mo
     """Both files, as far as that goes without the database and without the cluster."""
     for name, value in variables(INFRA / "compose" / "env.example").items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("DAGSTER_NAMESPACE", "datacube")
+    for name in ("DAGSTER_NAMESPACE", "DAGSTER_INSTANCE_CONFIG_MAP", "DATACUBE_CONFIG_MAP"):
+        monkeypatch.setenv(name, "datacube")
     from dagster._core.instance.ref import InstanceRef
     from dagster._core.run_coordinator import QueuedRunCoordinator
     from dagster_k8s import K8sRunLauncher

@@ -40,7 +40,6 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run, selection
 from datacube_assets.partitions import model_runs
-from datacube_assets.resources.storage import request_key
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -48,6 +47,7 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import FIRST_WAIT, LONGEST_WAIT, Kind, Outbox, Report
 from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.run_info import request_key
 from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import evaluate, free_port
 

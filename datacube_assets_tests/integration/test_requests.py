@@ -26,12 +26,12 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.orchestration.jobs import ASSET_KEYS, BY_HAND, PRIORITY_TAG, SENSED
-from datacube_assets.resources.storage import request_key
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import ask_for_run, leave_request, requested, runs_requested
+from datacube_assets.storage.run_info import request_key
 from datacube_assets_tests.integration.support import House, rows
 from datacube_assets_tests.integration.system import evaluate, model_document, run_document, success
 

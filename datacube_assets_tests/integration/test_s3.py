@@ -31,7 +31,7 @@ from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF, Objects
 from datacube_assets.kernels.key_safety import UnsafeKeyError
 from datacube_assets.operations.publish import process
 from datacube_assets.settings import Settings, SettingsError
-from datacube_assets.storage import copying, s3
+from datacube_assets.storage import copying, s3, s3_retries
 from datacube_assets.storage.copying import copy
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile
 from datacube_assets.storage.local import LocalStore
@@ -177,7 +177,7 @@ def test_batches_hold_no_more_requests_in_flight_than_is_said(account: Account) 
         for thread in threads:
             thread.join()
         assert sorted(account.listed()) == sorted(keys)
-        assert 32 < between.most_at_once <= s3.MAX_CONCURRENCY
+        assert 32 < between.most_at_once <= s3_retries.MAX_CONCURRENCY
 
 
 def test_large_objects_of_any_kind_of_memory_arrive_whole(account: Account, tmp_path: Path) -> None:
@@ -489,7 +489,7 @@ def test_a_server_that_says_slow_down_is_asked_more_slowly_and_gets_everything(a
 def test_fewer_requests_are_sent_at_once_while_a_server_refuses_and_more_again_afterwards(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(s3_retries, "FIRST_PAUSE", 0.05)
     end = time.monotonic() + 3
 
     def refused(method: str, path: str) -> Fault | None:
@@ -497,7 +497,7 @@ def test_fewer_requests_are_sent_at_once_while_a_server_refuses_and_more_again_a
 
     with proxy(account.server.endpoint, refused) as between:
         store = account.store(endpoint=between.url)
-        throttle = s3._throttle(between.url)
+        throttle = s3_retries.throttle(between.url)
         limits = []
         publishing = threading.Thread(target=publish, args=(account, store, objects(400)))
         publishing.start()
@@ -505,14 +505,14 @@ def test_fewer_requests_are_sent_at_once_while_a_server_refuses_and_more_again_a
             limits.append(throttle.limit)
             time.sleep(0.05)
     assert len(account.listed()) == 400
-    assert min(limits) <= s3.MAX_CONCURRENCY / 4
+    assert min(limits) <= s3_retries.MAX_CONCURRENCY / 4
     assert throttle.limit > min(limits)
 
 
 def test_a_server_that_stays_away_fails_the_publication_in_the_end(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "PATIENCE", 1.0)
+    monkeypatch.setattr(s3_retries, "PATIENCE", 1.0)
     with proxy(account.server.endpoint, lambda method, path: "503") as between:
         started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="answers 503 SlowDown again and again"):
@@ -527,7 +527,7 @@ def test_an_object_that_is_refused_for_good_ends_the_batch_at_once(
     with proxy(account.server.endpoint) as between:
         store = account.store(endpoint=between.url)
         failure(lambda: store.put_many([str(n) for n in range(1000)], [b"1"] * 1000, CSV))
-    assert len(between.requests) <= 2 * s3.MAX_CONCURRENCY
+    assert len(between.requests) <= 2 * s3_retries.MAX_CONCURRENCY
 
 
 # --- copying -------------------------------------------------------------------------------------------

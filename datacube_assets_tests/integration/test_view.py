@@ -38,7 +38,11 @@ class Client:
     def get(self, path: str, **parameters: object) -> Any:
         answer = self.http.get(f"/api/{path}", params=_texts(parameters))
         assert answer.status_code == 200, answer.text
-        return answer.json()
+        said = answer.json()
+        if path not in ("runs", "palettes"):
+            # What is about a datacube says of which version.
+            assert answer.headers["ETag"] == f'"{said.pop("version")}"'
+        return said
 
     def refusal(self, path: str, **parameters: object) -> tuple[int, str]:
         answer = self.http.get(f"/api/{path}", params=_texts(parameters))
@@ -85,7 +89,9 @@ def test_the_bins_of_a_tile_are_those_that_were_published(client: Client, publis
 
 
 def test_lines_tables_and_ranges_hold_the_published_numbers(client: Client) -> None:
-    assert client.get("runs")["runs"] == [{"model_id": "model", "run_id": "run", "is_dataset": False}]
+    (listed,) = client.get("runs")["runs"]
+    assert time.time() - 3600 < listed.pop("published") <= time.time()
+    assert listed == {"model_id": "model", "run_id": "run", "is_dataset": False}
     about = client.get("run", **RUN)
     assert [feature["name"] for feature in about["features"]] == ["rain"]
     assert (about["levels"], about["has_tiles"], about["has_weights"]) == (["country", "admin1"], True, False)
@@ -93,7 +99,7 @@ def test_lines_tables_and_ranges_hold_the_published_numbers(client: Client) -> N
     assert line["timestamps"] == [JANUARY, FEBRUARY]
     assert line["columns"]["s_mean_t_sum"] == [1.5, 3.5]
     region = "Kenya__A/B é"
-    assert client.get("regions", **RUN)["admin1"] == ["Ethiopia__Oromia", region]
+    assert client.get("regions", **RUN)["lists"]["admin1"] == ["Ethiopia__Oromia", region]
     line = client.get("timeseries", **RUN, level="admin1", region=region)
     assert line["columns"]["s_sum_t_mean"] == [1.0, 3.0]
     table = client.get("regional", **RUN, level="admin1", timestamp=FEBRUARY)
@@ -266,7 +272,7 @@ def test_incomplete_datacubes_are_not_offered(site: Site, tmp_path: Path) -> Non
         "model/run/month/rain/timeseries/global/global.csv", b"timestamp\n"
     )
     open_store(settings.indicators_bucket).put("prices/indicator/results/results.json", b'{"data_info": {}}')
-    assert client.get("runs")["runs"] == [{"model_id": "prices", "run_id": "indicator", "is_dataset": True}]
+    assert [one["model_id"] for one in client.get("runs")["runs"]] == ["prices"]
 
 
 VENDORED = {

@@ -16,7 +16,7 @@ from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import SensorInstigatorData
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.resources.storage import request_key
+from datacube_assets.storage.run_info import request_key
 from datacube_assets_tests.integration.system import MODEL, System, system, wait_for
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]

@@ -6,6 +6,7 @@ storage on disk; a daemon of its own takes part in `test_watching_daemon.py`.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, RunRequest, RunsFilter
 from dagster._core.definitions.sensor_definition import SensorExecutionData
+from starlette.responses import Response
 
 from datacube_assets.definitions import build_definitions
 from datacube_assets.development.dojo_simulator import DojoSimulator
@@ -24,6 +26,9 @@ from datacube_assets.dojo.watch import Ready, changes
 from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.reports import Outbox
 from datacube_assets_tests.integration.system import evaluate, indicator_document, run_document, success
 
 PATH = "https://bucket.example/{}.1.parquet.gzip"
@@ -220,7 +225,7 @@ def test_datasets_are_requested_when_published_and_not_deprecated(
     assert requested_partitions(tick) == ["good:indicator"]
     watch.act(tick)
     assert watch.look() == []
-    # New files come under the old addresses; only created_at tells of them (CONTRACTS A.3, B.1).
+    # New files come under the old addresses; only created_at tells of them.
     dojo.put("indicators", indicator_document("good", data_paths=paths, created_at=9))
     assert [key.split("@")[0] for key in watch.look()] == ["good:indicator"]
     dojo.put("indicators", indicator_document("good", data_paths=[*paths, PATH.format("d_1")]))
@@ -292,6 +297,140 @@ def test_a_run_executed_again_is_requested_again_for_the_same_partition(
     dojo.put("runs", finished("a", 2, data_paths=[PATH.format("a"), PATH.format("b")], tags=["new"]))
     assert watch.look() == [], "another order of paths or other fields are no execution"
     assert list(watch.instance.get_dynamic_partitions(str(model_runs.name))) == ["toy:a"]
+
+
+def paths(*names: str) -> dict[str, Any]:
+    return {"data_paths": [PATH.format(name) for name in names]}
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        # The files are gone, the run fails, and they are back: nobody executed it again.
+        [finished("a"), finished("a", **paths("gone")), finished("a")],
+        [finished("a", 1), finished("a", 2, **paths("b")), finished("a", 1)],
+        [finished("a", number % 2, **paths("a" if number % 2 else "b")) for number in range(6)],
+    ],
+    ids=["files are gone for a while", "an execution is taken back", "again and again"],
+)
+def test_a_state_that_comes_back_is_processed_and_nothing_runs_twice(
+    states: list[dict[str, Any]], dojo: DojoSimulator, watch: Watch
+) -> None:
+    """The tick said that it requested a run, and Dagster skipped it: its key had been there before."""
+    created: list[str] = []
+    for state in states:
+        dojo.put("runs", state)
+        created += watch.look()
+        for cursor in (watch.cursor, "", None, watch.cursor):
+            watch.cursor = cursor
+            assert watch.look() == [], "nothing runs twice, with the cursor or without"
+    assert len(created) == len(set(created)) == len(states)
+    runs = watch.instance.get_runs()
+    assert len({run.tags["datacube/version"] for run in runs}) == 2
+
+
+def test_a_state_that_comes_back_before_its_successor_is_known_is_processed(
+    dojo: DojoSimulator, watch: Watch
+) -> None:
+    dojo.put("runs", finished("a"))
+    created = watch.look()
+    before = watch.cursor
+    dojo.put("runs", finished("a", 2))
+    created += watch.look()
+    # The daemon died before it stored the cursor; its run was created all the same.
+    watch.cursor = before
+    dojo.put("runs", finished("a"))
+    created += watch.look()
+    assert len(set(created)) == 3
+    assert watch.look() == []
+
+
+def test_a_lake_that_forgot_changes_makes_no_second_run(dojo: DojoSimulator, watch: Watch) -> None:
+    for execution in (1, 2, 1):
+        dojo.put("runs", finished("a", execution))
+        assert len(watch.look()) == 1
+    for path in (watch.settings.home / "lake").rglob("known.json"):
+        path.unlink()
+    watch.cursor = None
+    assert watch.look() == []
+    dojo.put("runs", finished("a", 2))
+    assert len(watch.look()) == 1
+
+
+def test_what_an_earlier_version_knew_is_known(dojo: DojoSimulator, watch: Watch) -> None:
+    dojo.put("runs", finished("a"))
+    (asked,) = watch.tick().run_requests or ()
+    version = asked.tags["datacube/version"]
+    for path in (watch.settings.home / "lake").rglob("known.json"):
+        path.write_text(json.dumps({"toy:a": version}))
+    assert watch.look() == []
+    dojo.put("runs", finished("b"))
+    (other,) = watch.tick().run_requests or ()
+    # The cursor of an earlier version, whose runs Dagster has.
+    watch.cursor = json.dumps({"toy:b": other.tags["datacube/version"]})
+    assert watch.look() == []
+
+
+def test_two_daemons_on_one_lake_start_each_state_once(dojo: DojoSimulator, watch: Watch) -> None:
+    other = Watch(watch.settings, watch.instance)
+    created: list[str] = []
+    for execution in (1, 2, 1, 2):
+        dojo.put("runs", finished("a", execution))
+        ticks = watch.tick(watch.cursor), other.tick(other.cursor)
+        created += [*watch.act(ticks[0]), *other.act(ticks[1])]
+        created += [*watch.look(), *other.look()]
+    assert len(created) == 4
+
+
+# --- single documents that misbehave ---------------------------------------------------------------------
+
+
+class Listing(DojoSimulator):
+    """Lists more than it has: some documents twice, with or without a difference."""
+
+    more: list[dict[str, Any]]
+
+    def page(self, *arguments: Any) -> tuple[int, str | None, list[dict[str, Any]]]:
+        hits, scroll_id, documents = super().page(*arguments)
+        return hits + len(self.more), scroll_id, [*documents, *self.more]
+
+
+def test_a_document_that_is_listed_twice_holds_back_no_other(watch: Watch, site: Site) -> None:
+    dojo = Listing()
+    dojo.more = [finished("a"), finished("b", 2)]
+    site.app = dojo.app()
+    for name in "abc":
+        dojo.put("runs", finished(name))
+    tick = watch.tick()
+    assert requested_partitions(tick) == ["toy:a", "toy:c"], (
+        "equal ones count once, different ones not at all"
+    )
+    dojo.more = []
+    watch.act(tick)
+    assert [key.split("@")[0] for key in watch.look()] == ["toy:b"]
+
+
+@pytest.mark.parametrize("broken", ["[" * 2_000 + "]" * 2_000, "7" * 5_000], ids=["deep", "long"])
+def test_a_document_that_nobody_can_read_holds_back_no_other(broken: str, watch: Watch, site: Site) -> None:
+    documents = [json.dumps(finished("a")), json.dumps(finished("b"))]
+    documents.insert(1, f'{{"id": "odd", "x": {broken}}}')
+    body = f'{{"hits": 3, "scroll_id": null, "results": [{",".join(documents)}]}}'
+    site.app = Response(body, media_type="application/json")
+    tick = watch.tick()
+    assert requested_partitions(tick) == ["toy:a", "toy:b"]
+
+
+def test_a_run_that_is_called_as_datasets_are_is_refused_and_causemos_told(
+    dojo: DojoSimulator, watch: Watch
+) -> None:
+    dojo.put("runs", finished("indicator"))
+    dojo.put("runs", finished("a"))
+    for _ in range(3):
+        assert requested_partitions(watch.tick()) == ["toy:a"]
+    (told,) = Outbox(Lake(open_store(watch.settings.lake))).waiting()
+    assert told.kind == "processing-failed"
+    assert told.body["is_indicator"] is False
+    assert (told.body["data_id"], told.body["doc_ids"]) == ("toy", ["indicator"])
 
 
 def test_more_runs_than_a_tick_may_request_follow_oldest_first(dojo: DojoSimulator, watch: Watch) -> None:

@@ -1,5 +1,6 @@
 """What the tests of the kernels share: a whole datacube from a few rows, its objects read back as a
-reader reads them, and an independent reference of CONTRACTS D.2 in plain Python.
+reader reads them, and an independent reference in plain Python of
+docs/specification/from-rows-to-figures.md.
 
 Test data and comparisons belong here; no assertion about one behaviour does.
 """
@@ -24,19 +25,13 @@ from hypothesis import strategies as st
 
 from datacube_assets.kernels import grid, keys, spatial, views
 from datacube_assets.kernels.encode import Objects
-from datacube_assets.kernels.normalize import (
-    Options,
-    Plan,
-    Report,
-    check_values,
-    merge_profiles,
-    normalize,
-    plan,
-    profile,
-    raw_rows,
-)
+from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import Part
+from datacube_assets.kernels.plan import Options, Plan, plan
+from datacube_assets.kernels.profile import merge_profiles, profile
 from datacube_assets.kernels.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
+from datacube_assets.kernels.raw_rows import raw_rows
+from datacube_assets.kernels.report import Report, check_values
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
@@ -290,7 +285,7 @@ Bins = dict[int, tuple[float, float, float]]
 
 
 def _tile_class() -> Any:
-    """The message class of CONTRACTS D.4, made at run time."""
+    """The message class of docs/objects.md#13-tiles, made at run time."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="tile.proto", package="tiles", syntax="proto3")
 
@@ -341,7 +336,7 @@ TILE = _tile_class()
 
 
 def parse_tile(body: bytes) -> tuple[tuple[int, int, int], Bins]:
-    """(z, x, y) and the bins of a tile, which must be one that the reader survives (CONTRACTS J.15)."""
+    """(z, x, y) and the bins of a tile, which must be one that the reader survives."""
     tile = TILE.FromString(body)
     assert tile.HasField("coord")
     assert tile.HasField("bins")
@@ -354,7 +349,7 @@ def parse_tile(body: bytes) -> tuple[tuple[int, int, int], Bins]:
 
 
 def slippy(lat: float, lng: float, precision: int) -> tuple[int, int]:
-    """Subtile of a point by the formula of CONTRACTS D.4, in plain Python."""
+    """Subtile of a point by the formula of docs/objects.md#13-tiles, in plain Python."""
     n = 2**precision
     y = (1 - math.asinh(math.tan(math.radians(lat))) / math.pi) / 2 * n
     return int((lng + 180) / 360 * n), int(y)
@@ -365,7 +360,7 @@ def slippy(lat: float, lng: float, precision: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Cell:
-    """A temporal cell of CONTRACTS D.2."""
+    """A temporal cell of docs/specification/from-rows-to-figures.md#temporal-cells."""
 
     key: Mapping[str, Any]
     """Bucket as `timestamp`, feature, place and qualifiers."""
@@ -383,7 +378,7 @@ def bucket_of(timestamp: int, period: Period) -> int:
 
 
 def reference_cells(rows: Iterable[Row], period: Period, weight: str | None = None) -> list[Cell]:
-    """The temporal step in plain Python, with differences 1 and 6 of DESIGN 5."""
+    """The temporal step in plain Python, with differences 1 and 6 of docs/differences.md."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for row in rows:
         key = {name: row[name] for name in row if name not in ("value", "timestamp", weight)}

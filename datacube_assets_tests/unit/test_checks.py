@@ -16,7 +16,7 @@ from datacube_assets.check_limits import Limits, LimitsError, LimitsFile
 from datacube_assets.checks.judging import columns, conservation, objects, plausibility
 from datacube_assets.checks.judging.plausibility import Summary, summary
 from datacube_assets.kernels.encode import tile_objects
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import GLOBAL_COLUMNS, Layout
 from datacube_assets.settings import Settings, SettingsError
 

@@ -21,7 +21,8 @@ import pytest
 
 from datacube_assets.dojo.address_encryption import KEY_FILE, Seal
 from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch, is_public
-from datacube_assets.http_client import RetryPolicy, public
+from datacube_assets.http_client import RetryPolicy
+from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
 
 BODY = bytes(range(256)) * 4_000
@@ -679,13 +680,40 @@ def test_a_bucket_that_is_not_named_is_not_read_by_our_account(
         *("10.0.0.1", "172.16.0.1", "192.168.1.1", "127.0.0.1", "0.0.0.0", "169.254.169.254", "100.64.0.1"),
         *("224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1"),
         *("::ffff:10.0.0.1", "::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"),
+        *(
+            "fec0::1",
+            "feff::1",
+            "64:ff9b:1::1",
+            "64:ff9b:1:ffff::5db8:d822",
+            "::127.0.0.1",
+            "::93.184.216.34",
+        ),
+        *(
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
+            "64:ff9b::a83f:8110",
+            "2002:a83f:8110::1",
+            "2002:7f00:1::",
+        ),
+        *("2001:0:7f00:1::1", "2001:0:53aa:64c:0:7fff:f5ff:fffe", "100.100.100.200", "192.0.0.192"),
+        *(
+            "192.88.99.1",
+            "198.18.0.1",
+            "::ffff:0:127.0.0.1",
+            "2606:4700::5efe:7f00:1",
+            "2606:4700::200:5efe:a00:1",
+        ),
+        *("100::1", "2001:db8::1", "3fff::1", "5f00::1", "4000::1", "240.0.0.1"),
     ],
 )
 def test_addresses_inside_are_known_as_such(address: str) -> None:
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34"])
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.216.34", "2606:4700::1111", "::ffff:93.184.216.34", "64:ff9b::5db8:d822", "168.63.129.17"],
+)
 def test_addresses_of_the_internet_are_known_as_such(address: str) -> None:
     assert is_public(address)
 

@@ -1,4 +1,4 @@
-"""Where we deliberately differ from the original: one test, or a few, for each row of DESIGN 5."""
+"""Where we deliberately differ from the original: tests for each number of docs/differences.md."""
 
 from __future__ import annotations
 
@@ -131,8 +131,32 @@ def test_difference_07_raw_rows_have_integer_times_and_no_infinity() -> None:
         }
     )
     assert made.text(RAW) == (
-        f"timestamp,value,lat,lng,depth\n{JAN_2020},1.5,1.0,1.0,\n,,,1.0,0.5\n,,2.0,2.0,\n"
+        f"timestamp,value,lat,lng,depth\n{JAN_2020},1.5,1.0,1.0,\n0,,,1.0,0.5\n{2**63 - 1},,2.0,2.0,\n"
     )
+
+
+def test_difference_07_a_missing_time_reads_as_the_time_under_which_its_row_counts() -> None:
+    made = datacube([{**KENYA, "timestamp": time} for time in (None, JAN_2020)], fill_timestamp=FEB_2020)
+    assert [row["timestamp"] for row in made.rows(RAW)] == [str(FEB_2020), str(JAN_2020)]
+    assert [row["timestamp"] for row in made.rows(GLOBAL)] == [str(JAN_2020), str(FEB_2020)]
+
+
+@pytest.mark.parametrize(
+    ("times", "reads"),
+    [
+        (pa.array([2**62, -(2**63) + 1]), [2**62, -(2**63) + 1]),
+        (pa.array([253_402_300_799], pa.timestamp("s")), [253_402_300_799_000]),
+        (pa.array(["9999-12-31", "9223372036854775807"]), [253_402_214_400_000, 2**63 - 1]),
+        # The largest that the reader takes, where 64 bits do not hold it.
+        (pa.array([2**64 - 1], pa.uint64()), [2**63 - 1]),
+        (pa.array([-INF, -1e300]), [-(2**63) + 1] * 2),
+    ],
+    ids=lambda values: str(getattr(values, "type", "")),
+)
+def test_difference_07_a_time_out_of_range_reads_as_it_came(times: pa.Array, reads: list[int]) -> None:
+    made = datacube({"timestamp": times})
+    assert made.data_info["num_invalid_ts"] == len(reads)
+    assert [int(row["timestamp"]) for row in made.rows(RAW)] == reads
 
 
 def test_difference_08_a_bucket_without_values_publishes_nothing_that_breaks_the_reader() -> None:

@@ -1,6 +1,7 @@
-"""The worked example of CONTRACTS D.8 and the observations of part J, line by line.
+"""The worked example (docs/specification/from-rows-to-figures.md#a-worked-example) and the observations of
+docs/specification/observed-original.md, line by line.
 
-Where DESIGN 5 makes us differ, the test says which difference and asserts ours.
+Where docs/differences.md makes us differ, the test says which difference and asserts ours.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def test_d8_extrema_and_summary() -> None:
     assert made.data_info["num_missing_val"] == 0, "infinities are not missing in the original's count"
 
 
-# --- part J ----------------------------------------------------------------------------------------
+# --- what the original was seen to do -----------------------------------------------------------------
 
 KENYA: Row = {"country": "Kenya", "lat": 1.0, "lng": 37.0}
 PLAIN = "month/f/timeseries/global/global.csv"

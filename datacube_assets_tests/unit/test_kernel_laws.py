@@ -1,4 +1,4 @@
-"""Laws that hold for every input, and agreement with a reference of CONTRACTS D.2 in plain Python."""
+"""Laws that hold for every input, and agreement with a reference in plain Python."""
 
 from __future__ import annotations
 

@@ -19,8 +19,10 @@ from hypothesis import strategies as st
 
 from datacube_assets.kernels import parts as parts_module
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.normalize import Options, merge_profiles, normalize, plan, profile
+from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import Part
+from datacube_assets.kernels.plan import Options, plan
+from datacube_assets.kernels.profile import merge_profiles, profile
 from datacube_assets_tests.unit.kernel_helpers import (
     DAY,
     FEB_2020,

@@ -1,6 +1,6 @@
 """The page for operators of the original knows every document, script and variable that they knew.
 
-The names are those of CONTRACTS F.3, G.1 and G.2.
+The names are those of the original's settings and scripts and of its queue's settings.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from datacube_assets.cli import progress as terminal
-from datacube_assets.cli.progress import Display
+from datacube_assets.cli.progress import Display, counting
+from datacube_assets.cli.tables import show
 from datacube_assets.progress import Stage, duration, listening, tell
 
 
@@ -64,6 +65,30 @@ def test_where_there_is_no_terminal_a_long_stage_gets_a_line_now_and_then(
     assert last == "   1 of 17  spatial_tiles        60 objects"
 
 
+def on_a_terminal(program: str, columns: int = 100) -> str:
+    """What a program writes to a terminal, all of it."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
+    environment.pop("NO_COLOR", None)
+    done = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while part := os.read(ours, 4096):
+            shown += part
+    except OSError:  # how a terminal says that everybody has left
+        pass
+    finally:
+        os.close(ours)
+    assert done.wait(30) == 0
+    return shown.decode().replace("\r\n", "\n")
+
+
+def plain(shown: str) -> list[str]:
+    """The lines that were drawn, one after the other, without colours and movements."""
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).split("\r")]
+
+
 def test_on_a_terminal_a_bar_grows_and_gives_way_to_the_figures() -> None:
     program = """
 import time
@@ -77,22 +102,52 @@ with display.shown():
     time.sleep(1)
     display.ends("spatial_tiles", "60 objects")
 """
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": "100"}
-    done = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment)
-    os.close(theirs)
-    shown = b""
-    try:
-        while part := os.read(ours, 4096):
-            shown += part
-    except OSError:  # how a terminal says that everybody has left
-        pass
-    finally:
-        os.close(ours)
-    assert done.wait(30) == 0
-    drawn = [line for line in re.split(r"\r\x1b\[K", shown.decode().replace("\r\n", "\n")) if line]
-    assert drawn[0].startswith(
-        "   1 of 17  spatial_tiles        [##########----------] 1 of 2 pieces, 30 objects"
+    drawn = [line for part in plain(on_a_terminal(program)) for line in part.split("\n")]
+    bars = [line for line in drawn if "1 of 2 pieces, 30 objects" in line]
+    assert bars[0].startswith("   1 of 17  spatial_tiles ")
+    assert "━" * 10 in bars[0]
+    assert all(len(line) <= 100 for line in drawn)
+    assert "   1 of 17  spatial_tiles        60 objects" in drawn[drawn.index(bars[-1]) + 1 :]
+
+
+def test_what_is_counted_is_shown_on_a_terminal_and_names_are_no_markup() -> None:
+    program = """
+import time
+from datacube_assets.cli.progress import counting
+with counting("[red]locusts:run-1", True) as progress:
+    progress(3, 1000, "tiles")
+    time.sleep(0.5)
+"""
+    assert any(
+        "[red]locusts:run-1" in line and "3 of 1,000 tiles" in line for line in plain(on_a_terminal(program))
     )
-    assert all(len(line) < 100 for line in drawn)
-    assert drawn[-1] == "   1 of 17  spatial_tiles        60 objects\n"
+
+
+def test_nothing_is_counted_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with counting("export", True) as progress:
+        progress(1, 2)
+    assert capsys.readouterr().out == ""
+
+
+ROWS = [
+    ("well", "lake", "12 objects", "file:///lake"),
+    ("broken", "dask", "1 object", "no [red]workers\nrestart"),
+]
+
+
+def test_a_table_is_plain_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show(ROWS, (7, 6, -12), {"broken": "red"})
+    assert capsys.readouterr().out.splitlines() == [
+        "well     lake      12 objects  file:///lake",
+        "broken   dask        1 object  no [red]workers",
+        "            restart",
+    ]
+
+
+def test_a_table_on_a_terminal_is_as_wide_as_the_terminal_and_loses_nothing() -> None:
+    program = f"from datacube_assets.cli.tables import show; show({ROWS!r}, (7, 6, -12), {{'broken': 'red'}})"
+    shown = on_a_terminal(program, columns=38)
+    assert "\x1b[31mbroken" in shown
+    lines = "".join(plain(shown)).split("\n")
+    assert all(len(line) <= 38 for line in lines)
+    assert "".join(line[26:] for line in lines).replace(" ", "") == "file:///lakeno[red]workersrestart"

@@ -411,12 +411,12 @@ def test_the_page_for_people_shows_what_was_told(told: httpx.Client) -> None:
 
 @pytest.fixture(params=["dojo", "causemos"])
 def any_of_both(request: pytest.FixtureRequest, site: Site, folder: Path, tmp_path: Path) -> httpx.Client:
-    stand_in = (
+    simulator = (
         DojoSimulator.load(folder)
         if request.param == "dojo"
         else CauseMosSimulator(store(tmp_path), store(tmp_path))
     )
-    site.app = stand_in.app()
+    site.app = simulator.app()
     return httpx.Client(base_url=site.url)
 
 
@@ -501,11 +501,11 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_held(any_of_both: http
 def test_with_a_user_name_everything_but_the_files_is_guarded(
     site: Site, folder: Path, tmp_path: Path
 ) -> None:
-    for stand_in in (
+    for guarded in (
         DojoSimulator.load(folder, username="ann", password="pass"),
         CauseMosSimulator(store(tmp_path), store(tmp_path), username="ann", password="pass"),
     ):
-        site.app = stand_in.app()
+        site.app = guarded.app()
         http = httpx.Client(base_url=site.url)
         for method, path in (
             ("GET", "/simulator/switches"),

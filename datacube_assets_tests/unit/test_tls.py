@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from datacube_assets import http_client
 from datacube_assets.causemos.client import CauseMosClient, Delivered, QueueRuntime, Unreachable
-from datacube_assets.dojo import fetch as fetching
 from datacube_assets.dojo.client import DojoClient, DojoUnavailable
 from datacube_assets.dojo.fetch import FetchError, Source, fetch
 from datacube_assets.http_client import RetryPolicy
@@ -99,17 +99,32 @@ def _write_certificates(folder: Path) -> None:
             .not_valid_after(now + day)
         )
 
-    itself = certificate(authority, authority_key).add_extension(
-        x509.BasicConstraints(ca=True, path_length=None), critical=True
+    # What RFC 5280 asks for, and Python from 3.13: what a key is for, and by which key it was signed.
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
+    itself = (
+        certificate(authority, authority_key)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_signs_certificates(), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
     )
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    issued = certificate(name, key).add_extension(address, critical=False)
+    issued = (
+        certificate(name, key).add_extension(address, critical=False).add_extension(signed_by, critical=False)
+    )
     pem = serialization.Encoding.PEM
     (folder / "authority.pem").write_bytes(itself.sign(authority_key, hashes.SHA256()).public_bytes(pem))
     (folder / "server.pem").write_bytes(
         key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + issued.sign(authority_key, hashes.SHA256()).public_bytes(pem)
     )
+
+
+def _signs_certificates() -> x509.KeyUsage:
+    others = (
+        *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+        *("key_agreement", "crl_sign", "encipher_only", "decipher_only"),
+    )
+    return x509.KeyUsage(key_cert_sign=True, **dict.fromkeys(others, False))
 
 
 @pytest.fixture(params=["refused", "trusted"])
@@ -125,9 +140,9 @@ def trusted(
         monkeypatch.setenv(TRUST, str(server.authority))
     # Clients are kept, and one that trusts the server must not serve who does not.
     monkeypatch.setenv("AWS_TEST_OF_TLS", request.param)
-    fetching._tls.cache_clear()
+    http_client.tls.cache_clear()
     yield request.param == "trusted"
-    fetching._tls.cache_clear()
+    http_client.tls.cache_clear()
 
 
 def test_dojo_is_asked_only_with_a_certificate_that_is_trusted(server: Server, trusted: bool) -> None:

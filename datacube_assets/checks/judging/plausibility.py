@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
@@ -17,27 +18,39 @@ import pyarrow as pa
 
 from datacube_assets.check_limits import Limits
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
-from datacube_assets.kernels.groups import Codes, Floats, Ints, column, encode_text, group_by
-from datacube_assets.kernels.normalize import Report
+from datacube_assets.kernels.groups import Codes, Floats, Ints, Mask, column, encode_text, group_by
 from datacube_assets.kernels.projection import wrap_longitude
 from datacube_assets.kernels.regions import Regions, answerable
+from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, MISSING, Layout
+from datacube_assets.kernels.times import LOOKS, advice, other_look
 
 LAST_SECOND = 4_102_444_800
 """1 January 2100 in seconds UTC; as milliseconds it is 17 February 1970."""
 
 
 def timestamps(report: Report, *, unit: str) -> Verdict:
-    """Whether seconds were taken for milliseconds (DESIGN 5, 13); `unit` is what the request says."""
+    """Whether numbers are in another unit than they are read in, which is what the request says."""
     first, last = report.min_timestamp or 0, report.max_timestamp or 0
-    suspicious = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
+    look = other_look(report.timestamps_look_like, unit)
+    early = unit == "ms" and first >= 0 and 0 < last <= LAST_SECOND
+    if look:
+        says = f"The timestamps look like {LOOKS[look]}, and are read as {LOOKS[unit]}: {advice(look)}"
+    elif early:
+        says = (
+            "All times are in early 1970, as when seconds are taken for milliseconds: if so, publish "
+            "again with --timestamp-unit s"
+        )
+    else:
+        says = f"The times look like {LOOKS[unit]}."
     return Verdict(
-        not suspicious,
-        "All times are in early 1970, as when seconds are taken for milliseconds: if so, publish "
-        "again with --timestamp-unit s"
-        if suspicious
-        else "The times look like milliseconds.",
-        {"first time (ms UTC)": first, "last time (ms UTC)": last},
+        not (look or early),
+        says,
+        {
+            "first time (ms UTC)": first,
+            "last time (ms UTC)": last,
+            **({"numbers look like": dict(report.timestamps_look_like)} if look else {}),
+        },
     )
 
 
@@ -97,6 +110,8 @@ class Summary:
     """Rows, rows with a value, smallest and largest value of each feature."""
     squares: Mapping[tuple[str, int, int], int]
     """Rows of each country in each square of one degree, named by its south-western corner."""
+    stand_ins: Mapping[tuple[str, float], int] = field(default_factory=dict)
+    """Rows of each feature with each of the values of `STAND_INS`."""
 
     def __add__(self, other: Summary) -> Summary:
         values = dict(self.values)
@@ -105,7 +120,9 @@ class Summary:
             values[feature] = more if here is None else _joined(here, more)
         squares = Counter(self.squares)
         squares.update(other.squares)
-        return Summary(values, squares)
+        stand_ins = Counter(self.stand_ins)
+        stand_ins.update(other.stand_ins)
+        return Summary(values, squares, stand_ins)
 
 
 def _joined(
@@ -115,6 +132,33 @@ def _joined(
     return one[0] + other[0], one[1] + other[1], float(smallest), float(largest)
 
 
+SMALL_STAND_INS = (
+    -99.0,
+    -999.0,
+    -9999.0,
+    -99999.0,
+    -999999.0,
+    9999.0,
+    99999.0,
+    999999.0,
+    -32768.0,
+    32767.0,
+    -32767.0,
+    -2147483648.0,
+    2147483647.0,
+)
+LARGE_STAND_INS = (
+    1e20,
+    1e30,
+    1e35,
+    1e36,
+    1e37,
+    9.969209968386869e36,
+    3.4e38,
+    3.4028234663852886e38,
+    1.7976931348623157e308,
+)
+"""Values that stand for missing ones in files of rasters and models; the large ones with either sign."""
 SUMMARY_COLUMNS = ("feature", "value", "country", *COORDINATES)
 
 
@@ -136,7 +180,33 @@ def summary(points: pa.Table) -> Summary:
         )
     }
     placed = {"country", *COORDINATES} <= set(points.column_names)
-    return Summary(of_features, _squares(points) if placed else {})
+    texts = feature.values.to_pylist()
+    stand_ins = _stand_ins(
+        feature.codes,
+        values,
+        texts,
+        {low for _, _, low, _ in of_features.values()} | {high for _, _, _, high in of_features.values()},
+    )
+    return Summary(of_features, _squares(points) if placed else {}, stand_ins)
+
+
+def _stand_ins(
+    codes: Codes, values: Floats, features: Sequence[str], extremes: AbstractSet[float]
+) -> dict[tuple[str, float], int]:
+    # What stands for nothing is an extreme of the others, or there is nothing to find.
+    if not _stands_for_nothing(np.array(sorted(extremes))).any():
+        return {}
+    here = _stands_for_nothing(values)
+    found = Counter(zip(codes[here].tolist(), values[here].tolist(), strict=True))
+    return {(features[code], value): rows for (code, value), rows in found.items()}
+
+
+def _stands_for_nothing(values: Floats) -> Mask:
+    found: Mask = np.isin(values, SMALL_STAND_INS)
+    for number in LARGE_STAND_INS:
+        # As text, as a float of 32 bits and as one of 64 bits they differ in the last digits.
+        found |= np.isclose(np.abs(values), number, rtol=1e-6, atol=0)
+    return found
 
 
 def _squares(points: pa.Table) -> dict[tuple[str, int, int], int]:
@@ -202,6 +272,50 @@ def varying_values(found: Summary, limits: Limits) -> Verdict:
             "without any value": empty[:EXAMPLES],
             "judged from so many rows on": limits.constant_from,
         },
+    )
+
+
+def values_are_values(found: Summary, limits: Limits) -> Verdict:
+    """Whether values that mostly stand for missing ones make up a suspicious share of any feature."""
+    odd: dict[str, dict[str, int]] = {}
+    for (feature, value), rows in sorted(found.stand_ins.items()):
+        _, filled, low, high = found.values[feature]
+        large = abs(value) >= min(LARGE_STAND_INS) / 2
+        if large or (value in (low, high) and rows > limits.max_stand_in_share * filled):
+            odd.setdefault(feature, {})[f"{value:g}"] = rows
+    first = next(iter(odd.items()), None)
+    return Verdict(
+        not odd,
+        f"{sum(first[1].values()):,} of {found.values[first[0]][1]:,} values of {names(list(odd))} are "
+        f"{' or '.join(first[1])}, which mostly stands for a missing value, and are counted as values: leave "
+        "such cells empty"
+        if first
+        else "No value that mostly stands for a missing one is frequent.",
+        {
+            "rows with such values": dict(list(odd.items())[:EXAMPLES]),
+            "allowed share": limits.max_stand_in_share,
+        },
+    )
+
+
+def qualifiers_are_there(
+    qualifier_map: Mapping[str, Sequence[str]], features: Sequence[str], report: Report, layout: Layout
+) -> Verdict:
+    """Whether the data have the features and columns that the qualifier map names."""
+    known = {*features, *report.num_rows_per_feature}
+    lost = sorted(set(qualifier_map) - known)
+    columns = sorted({name for mapped in qualifier_map.values() for name in mapped} - set(layout.qualifiers))
+    odd = [
+        *([f"features: {names(lost)}"] if lost else []),
+        *([f"columns with values: {names(columns)}"] if columns else []),
+    ]
+    return Verdict(
+        not odd,
+        f"The qualifier map names what the data do not have; {'; '.join(odd)}. There is no breakdown by it: "
+        "correct the map, or the names in the data"
+        if odd
+        else "The data have all that the qualifier map names.",
+        {"unknown features": lost[:EXAMPLES], "unknown columns": columns[:EXAMPLES]},
     )
 
 

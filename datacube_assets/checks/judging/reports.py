@@ -11,17 +11,20 @@ from datacube_assets.storage.reports import Report
 NAME = "reports_delivered"
 
 
-def undelivered(waiting: Sequence[Report]) -> Verdict:
-    """What is to be said of the reports that wait; those never tried yet are no fault."""
-    stuck = [report for report in waiting if report.attempts]
+MOST = 20
+"""Reports that are named, at most."""
+
+
+def undelivered(number: int, stuck: Sequence[Report]) -> Verdict:
+    """What is to be said of the reports that were tried in vain, of which the oldest are given."""
     oldest = stuck[0] if stuck else None
     return Verdict(
-        not stuck,
-        f"{len(stuck)} reports could not be delivered: is CauseMos up, and CAUSEMOS_URL right?"
-        if stuck
+        not number,
+        f"{number:,} reports could not be delivered: is CauseMos up, and CAUSEMOS_URL right?"
+        if number
         else "All reports are delivered.",
         {
-            "undelivered": len(stuck),
+            "undelivered": number,
             "partitions": sorted({report.partition for report in stuck}),
             **({"last error": oldest.last_error, "attempts": oldest.attempts} if oldest else {}),
         },

@@ -1,17 +1,24 @@
-// The page: what is chosen, and everything that follows from it. The choice lives in the address, behind `#`,
-// so that a view can be kept as a bookmark or sent to somebody.
+// The page: what is chosen, and everything that follows from it. The choice lives in the address (address.js).
+//
+// One version at a time: everything of a run is asked for by the version that its description came with. An
+// answer that says the version is gone makes the page read all of it anew, and so does a look every few seconds.
 
+import * as address from "./address.js";
+import { LEVELS, WORDS } from "./address.js";
 import * as api from "./api.js";
-import { LINES } from "./colours.js";
+import { DIFFERENCE, SCALES, Scale, learn } from "./colours.js";
 import { at, chart } from "./chart.js";
 import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, regionName, svg } from "./format.js";
-import { centreOf, figure, hasTiles } from "./grid.js";
+import { centreOf, cornersOf, figure, hasTiles } from "./grid.js";
 import { BinMap, together } from "./map.js";
+import * as save from "./save.js";
 
-const LEVELS = ["country", "admin1", "admin2", "admin3"];
-const WORDS = { sum: "sum", mean: "mean", wavg: "weighted mean" };
 const MOST_REGIONS = 200;
+const MOST_KEPT = 5;
+const MOST_NAMES = 80;
 const FRAME = 900;  // milliseconds of a month while playing
+const LOOK = 5000;  // milliseconds between looks whether what is shown still stands
+const RETRY = 2000;  // milliseconds between looks for a datacube that is being published
 
 const $ = (id) => document.getElementById(id);
 const panes = [...document.querySelectorAll(".pane")].map((figure_) => ({
@@ -24,61 +31,29 @@ const panes = [...document.querySelectorAll(".pane")].map((figure_) => ({
 
 let runs = [];
 let choice = null;  // what the address says
-let shown = null;  // what was read for it: descriptions, timestamps
+let shown = null;  // what was read for it: descriptions with their versions, timestamps
 let picked = null;  // {cell, regions}
+let hovered = null;  // {cell or circle, x, y}
 let playing = null;
 let separate = null;  // stops the two maps moving together
-let turn = 0;  // counts choices: an answer to an earlier one is dropped
+let turn = 0;  // counts what the maps show: an answer for an earlier one is dropped
+let panelTurn = 0;  // the same for the numbers beside them
+let step = false;  // whether the next address is one to go back to
+let renewing = false;
 
-// --- the choice ---------------------------------------------------------------------------------------
+// --- reading ------------------------------------------------------------------------------------------
 
 const same = (one, other) => one.model_id === other.model_id && one.run_id === other.run_id;
-const runNamed = (model_id, run_id) => runs.find((run) => same(run, { model_id, run_id })) ?? null;
-
-function readAddress() {
-  const words = new URLSearchParams(location.hash.slice(1));
-  const run = runNamed(words.get("model"), words.get("run"))
-    ?? runs.find((one) => one.model_id === words.get("model")) ?? runs[0];
-  const zoom = Number(words.get("zoom"));
-  return {
-    run,
-    other: runNamed(words.get("with_model"), words.get("with_run")),
-    feature: words.get("feature"),
-    resolution: words.get("by") === "year" ? "year" : "month",
-    timestamp: words.has("time") ? Number(words.get("time")) : null,
-    agg: {
-      time: WORDS[words.get("t")] ? words.get("t") : "mean",
-      space: WORDS[words.get("s")] ? words.get("s") : "mean",
-    },
-    level: LEVELS.includes(words.get("level")) ? words.get("level") : null,
-    region: words.get("region"),
-    span: words.get("span") === "all" ? "all" : "now",
-    cells: ["4", "8", "16", "32"].includes(words.get("cells")) ? Number(words.get("cells")) : 8,
-    place: zoom ? { lat: Number(words.get("lat")), lng: Number(words.get("lng")), zoom } : null,
-  };
-}
-
-function writeAddress() {
-  const { run, other, feature, resolution, timestamp, agg, level, region, span, cells } = choice;
-  const centre = panes[0].bins?.map.getCenter();
-  const words = {
-    model: run.model_id, run: run.run_id, with_model: other?.model_id, with_run: other?.run_id,
-    feature, by: resolution, time: timestamp, t: agg.time, s: agg.space, level: region && level, region,
-    span: span === "all" ? span : null, cells: cells === 8 ? null : cells,
-    lat: centre?.lat.toFixed(4), lng: centre?.lng.toFixed(4), zoom: panes[0].bins?.map.getZoom(),
-  };
-  const given = Object.entries(words).filter(([, word]) => word !== null && word !== undefined);
-  history.replaceState(null, "", `#${new URLSearchParams(given)}`);
-}
-
+const nameOf = (run) => `${run.model_id} ${run.run_id}`;
 const chosenRuns = () => [choice.run, choice.other].filter(Boolean);
 const column = () => `s_${choice.agg.space}_t_${choice.agg.time}`;
 const words = () => shown.features.find(({ name }) => name === choice.feature) ?? { name: choice.feature };
 const featureName = () => words().display_name || choice.feature;
 const unit = () => words().unit || "";
 const unitAfter = () => (unit() ? ` ${unit()}` : "");
-
-// --- reading ------------------------------------------------------------------------------------------
+const isDifference = () => Boolean(choice.other && choice.compared === "difference");
+const ofCells = () => choice.layer === "cells" && !choice.breakdown;
+const keeps = (value) => value !== null && (choice.low === null || value >= choice.low) && (choice.high === null || value <= choice.high);
 
 let pending = 0;
 
@@ -100,7 +75,9 @@ async function attempt(work) {
 }
 
 function complain(problem) {
-  if (problem instanceof api.Refusal) {
+  if (problem instanceof api.Refusal && problem.reason) {
+    renew();
+  } else if (problem instanceof api.Refusal) {
     tell(problem.message);
   } else {
     tell(`The page failed: ${problem.message}. Reload it.`);
@@ -113,12 +90,25 @@ function tell(text) {
   $("message").hidden = !text;
 }
 
+function news(text) {
+  $("news").textContent = text;
+  $("news").hidden = !text;
+}
+
 async function start() {
+  learn(await api.palettes());
+  $("palette").replaceChildren(...["viridis", "cividis", "magma", "blues"].map((name) => el("option", { value: name, textContent: name })));
+  await list();
+}
+
+const newest = () => runs.toSorted((one, other) => (other.published ?? 0) - (one.published ?? 0));
+
+async function list() {
   const listed = await api.listRuns();
   runs = listed.runs;
-  $("empty").hidden = runs.length > 0;
-  $("shown").hidden = $("choice").hidden = runs.length === 0;
-  if (!runs.length) {
+  $("empty").hidden = runs.length > 0 || location.hash.includes("model=");
+  if (!$("empty").hidden) {
+    $("shown").hidden = $("choice").hidden = true;
     $("looked").replaceChildren(...listed.looked.map((url) => el("li", {}, el("code", {}, url))));
     return;
   }
@@ -129,16 +119,42 @@ async function start() {
 async function follow() {
   stopPlaying();
   unpick();
+  hideTooltip();
   $("find").value = "";
-  choice = readAddress();
+  const wanted = address.read(runs, newest());
+  if (wanted.missing) {
+    sayMissing(wanted.missing);
+    return;
+  }
+  $("missing").hidden = true;
+  $("shown").hidden = $("choice").hidden = false;
+  choice = wanted;
   const { place } = choice;
   await load({ fit: !place, place });
+}
+
+// A run that the address names and that is not there: the address stays, and is tried again.
+function sayMissing(run) {
+  turn += 1;
+  choice = null;
+  shown = null;
+  tell("");
+  news("");
+  $("shown").hidden = $("choice").hidden = true;
+  $("wanted").textContent = nameOf(run);
+  const others = [...newest().filter((one) => one.model_id === run.model_id), ...newest().filter((one) => one.model_id !== run.model_id)].slice(0, 8);
+  $("instead").textContent = others.length ? "What there is, the newest first:" : "Nothing else is published here.";
+  $("others").replaceChildren(...others.map((one) =>
+    el("li", {}, el("a", { href: `#${new URLSearchParams({ model: one.model_id, run: one.run_id })}` }, nameOf(one)))));
+  $("missing").hidden = false;
 }
 
 // Read everything for the chosen runs and feature, then show it.
 async function load({ fit = false, place = null } = {}) {
   const mine = ++turn;
+  panelTurn += 1;
   tell("");
+  hideTooltip();
   const found = await gather();
   if (mine !== turn) return;
   shown = found;
@@ -146,7 +162,8 @@ async function load({ fit = false, place = null } = {}) {
   fillControls();
   layOutMaps();
   if (place) panes[0].bins.map.setView(place, place.zoom, { animate: false });
-  if (fit) await panes[0].bins.fit(sourceOf(shown.runs[0]));
+  if (fit) await fitMap();
+  if (mine !== turn) return;
   await showTime();
 }
 
@@ -157,12 +174,13 @@ async function gather() {
   const { feature, resolution } = choice;
   if (feature === null) throw new api.Refusal("This datacube has no feature: no row of it was usable.");
   const read = await Promise.all(described.map(async (about, i) => {
-    const run = chosenRuns()[i];
+    const run = { ...chosenRuns()[i], version: about.version };
     const has = about.features.some(({ name }) => name === feature);
     return {
       run, about, has, tiles: about.has_tiles && has,
       series: has ? await api.timeseries(run, feature, resolution) : { timestamps: [], columns: {} },
       lists: has && about.levels.length ? await api.regionLists(run, feature) : {},
+      qualifiers: has && about.levels.length ? await api.qualifiers(run, feature) : {},
     };
   }));
   const timestamps = [...new Set(read.flatMap(({ series }) => series.timestamps))].sort((a, b) => a - b);
@@ -181,11 +199,71 @@ function settle() {
   }
   const levels = levelsThere();
   if (!levels.includes(choice.level)) [choice.level, choice.region] = [levels[0] ?? null, null];
-  const known = shown.runs.some(({ lists }) => lists[choice.level]?.includes(choice.region));
-  if (!known) choice.region = null;
+  const known = ({ level, region }) => shown.runs.some(({ lists }) => lists[level]?.includes(region));
+  if (!known(choice)) choice.region = null;
+  choice.kept = choice.kept.filter(known);
+  const values = choice.breakdown && shown.runs[0].qualifiers[choice.breakdown.qualifier];
+  if (choice.breakdown && !values?.includes(choice.breakdown.value)) choice.breakdown = null;
+  if (!levels.length) choice.layer = "cells";
 }
 
 const levelsThere = () => LEVELS.filter((level) => shown.runs.some(({ lists }) => lists[level]?.length));
+
+// --- one version --------------------------------------------------------------------------------------
+
+// What is shown does not stand any more: wait for what takes its place, and show all of that.
+async function renew() {
+  if (renewing || !choice) return;
+  renewing = true;
+  stopPlaying();
+  hideTooltip();
+  const wanted = choice;
+  try {
+    for (;;) {
+      const gone = await firstGone(wanted);
+      if (choice !== wanted) return;
+      if (!gone) break;
+      tell("");
+      news(`${nameOf(gone)} is being published anew, or was withdrawn. What stands here is what it was before; the page goes on when the new one is complete.`);
+      await new Promise((done) => setTimeout(done, RETRY));
+      if (choice !== wanted) return;
+    }
+    await attempt(() => load());
+    if (choice === wanted) news(`${chosenRuns().map(nameOf).join(" or ")} was published anew. Everything shown is of the new version.`);
+  } finally {
+    renewing = false;
+  }
+}
+
+async function firstGone(wanted) {
+  for (const run of [wanted.run, wanted.other].filter(Boolean)) {
+    try {
+      await api.version(run);
+    } catch (problem) {
+      if (!problem.reason) tell(problem.message);
+      return run;
+    }
+  }
+  return null;
+}
+
+// A look now and then: has anything been published anew, or has what was missing come?
+async function lookAgain() {
+  if (document.hidden || renewing) return;
+  try {
+    if (!$("missing").hidden) {
+      const { runs: found } = await api.listRuns();
+      runs = found;
+      if (!$("missing").hidden && !address.read(runs, newest()).missing) await attempt(follow);
+    } else if (shown && pending === 0) {
+      const before = shown;
+      const versions = await Promise.all(before.runs.map(({ run }) => api.version(run)));
+      if (shown === before && before.runs.some(({ run }, i) => run.version !== versions[i])) await renew();
+    }
+  } catch (problem) {
+    complain(problem);
+  }
+}
 
 // --- controls -----------------------------------------------------------------------------------------
 
@@ -202,23 +280,32 @@ function fillControls() {
     .map((model) => [model, runs.filter((run) => run.model_id === model && !same(run, choice.run))]);
   fill($("other"), [["", [["", "nothing"]]], ...others.map(([model, members]) =>
     [model, members.map((run) => [runKey(run), run.run_id])])], choice.other ? runKey(choice.other) : "");
+  $("how").hidden = !choice.other;
+  $("compared").value = choice.compared;
   fill($("feature"), [["", shown.features.map(({ name, display_name }) =>
     [name, display_name && display_name.toLowerCase() !== name.toLowerCase() ? `${display_name} (${name})` : name])]],
   choice.feature);
   fill($("level"), [["", levelsThere().map((level) => [level, level])]], choice.level);
+  const qualifiers = Object.entries(shown.runs[0].qualifiers);
+  $("broken").hidden = !qualifiers.length;
+  fill($("breakdown"), [["", [["", "no"]]], ...qualifiers.map(([qualifier, values]) =>
+    [qualifier, values.map((value) => [JSON.stringify([qualifier, value]), `${qualifier}: ${value}`])])],
+  choice.breakdown ? JSON.stringify([choice.breakdown.qualifier, choice.breakdown.value]) : "");
   for (const [name, value] of [["resolution", choice.resolution], ["time", choice.agg.time], ["space", choice.agg.space]]) {
     for (const radio of document.getElementsByName(name)) radio.checked = radio.value === value;
   }
   for (const label of document.querySelectorAll(".weighted")) label.hidden = !shown.weighted;
-  $("span").value = choice.span;
-  $("cells").value = String(choice.cells);
+  for (const id of ["span", "scale", "palette", "cells", "layer"]) $(id).value = String(choice[id]);
+  for (const id of ["low", "high"]) $(id).value = choice[id] ?? "";
+  $("names").checked = choice.names;
   const slider = $("slider");
   slider.max = Math.max(shown.timestamps.length - 1, 0);
   slider.disabled = shown.timestamps.length < 2;
+  $("about").href = `datacube.html#${new URLSearchParams({ model: choice.run.model_id, run: choice.run.run_id })}`;
 }
 
 const runKey = (run) => JSON.stringify([run.model_id, run.run_id]);
-const runOfKey = (key) => (key ? runNamed(...JSON.parse(key)) : null);
+const runOfKey = (key) => (key ? runs.find((run) => runKey(run) === key) ?? null : null);
 
 // Groups of options: [[label, [[value, text]]]]; a group without label stands by itself.
 function fill(select, groups, value) {
@@ -230,62 +317,88 @@ function fill(select, groups, value) {
 }
 
 function listen() {
-  const reload = (change, options) => () => attempt(async () => {
+  const on = (id, change, show) => $(id).addEventListener("change", () => attempt(async () => {
     stopPlaying();
-    change();
-    await load(options);
-  });
-  $("model").addEventListener("change", reload(() => {
-    choice.run = runs.find((run) => run.model_id === $("model").value);
-    [choice.other, choice.region] = [null, null];
-    unpick();
-  }, { fit: true }));
-  $("run").addEventListener("change", reload(() => {
-    choice.run = runOfKey($("run").value);
-    if (choice.other && same(choice.run, choice.other)) choice.other = null;
+    step = true;
+    news("");
+    change($(id));
+    await show();
   }));
-  $("other").addEventListener("change", reload(() => { choice.other = runOfKey($("other").value); }));
-  $("feature").addEventListener("change", reload(() => { choice.feature = $("feature").value; }));
+  const anew = (id, change, options) => on(id, change, () => load(options));
+  anew("model", ({ value }) => {
+    choice.run = newest().find((run) => run.model_id === value);
+    [choice.other, choice.region, choice.kept, choice.area] = [null, null, [], null];
+    unpick();
+  }, { fit: true });
+  anew("run", ({ value }) => {
+    choice.run = runOfKey(value);
+    if (choice.other && same(choice.run, choice.other)) choice.other = null;
+  });
+  anew("other", ({ value }) => { choice.other = runOfKey(value); });
+  anew("compared", ({ value }) => { choice.compared = value; });
+  anew("feature", ({ value }) => { choice.feature = value; });
   for (const radio of document.getElementsByName("resolution")) {
-    radio.addEventListener("change", reload(() => {
+    radio.addEventListener("change", () => attempt(async () => {
+      stopPlaying();
+      step = true;
       choice.resolution = radio.value;
       // The year that the month is in, or its first month.
       if (radio.value === "year" && choice.timestamp !== null) {
         choice.timestamp = Date.UTC(new Date(choice.timestamp).getUTCFullYear(), 0);
       }
+      await load();
     }));
   }
   for (const axis of ["time", "space"]) {
     for (const radio of document.getElementsByName(axis)) {
       radio.addEventListener("change", () => attempt(async () => {
+        step = true;
         choice.agg = { ...choice.agg, [axis]: radio.value };
         await showTime();
       }));
     }
   }
   $("slider").addEventListener("input", () => goTo(Number($("slider").value)));
-  $("earlier").addEventListener("click", () => step(-1));
-  $("later").addEventListener("click", () => step(1));
+  $("earlier").addEventListener("click", () => move(-1));
+  $("later").addEventListener("click", () => move(1));
   $("play").addEventListener("click", () => (playing ? stopPlaying() : startPlaying()));
-  $("span").addEventListener("change", () => attempt(async () => { choice.span = $("span").value; await showTime(); }));
-  $("cells").addEventListener("change", () => attempt(async () => {
-    choice.cells = Number($("cells").value);
+  for (const id of ["span", "scale", "palette", "layer"]) on(id, ({ value }) => { choice[id] = value; }, showTime);
+  on("breakdown", ({ value }) => {
+    const [qualifier, one] = value ? JSON.parse(value) : [];
+    choice.breakdown = value ? { qualifier, value: one } : null;
+  }, showTime);
+  for (const id of ["low", "high"]) {
+    on(id, ({ value, valueAsNumber }) => { choice[id] = value === "" ? null : valueAsNumber; }, showTime);
+  }
+  on("names", ({ checked }) => { choice.names = checked; }, showNames);
+  on("cells", ({ value }) => {
+    choice.cells = Number(value);
     for (const { bins } of panes) bins?.setCells(choice.cells);
-    await showTime();
-  }));
-  $("level").addEventListener("change", () => attempt(async () => {
-    [choice.level, choice.region] = [$("level").value, null];
-    await showPanel();
-  }));
+  }, showTime);
+  on("level", ({ value }) => { [choice.level, choice.region] = [value, null]; }, showTime);
   $("find").addEventListener("input", showFound);
   $("again").addEventListener("click", () => location.reload());
+  $("retry").addEventListener("click", () => attempt(list));
+  $("draw").addEventListener("click", () => drawing($("draw").getAttribute("aria-pressed") !== "true"));
+  $("view").addEventListener("click", () => setArea(panes[0].bins.inSight));
+  $("undraw").addEventListener("click", () => setArea(null));
+  $("keep").addEventListener("click", keepLine);
+  $("lines").addEventListener("click", saveLines);
+  $("ranking").addEventListener("click", saveRegions);
+  $("picture").addEventListener("click", () => attempt(savePicture));
+  $("values").addEventListener("click", () => attempt(saveValues));
   window.addEventListener("hashchange", () => attempt(follow));
   const resized = new ResizeObserver(() => { for (const { bins } of panes) bins?.map.invalidateSize({ animate: false }); });
   for (const { map } of panes) resized.observe(map);
-  new ResizeObserver(() => { if (shown) attempt(showSeries); }).observe($("panel"));
+  let width = 0;
+  new ResizeObserver(([{ contentRect }]) => {
+    if (shown && contentRect.width !== width) attempt(showPanel);
+    width = contentRect.width;
+  }).observe($("panel"));
   // Leaflet gives a map the focus at each click; only to a keyboard it means anything.
   document.addEventListener("keydown", () => document.body.classList.add("keys"), true);
   document.addEventListener("pointerdown", () => document.body.classList.remove("keys"), true);
+  setInterval(lookAgain, LOOK);
 }
 
 // --- time ---------------------------------------------------------------------------------------------
@@ -299,7 +412,7 @@ function goTo(index) {
   return attempt(showTime);
 }
 
-function step(by) {
+function move(by) {
   stopPlaying();
   return goTo(position() + by);
 }
@@ -325,37 +438,72 @@ function stopPlaying() {
 
 // --- maps ---------------------------------------------------------------------------------------------
 
+// The runs of each map: the second beside the first, or both in one as their difference.
+const mapped = () => (isDifference() ? [shown.runs] : shown.runs.map((read) => [read]));
+
 function layOutMaps() {
-  panes.forEach(({ figure: box }, i) => { box.hidden = !shown.runs[i]; });
+  const maps = mapped();
   panes.forEach((pane, i) => {
-    const read = shown.runs[i];
-    if (!read) {
-      pane.bins?.show(null, choice.agg, () => [0, 1]);
+    pane.figure.hidden = !maps[i];
+    if (!maps[i]) {
+      pane.bins?.show([], NO_LOOK);
       return;
     }
-    pane.title.replaceChildren(
-      el("span", { className: `dot line${i}` }), ` ${read.run.model_id} `, el("b", {}, read.run.run_id));
+    const [first, second] = maps[i];
+    pane.title.replaceChildren(...(second
+      ? [el("b", {}, second.run.run_id), " minus ", el("b", {}, first.run.run_id)]
+      : [el("span", { className: `dot line${i}` }), ` ${first.run.model_id} `, el("b", {}, first.run.run_id)]));
     pane.title.hidden = shown.runs.length < 2;
     pane.bins ??= new BinMap(pane.map, {
-      onPick: pick, onHover: hover, onZoom: () => attempt(showRange),
-      onProblem: complain, onBusy: busy,
+      onPick: pick, onHover: hover, onProblem: complain, onBusy: busy, onArea: setArea,
+      onZoom: () => { if (shown) attempt(showRange); },
     });
-    pane.map.setAttribute("aria-label", `Map of ${read.run.model_id} ${read.run.run_id}. Arrows move, plus and minus zoom, Enter reads the cell in the middle.`);
+    pane.map.setAttribute("aria-label", `Map of ${maps[i].map(({ run }) => nameOf(run)).join(" and ")}. Arrows move, plus and minus zoom, Enter reads the cell in the middle.`);
     if (pane.cells !== choice.cells) pane.bins.setCells(choice.cells);
     pane.cells = choice.cells;
     pane.bins.map.invalidateSize({ animate: false });
+    pane.bins.showArea(choice.area);
   });
+  $("undraw").hidden = !choice.area;
   separate?.();
-  separate = shown.runs.length > 1 ? together(panes[0].bins, panes[1].bins) : null;
-  panes[0].bins.map.off("moveend", writeAddress).on("moveend", writeAddress);
+  separate = maps.length > 1 ? together(panes[0].bins, panes[1].bins) : null;
+  panes[0].bins.map.off("moveend", moved).on("moveend", moved);
 }
 
-// What a pane says instead of showing cells.
-function noteFor(read) {
-  if (!read.has) return `This run has no feature ${choice.feature}.`;
-  if (!read.tiles) return "No map: the rows have no coordinates. The lines and regions are complete.";
-  if (!hasTiles(choice.agg)) return "Tiles hold no weighted means: choose sum or mean to see the map.";
-  if (!read.series.timestamps.includes(choice.timestamp)) return "This run has no data at this time.";
+function moved() {
+  if (!shown || !choice) return;
+  writeAddress();
+  showNames().catch(complain);
+  if (scaleFollowsView()) attempt(showTime);
+}
+
+function writeAddress() {
+  address.write(choice, panes[0].bins?.map, step);
+  step = false;
+}
+
+async function fitMap() {
+  const source = shown.runs[0].tiles ? sourceOf(shown.runs[0]) : null;
+  if (!source || !await panes[0].bins.fit(source)) panes[0].bins.map.fitBounds([[-58, -178], [76, 178]], { animate: false });
+}
+
+const NO_LOOK = { agg: { space: "mean", time: "mean" }, scaleAt: () => null, keeps: () => false };
+
+const isAllMissing = ({ series }) => {
+  const values = series.columns[column()] ?? [];
+  return values.length > 0 && values.every((value) => value === null) && (series.columns.s_count ?? []).every((count) => !count);
+};
+
+// What a pane says instead of showing anything.
+function noteFor(reads) {
+  for (const read of reads) {
+    const which = reads.length > 1 ? nameOf(read.run) : "This run";
+    if (!read.has) return `${which} has no feature ${choice.feature}.`;
+    if (!read.series.timestamps.length || isAllMissing(read)) return `${which} has no values of ${featureName()}: every one is missing.`;
+    if (ofCells() && !read.tiles) return "No map: the rows have no coordinates. The lines and regions are complete.";
+    if (ofCells() && !hasTiles(choice.agg)) return "Tiles hold no weighted means: choose sum or mean, or show regions as circles.";
+    if (!read.series.timestamps.includes(choice.timestamp)) return `${which} has no data at this time.`;
+  }
   return "";
 }
 
@@ -365,11 +513,14 @@ function sourceOf({ run, tiles }) {
   return tiles && timestamp !== null ? { run, feature, resolution, timestamp } : null;
 }
 
-let rangeByZoom = null;
+let ranges = null;  // of the cells by zoom, or of the circles at any; null where nothing says it
+let look = NO_LOOK;
+let circles = [];  // per map
 
 // Show the chosen time: maps, legend, panel.
 async function showTime() {
-  const mine = turn;
+  const mine = ++turn;
+  hideTooltip();
   const index = position();
   $("slider").value = index;
   const label = choice.timestamp === null ? NOTHING : moment(choice.timestamp, choice.resolution);
@@ -378,53 +529,162 @@ async function showTime() {
   $("earlier").disabled = index <= 0;
   $("later").disabled = index < 0 || index >= shown.timestamps.length - 1;
   $("play").disabled = shown.timestamps.length < 2;
+  // Tiles hold no breakdown: what is broken down is shown as circles.
+  $("layer").value = ofCells() ? "cells" : "regions";
+  $("layer").disabled = !levelsThere().length || Boolean(choice.breakdown);
   writeAddress();
-  rangeByZoom = hasTiles(choice.agg) ? await readRanges() : null;
+  const maps = mapped();
+  const notes = maps.map(noteFor);
+  const sources = maps.map((reads, i) => (notes[i] || !ofCells() ? [] : reads.map(sourceOf)));
+  const [found, drawn] = await Promise.all([
+    ofCells() ? rangesOfCells(maps, sources) : null,
+    ofCells() ? [] : Promise.all(maps.map((reads, i) => (notes[i] ? [] : circlesOf(reads)))),
+  ]);
   if (mine !== turn) return;
+  const all = drawn.flat().map(({ value }) => value).filter((value) => value !== null);
+  ranges = ofCells() ? found.ranges : Array(9).fill(extent(all));
+  look = lookOf(ofCells() ? found.values : all);
+  circles = drawn;
   await Promise.all([
     showRange(),
-    ...shown.runs.map((read, i) => {
-      const note = noteFor(read);
-      panes[i].note.textContent = note;
-      panes[i].note.hidden = !note;
-      return panes[i].bins.show(note ? null : sourceOf(read), choice.agg, rangeAt);
+    ...maps.map((_, i) => {
+      panes[i].note.textContent = notes[i];
+      panes[i].note.hidden = !notes[i];
+      panes[i].bins.showCircles(
+        (drawn[i] ?? []).filter((one) => one.at && keeps(one.value)).map((one) => ({ ...one, colour: look.scaleAt(0).colour(one.value) })),
+        (id) => attempt(() => chooseRegion(choice.level, id)), hoverCircle,
+      );
+      return panes[i].bins.show(sources[i], look);
     }),
+    showNames(),
     showPanel(),
   ]);
+  if (mine === turn) tellHovered();
 }
 
-// Range of the colours at each zoom, over the runs that are compared; null where nothing says it.
-async function readRanges() {
+const palette = () => (isDifference() ? DIFFERENCE : choice.palette);
+const scaleKind = () => (isDifference() ? "linear" : choice.scale);
+
+function lookOf(values) {
+  const made = new Map();
+  const scaleAt = (zoom) => {
+    if (!made.has(zoom)) made.set(zoom, new Scale(scaleKind(), palette(), ranges?.[zoom] ?? [0, 0], values));
+    return made.get(zoom);
+  };
+  return { agg: choice.agg, scaleAt, keeps };
+}
+
+// Whether the colours depend on what is in sight, and not on the whole map alone.
+const scaleFollowsView = () => ofCells() && shown && hasTiles(choice.agg)
+  && (isDifference() || Scale.needsValues(scaleKind(), ranges?.[panes[0].bins.zoom] ?? [0, 0]));
+
+const extent = (values) => (values.length
+  ? [values.reduce((one, other) => Math.min(one, other)), values.reduce((one, other) => Math.max(one, other))] : null);
+
+// Range of the colours at each zoom, over the runs that are compared, and the values in sight where they matter.
+async function rangesOfCells(maps, sources) {
+  if (!hasTiles(choice.agg)) return { ranges: null, values: [] };
+  const inSight = async () => (await Promise.all(maps.map((_, i) =>
+    (sources[i].length ? panes[i].bins.values(sources[i], choice.agg) : [])))).flat().map(({ value }) => value);
+  if (isDifference()) {
+    const values = await inSight();
+    const most = values.reduce((one, other) => Math.max(one, Math.abs(other)), 0);
+    return { ranges: Array(9).fill(values.length ? [-most, most] : null), values };
+  }
   const { feature, resolution, timestamp, span } = choice;
   const answers = await Promise.all(shown.runs.filter((read) => read.tiles).map(({ run }) =>
     api.ranges(run, feature, resolution, span === "all" ? null : timestamp)));
   const lists = answers.map(({ columns }) => [columns[`min_${column()}`], columns[`max_${column()}`]]);
-  return Array.from({ length: 9 }, (_, zoom) => {
-    const ends = lists.flatMap(([least, most]) => [least?.[zoom], most?.[zoom]])
-      .filter((value) => value !== null && value !== undefined);
-    return ends.length ? [Math.min(...ends), Math.max(...ends)] : null;
+  const found = Array.from({ length: 9 }, (_, zoom) => extent(lists
+    .flatMap(([least, most]) => [least?.[zoom], most?.[zoom]]).filter((value) => value !== null && value !== undefined)));
+  const needed = found.some((range) => range && Scale.needsValues(scaleKind(), range));
+  return { ranges: found, values: needed ? await inSight() : [] };
+}
+
+// Regions of a map as circles, with their values at this time.
+async function circlesOf(reads) {
+  const { feature, resolution, level, timestamp, breakdown } = choice;
+  if (!level) return [];
+  const [middles, ...tables] = await Promise.all([
+    api.places(reads[0].run, feature, level),
+    ...reads.map(({ run }) => api.regionalMap(run, feature, resolution, level, timestamp, breakdown)),
+  ]);
+  const [first, second] = tables.map(({ ids, columns }) => new Map(ids.map((id, i) => [id, columns[column()]?.[i] ?? null])));
+  return [...first].map(([id, value]) => {
+    const other = second?.get(id) ?? null;
+    const shownValue = !second ? value : value === null || other === null ? null : other - value;
+    return { id, text: regionName(id), at: middles.places[id] ?? null, value: shownValue };
   });
 }
 
-const rangeAt = (zoom) => rangeByZoom?.[zoom] ?? [0, 0];
-
 async function showRange() {
   if (!shown) return;
-  const range = rangeByZoom?.[panes[0].bins.zoom];
+  const range = ranges?.[panes[0].bins.zoom];
+  const how = `${WORDS[choice.agg.time]} over time, ${WORDS[choice.agg.space]} over space`;
+  const more = [
+    choice.breakdown ? `${choice.breakdown.qualifier}: ${choice.breakdown.value}` : "",
+    isDifference() ? "difference" : "",
+    scaleKind() === "linear" ? "" : SCALES[scaleKind()],
+  ].filter(Boolean);
   $("quantity").replaceChildren(el("b", {}, featureName()), unit() ? ` in ${unit()}` : "",
-    el("span", { className: "how" }, `${WORDS[choice.agg.time]} over time, ${WORDS[choice.agg.space]} over space`));
-  const ends = range ? [range[0], (range[0] + range[1]) / 2, range[1]] : [null, null, null];
-  ["least", "middle", "most"].forEach((id, i) => { $(id).textContent = number(ends[i]); });
+    el("span", { className: "how" }, [how, ...more].join("; ")));
+  const scale = range ? look.scaleAt(panes[0].bins.zoom) : null;
+  ["least", "middle", "most"].forEach((id, i) => { $(id).textContent = number(scale ? scale.at(i / 2) : null); });
+  if (scale) document.querySelector(".ramp").style.background = scale.gradient;
   $("ramp").hidden = !range;
-  $("quantity").title = range ? `Range of all cells at zoom ${panes[0].bins.zoom}` : "";
+  $("quantity").title = range && ofCells() ? `Range of all cells at zoom ${panes[0].bins.zoom}` : "";
+}
+
+// Names of places in sight: regions of the level that fits the zoom, those with most data first.
+async function showNames() {
+  const bins = panes[0].bins;
+  if (!shown || !bins) return;
+  const levels = levelsThere();
+  const zoom = bins.map.getZoom();
+  const depth = Math.min(zoom < 5.5 ? 0 : zoom < 7.5 ? 1 : zoom < 9.5 ? 2 : 3, levels.length - 1);
+  const read = shown.runs.find(({ has, about }) => has && about.levels.length);
+  const level = choice.layer === "regions" || choice.breakdown ? choice.level : levels[depth];
+  if (!choice.names || !read || !level) {
+    for (const pane of panes) pane.bins?.showNames([]);
+    writeAddress();
+    return;
+  }
+  const before = shown;
+  const { places } = await api.places(read.run, choice.feature, level);
+  if (shown !== before || !choice.names) return;
+  const found = Object.entries(places).map(([id, at_]) => ({ text: lastName(id), at: at_ }))
+    .filter((one) => bins.map.getBounds().contains(one.at)).slice(0, MOST_NAMES);
+  const offset = ofCells() ? 0 : 16;  // Circles stay free.
+  panes.forEach((pane, i) => {
+    if (mapped()[i]) pane.bins.showNames(found);
+    pane.map.classList.toggle("below", offset > 0);
+  });
+  writeAddress();
+}
+
+// --- a rectangle --------------------------------------------------------------------------------------
+
+function drawing(on) {
+  $("draw").setAttribute("aria-pressed", String(on));
+  $("draw").textContent = on ? "Drag on the map ..." : "Draw a rectangle";
+  for (const { bins } of panes) if (bins) bins.drawsArea = on;
+}
+
+function setArea(bounds) {
+  drawing(false);
+  step = true;
+  choice.area = bounds;
+  for (const { bins } of panes) bins?.showArea(bounds);
+  $("undraw").hidden = !bounds;
+  return attempt(showPanel);
 }
 
 // --- cells --------------------------------------------------------------------------------------------
 
-// The numbers of a bin for each run: null where it is empty or not read yet.
+// The numbers of a bin for each run: null where it is empty.
 async function figuresOf(cell) {
-  return Promise.all(shown.runs.map(async (read, i) => {
-    const { source } = panes[i].bins;
+  return Promise.all(shown.runs.map(async (read) => {
+    const source = hasTiles(choice.agg) && read.series.timestamps.includes(choice.timestamp) ? sourceOf(read) : null;
     if (!source) return null;
     const tile = await api.tile(source, cell.z, cell.x, cell.y);
     const place = tile.positions.get(cell.bin);
@@ -435,25 +695,54 @@ async function figuresOf(cell) {
   }));
 }
 
-let hovered = null;
+function hideTooltip() {
+  $("tooltip").hidden = true;
+}
 
 function hover(cell, x, y) {
-  const box = $("tooltip");
-  for (const { bins } of panes) bins?.mark(cell, "hovered");
-  hovered = cell;
-  box.hidden = true;
-  if (!cell) return;
-  figuresOf(cell).then((figures) => {
-    if (hovered !== cell) return;
-    box.replaceChildren(...figures.map((one, i) => el("div", {},
-      ...(figures.length > 1 ? [el("span", { className: `dot line${i}` }), " "] : []),
-      el("b", {}, number(one?.[column()])), unitAfter())));
-    box.hidden = false;
-    const frame = box.offsetParent.getBoundingClientRect();
-    const left = Math.min(x - frame.left + 14, frame.width - box.offsetWidth - 6);
-    const top = y - frame.top + 18 + box.offsetHeight > frame.height ? y - frame.top - box.offsetHeight - 10 : y - frame.top + 18;
-    box.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
+  for (const { bins } of panes) bins?.mark(ofCells() ? cell : null, "hovered");
+  hovered = cell && ofCells() ? { cell, x, y } : null;
+  hideTooltip();
+  tellHovered();
+}
+
+function hoverCircle(circle, x, y) {
+  hovered = circle && { circle, x, y };
+  hideTooltip();
+  tellHovered();
+}
+
+// The number under the pointer, as things are now.
+function tellHovered() {
+  const mine = turn;
+  const now = hovered;
+  if (!now) return;
+  if (now.circle) {
+    const value = circles.flat().find(({ id }) => id === now.circle.id)?.value ?? null;
+    placeTooltip(now, [el("div", {}, `${now.circle.text} `, el("b", {}, number(value)), unitAfter())]);
+    return;
+  }
+  figuresOf(now.cell).then((figures) => {
+    if (hovered !== now || mine !== turn) return;
+    const values = figures.map((one) => one?.[column()] ?? null);
+    const lines = values.map((value, i) => el("div", {},
+      ...(values.length > 1 ? [el("span", { className: `dot line${i}` }), " "] : []),
+      el("b", {}, number(value)), unitAfter()));
+    if (isDifference()) lines.push(el("div", {}, "difference ", el("b", {}, number(minus(values))), unitAfter()));
+    placeTooltip(now, lines);
   }, complain);
+}
+
+const minus = ([one, other]) => (one === null || other === null || one === undefined || other === undefined ? null : other - one);
+
+function placeTooltip({ x, y }, lines) {
+  const box = $("tooltip");
+  box.replaceChildren(...lines);
+  box.hidden = false;
+  const frame = box.offsetParent.getBoundingClientRect();
+  const left = Math.max(Math.min(x - frame.left + 14, frame.width - box.offsetWidth - 6), 4);
+  const top = y - frame.top + 18 + box.offsetHeight > frame.height ? y - frame.top - box.offsetHeight - 10 : y - frame.top + 18;
+  box.style.transform = `translate(${Math.round(left)}px, ${Math.round(top)}px)`;
 }
 
 function unpick() {
@@ -463,9 +752,10 @@ function unpick() {
 
 function pick(cell) {
   return attempt(async () => {
+    step = true;
     picked = cell && { cell, regions: null };
     for (const { bins } of panes) bins?.mark(cell, "picked");
-    await showCell();
+    await showCell(panelTurn);
     if (!cell) return;
     const mine = picked;
     const read = shown.runs.find(({ has, about }) => has && about.levels.length);
@@ -486,21 +776,26 @@ const FIGURES = [
   ["s_mean_t_sum", "mean of sums"], ["s_mean_t_mean", "mean of means"],
 ];
 
-async function showCell() {
+async function showCell(mine) {
   const box = $("cell");
   if (!picked) {
     box.replaceChildren(el("p", { className: "hint" }, "Click a cell on the map to read its numbers and to see its region over time. With the keyboard: move the map with the arrows, then press Enter."));
     return;
   }
+  const now = picked;
   const { cell, regions } = picked;
   const figures = await figuresOf(cell);
-  const heads = shown.runs.length > 1
+  if (mine !== panelTurn || picked !== now) return;
+  const several = shown.runs.length > 1;
+  const heads = several
     ? [el("tr", {}, el("td"), ...shown.runs.map(({ run }, i) =>
-      el("th", { scope: "col" }, el("span", { className: `dot line${i}` }), ` ${run.run_id}`)))] : [];
+      el("th", { scope: "col" }, el("span", { className: `dot line${i}` }), ` ${run.run_id}`)),
+    ...(isDifference() ? [el("th", { scope: "col" }, "difference")] : []))] : [];
   const rows = [...FIGURES, ["weight", "cells counted"]].map(([name, text]) => {
+    const values = figures.map((one) => one?.[name] ?? null);
     const row = el("tr", { className: name === column() ? "chosen" : "" },
       el("th", { scope: "row" }, text, el("code", {}, name === "weight" ? "s_count" : name)),
-      ...figures.map((one) => valueCell(one?.[name])));
+      ...values.map(valueCell), ...(isDifference() ? [valueCell(minus(values))] : []));
     row.dataset.figure = name;
     return row;
   });
@@ -537,35 +832,62 @@ function regionButton(level, id, text) {
 // --- panel --------------------------------------------------------------------------------------------
 
 async function chooseRegion(level, id) {
+  step = true;
   choice.region = id;
+  const other = level && level !== choice.level;
   if (level) choice.level = level;
-  await showPanel();
+  // Circles are those of the level.
+  await (other && !ofCells() ? showTime() : showPanel());
 }
 
 async function showPanel() {
+  const mine = ++panelTurn;
   $("level").value = choice.level ?? "";
   writeAddress();
-  await Promise.all([showCell(), showSeries(), showRegions()]);
+  await Promise.all([showCell(mine), showSeries(mine), showRegions(mine)]);
 }
 
-async function showSeries() {
-  const { region, level, feature, resolution, timestamp } = choice;
-  const mine = turn;
-  const read = await Promise.all(shown.runs.map(({ run, has, series }) => {
-    if (!has) return { timestamps: [], columns: {} };
-    return region ? api.timeseries(run, feature, resolution, level, region) : series;
-  }));
-  if (mine !== turn || region !== choice.region || timestamp !== choice.timestamp) return;
-  const lines = read.map(({ timestamps, columns }, i) => ({
-    name: shown.runs[i].run.run_id, timestamps, values: columns[column()] ?? timestamps.map(() => null),
-  }));
+// What the lines are about: the region that is chosen (or all places), those that are kept, the rectangle.
+function targets() {
+  const { region, level, kept, area } = choice;
+  const isChosen = (one) => one.level === level && one.region === region;
+  return [
+    { text: region ? lastName(region) : "all places", level: region && level, region },
+    ...kept.filter((one) => !isChosen(one)).map((one) => ({ text: lastName(one.region), ...one })),
+    ...(area ? [{ text: "rectangle", area }] : []),
+  ];
+}
+
+async function lineOf({ run, has, series }, { region, level, area }) {
+  const { feature, resolution, breakdown } = choice;
+  if (!has) return { timestamps: [], columns: {} };
+  if (area) return hasTiles(choice.agg) ? api.area(run, feature, resolution, area) : { timestamps: [], columns: {} };
+  return region || breakdown ? api.timeseries(run, feature, resolution, { level, region, breakdown }) : series;
+}
+
+let lines = [];  // as they are drawn
+
+async function showSeries(mine) {
+  const { region, resolution, timestamp } = choice;
+  const wanted = targets();
+  const several = wanted.length > 1;
+  const read = await Promise.all(wanted.flatMap((target, number_) => shown.runs.map(async (one, i) => {
+    const { timestamps, columns } = await lineOf(one, target);
+    const name = [several ? target.text : "", shown.runs.length > 1 ? one.run.run_id : ""].filter(Boolean).join(", ") || one.run.run_id;
+    return {
+      name, timestamps, values: columns[column()] ?? timestamps.map(() => null),
+      look: several ? { colour: number_, dash: i > 0 } : { colour: i, dash: false },
+    };
+  })));
+  if (mine !== panelTurn) return;
+  lines = read;
   const box = $("series");
   const readout = el("div", { className: "readout" });
   const say = (when) => readout.replaceChildren(el("span", { className: "when" }, moment(when, resolution)),
-    ...lines.map((line, i) => el("span", {}, el("span", { className: `dot line${i}` }), " ",
+    ...lines.map((line) => el("span", {}, el("span", { className: `dot line${line.look.colour}` }), " ",
       ...(lines.length > 1 ? [el("span", { className: "name" }, `${line.name} `)] : []),
       el("b", {}, at(line, when)), unitAfter())));
-  const parts = [path(), readout];
+  const parts = [path(), ...keptLines(), readout];
   if (lines.some(({ values }) => values.some((value) => value !== null))) {
     say(timestamp);
     const label = `${featureName()}, ${region ? regionName(region) : "all places"}, ${column()}`;
@@ -574,12 +896,15 @@ async function showSeries() {
     });
     drawn.addEventListener("near", ({ detail }) => say(detail ?? choice.timestamp));
     parts.push(drawn, tableOf(lines));
+  } else if (choice.breakdown) {
+    parts.push(el("p", { className: "hint" }, "No line of this value is published here: lines by qualifier end at a level, and at a number of values."));
   } else {
-    parts.push(el("p", { className: "hint" }, `No figures ${column()} here.`));
+    parts.push(el("p", { className: "hint" }, `No figures ${column()} here: every value is missing.`));
   }
   const open = box.querySelector("details")?.open;
   box.replaceChildren(...parts);
   if (open) box.querySelector("details")?.setAttribute("open", "");
+  $("keep").disabled = !region || choice.kept.length >= MOST_KEPT || choice.kept.some((one) => one.region === region && one.level === choice.level);
 }
 
 // Where the line is about, with the way up: all places › Kenya › Nakuru.
@@ -604,29 +929,57 @@ function path() {
   return el("p", { className: "chips path" }, ...crumbs.flatMap((crumb, i) => (i ? [" › ", crumb] : [crumb])));
 }
 
-function tableOf(lines) {
+function keptLines() {
+  if (!choice.kept.length && !choice.area) return [];
+  const chips = choice.kept.map((one) => {
+    const button = el("button", { type: "button", className: "chip", title: regionName(one.region) }, `${lastName(one.region)} ×`);
+    button.setAttribute("aria-label", `Do not keep the line of ${regionName(one.region)}`);
+    button.addEventListener("click", () => {
+      step = true;
+      choice.kept = choice.kept.filter((other) => other !== one);
+      attempt(showPanel);
+    });
+    return button;
+  });
+  if (choice.area) {
+    const button = el("button", { type: "button", className: "chip" }, "rectangle ×");
+    button.setAttribute("aria-label", "No rectangle");
+    button.addEventListener("click", () => setArea(null));
+    chips.push(button);
+  }
+  return [el("p", { className: "chips kept" }, "Also: ", ...chips)];
+}
+
+function keepLine() {
+  step = true;
+  choice.kept = [...choice.kept, { level: choice.level, region: choice.region }];
+  attempt(showPanel);
+}
+
+const timesOf = (some) => [...new Set(some.flatMap(({ timestamps }) => timestamps))].sort((a, b) => a - b);
+
+function tableOf(some) {
   const { resolution } = choice;
-  const head = el("tr", {}, el("th", { scope: "col" }, "Time"), ...lines.map(({ name }) => el("th", { scope: "col" }, name)));
-  const times = [...new Set(lines.flatMap(({ timestamps }) => timestamps))].sort((a, b) => a - b);
-  const rows = times.map((when) => el("tr", {}, el("th", { scope: "row" }, moment(when, resolution)),
-    ...lines.map(({ timestamps, values }) => valueCell(values[timestamps.indexOf(when)]))));
-  return el("details", {}, el("summary", {}, "Numbers"),
-    el("div", { className: "scroll" }, el("table", { className: "figures" }, head, ...rows)));
+  const head = el("tr", {}, el("th", { scope: "col" }, "Time"), ...some.map(({ name }) => el("th", { scope: "col" }, name)));
+  const rows = timesOf(some).map((when) => el("tr", {}, el("th", { scope: "row" }, moment(when, resolution)),
+    ...some.map(({ timestamps, values }) => valueCell(values[timestamps.indexOf(when)]))));
+  const scroll = el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Numbers of the lines" },
+    el("table", { className: "figures" }, head, ...rows));
+  return el("details", {}, el("summary", {}, "Numbers"), scroll);
 }
 
 let ranked = [];
 
-async function showRegions() {
-  const { level, feature, resolution, timestamp } = choice;
+async function showRegions(mine) {
+  const { level, feature, resolution, timestamp, breakdown } = choice;
   if (!level || timestamp === null) {
     ranked = [];
     $("regions").replaceChildren(el("p", { className: "hint" }, "The rows name no regions."));
     return;
   }
-  const mine = turn;
   const answers = await Promise.all(shown.runs.map(({ run, has }) =>
-    (has ? api.regionalMap(run, feature, resolution, level, timestamp) : { ids: [], columns: {} })));
-  if (mine !== turn || level !== choice.level || timestamp !== choice.timestamp) return;
+    (has ? api.regionalMap(run, feature, resolution, level, timestamp, breakdown) : { ids: [], columns: {} })));
+  if (mine !== panelTurn) return;
   const byRun = answers.map(({ ids, columns }) => new Map(ids.map((id, i) => [id, columns[column()]?.[i] ?? null])));
   const ids = [...new Set(shown.runs.flatMap(({ lists }) => lists[level] ?? []))];
   ranked = ids.map((id) => ({ id, values: byRun.map((values) => values.get(id) ?? null) }));
@@ -634,9 +987,14 @@ async function showRegions() {
   showFound();
 }
 
-function showFound() {
+function foundRegions() {
   const wanted = $("find").value.trim().toLowerCase();
-  const found = ranked.filter(({ id }) => regionName(id).toLowerCase().includes(wanted));
+  const isFiltered = choice.low !== null || choice.high !== null;
+  return ranked.filter(({ id, values }) => regionName(id).toLowerCase().includes(wanted) && (!isFiltered || isDifference() || values.some(keeps)));
+}
+
+function showFound() {
+  const found = foundRegions();
   const most = Math.max(...ranked.flatMap(({ values }) => values).filter((value) => value !== null).map(Math.abs), 0);
   const items = found.slice(0, MOST_REGIONS).map(({ id, values }) => {
     const bars = values.map((value, i) => {
@@ -652,9 +1010,52 @@ function showFound() {
     return el("li", {}, button);
   });
   const rest = found.length - items.length;
+  const none = $("find").value ? "No region is called so." : "No region has a value in this range.";
   $("regions").replaceChildren(
-    items.length ? el("ul", { className: "ranking" }, ...items) : el("p", { className: "hint" }, "No region is called so."),
+    items.length ? el("ul", { className: "ranking" }, ...items) : el("p", { className: "hint" }, none),
     ...(rest > 0 ? [el("p", { className: "hint" }, `and ${rest} more: type a part of the name`)] : []));
+}
+
+// --- files --------------------------------------------------------------------------------------------
+
+const isoOf = (when) => new Date(when).toISOString();
+const fileName = (what) => [...chosenRuns().map(nameOf), choice.feature, what].join(" ");
+const withUnit = (name) => (unit() ? `${name} (${unit()})` : name);
+
+function saveLines() {
+  save.csv(fileName(`${column()} lines`), ["timestamp", ...lines.map(({ name }) => withUnit(name))],
+    timesOf(lines).map((when) => [isoOf(when), ...lines.map(({ timestamps, values }) => values[timestamps.indexOf(when)])]));
+}
+
+function saveRegions() {
+  save.csv(fileName(`${column()} ${choice.level} ${isoOf(choice.timestamp).slice(0, 7)}`),
+    ["region_id", ...shown.runs.map(({ run }) => withUnit(run.run_id))], foundRegions().map(({ id, values }) => [id, ...values]));
+}
+
+// The cells of the tiles that are drawn, or the circles.
+async function saveValues() {
+  const name = fileName(`${column()} map ${isoOf(choice.timestamp).slice(0, 7)}`);
+  const maps = mapped().map((reads) => (reads.length > 1 ? `${reads[1].run.run_id} minus ${reads[0].run.run_id}` : reads[0].run.run_id));
+  if (!ofCells()) {
+    save.csv(name, ["map", "region_id", "lat", "lng", withUnit(column())],
+      circles.flatMap((some, i) => some.filter(({ value }) => keeps(value)).map(({ id, at: at_, value }) => [maps[i], id, ...(at_ ?? ["", ""]), value])));
+    return;
+  }
+  const found = await Promise.all(maps.map((_, i) => panes[i].bins.values(panes[i].bins.sources, choice.agg)));
+  save.csv(name, ["map", "zoom", "west", "south", "east", "north", withUnit(column())],
+    found.flatMap((some, i) => some.filter(({ value }) => keeps(value)).map((cell) => {
+      const [[south, west], [north, east]] = cornersOf(cell);
+      return [maps[i], cell.z, west, south, east, north, cell.value];
+    })));
+}
+
+async function savePicture() {
+  const scale = ranges?.[panes[0].bins.zoom] ? look.scaleAt(panes[0].bins.zoom) : null;
+  await save.png(fileName(`map ${isoOf(choice.timestamp).slice(0, 7)}`), panes.filter(({ figure: box }) => !box.hidden).map(({ map }) => map), {
+    title: `${featureName()}${unit() ? ` in ${unit()}` : ""}, ${moment(choice.timestamp, choice.resolution)}`,
+    subtitle: `${mapped().map((reads) => reads.map(({ run }) => nameOf(run)).reverse().join(" minus ")).join(" | ")} - ${column()}`,
+    scale, ends: scale ? [0, 0.5, 1].map((share) => number(scale.at(share))) : [],
+  });
 }
 
 listen();

@@ -1,7 +1,7 @@
 // A map of bins: land, the tiles of one month or year as coloured cells, borders, and the cell that is picked.
 
 import { tile, tileAtHand } from "./api.js";
-import { colour } from "./colours.js";
+import { el } from "./format.js";
 import { BINS, FINEST_ZOOM, cellAt, cornersOf, figure } from "./grid.js";
 
 const { L, topojson } = window;
@@ -107,19 +107,18 @@ const Bins = L.GridLayer.extend({
   },
 
   async fill(canvas) {
-    const { source } = this.owner;
+    const { sources, look } = this.owner;
     const { x, y, z } = canvas.at;
-    const loaded = source && (await tile(source, z, x, y));
-    // Meanwhile another month may have been chosen: its own drawing follows.
-    if (source !== this.owner.source) return;
+    const values = await valuesIn(sources, look.agg, z, x, y);
+    // Meanwhile something else may have been chosen: its own drawing follows.
+    if (sources !== this.owner.sources || look !== this.owner.look) return;
     const context = canvas.getContext("2d");
     context.clearRect(0, 0, canvas.width, canvas.height);
-    if (!loaded) return;
     const side = this.pixels;
-    for (const [bin, position] of loaded.positions) {
-      const value = figure(loaded, position, this.owner.agg);
-      if (value === null) continue;
-      context.fillStyle = colour(value, this.owner.rangeAt(z));
+    const scale = look.scaleAt(z);
+    for (const [bin, value] of values) {
+      if (!look.keeps(value)) continue;
+      context.fillStyle = scale.colour(value);
       context.fillRect((bin % BINS) * side, Math.floor(bin / BINS) * side, side - 1, side - 1);
     }
   },
@@ -129,17 +128,36 @@ const Bins = L.GridLayer.extend({
   },
 });
 
+// Value by bin of a tile. Of two sources it is what the second has more than the first, where both have a value.
+export async function valuesIn(sources, agg, z, x, y) {
+  const [one, other] = await Promise.all(sources.map((source) => tile(source, z, x, y)));
+  const values = new Map();
+  for (const [bin, position] of one?.positions ?? []) {
+    let value = figure(one, position, agg);
+    if (sources.length > 1 && value !== null) {
+      const there = other.positions.get(bin);
+      const second = there === undefined ? null : figure(other, there, agg);
+      value = second === null ? null : second - value;
+    }
+    if (value !== null) values.set(bin, value);
+  }
+  return values;
+}
+
+const BLANK = { agg: { space: "mean", time: "mean" }, scaleAt: () => null, keeps: () => false };
+
 export class BinMap {
-  // hooks: onPick(cell), onHover(cell, x, y) with null for none, onZoom(), onProblem(error),
+  // hooks: onPick(cell), onHover(cell, x, y) with null for none, onZoom(), onProblem(error), onArea(bounds),
   // onBusy(1) when something begins that takes time, onBusy(-1) when it ends
   constructor(element, hooks) {
     this.hooks = hooks;
-    this.source = null;
-    this.agg = { space: "mean", time: "mean" };
+    this.sources = [];
+    this.look = BLANK;
     this.map = L.map(element, {
-      minZoom: 1,
+      minZoom: 0,
       maxZoom: CLOSEST,
-      zoomSnap: 1,
+      // Fine steps, so that the whole world, or all data, fills the window.
+      zoomSnap: 0.25,
       attributionControl: false,
       zoomControl: false,
       fadeAnimation: false,
@@ -152,8 +170,12 @@ export class BinMap {
       .addAttribution("Outlines: Natural Earth").addTo(this.map);
     L.control.scale({ imperial: false, position: "bottomleft" }).addTo(this.map);
     this.map.createPane("land").style.zIndex = 150;
-    this.map.createPane("borders").style.zIndex = 300;
-    this.map.getPane("borders").style.pointerEvents = "none";
+    for (const [name, above] of [["borders", 300], ["circles", 420], ["names", 450]]) {
+      this.map.createPane(name).style.zIndex = above;
+      if (name !== "circles") this.map.getPane(name).style.pointerEvents = "none";
+    }
+    this.circles = L.layerGroup().addTo(this.map);
+    this.names = L.layerGroup().addTo(this.map);
     this.#addLand();
     this.#listen(element);
     this.setCells(8);
@@ -186,10 +208,16 @@ export class BinMap {
 
   #listen(element) {
     this.map.on("mousemove", ({ latlng, originalEvent }) => {
-      this.hooks.onHover(this.#occupied(latlng), originalEvent.clientX, originalEvent.clientY);
+      if (this.corner) this.#stretch(latlng);
+      else this.hooks.onHover(this.#occupied(latlng), originalEvent.clientX, originalEvent.clientY);
     });
+    this.map.on("mousedown", ({ latlng }) => { if (this.drawing) this.corner = latlng; });
+    this.map.on("mouseup", ({ latlng }) => { if (this.corner) this.#close(latlng); });
     this.map.on("mouseout movestart zoomstart", () => this.hooks.onHover(null));
-    this.map.on("click", ({ latlng }) => this.hooks.onPick(cellAt(latlng, this.zoom)));
+    this.map.on("click", ({ latlng }) => {
+      if (this.closed) this.closed = false;  // The end of a rectangle is no choice of a cell.
+      else this.hooks.onPick(cellAt(latlng, this.zoom));
+    });
     this.map.on("zoomend", () => this.hooks.onZoom());
     element.setAttribute("role", "application");
     element.addEventListener("keydown", (event) => {
@@ -202,8 +230,77 @@ export class BinMap {
   // The bin at a place, if it has data and its tile is here.
   #occupied(latlng) {
     const cell = cellAt(latlng, this.zoom);
-    const loaded = cell && this.source && tileAtHand(this.source, cell.z, cell.x, cell.y);
-    return loaded?.positions.has(cell.bin) ? cell : null;
+    if (!cell) return null;
+    const some = this.sources.some((source) => tileAtHand(source, cell.z, cell.x, cell.y)?.positions.has(cell.bin));
+    return some ? cell : null;
+  }
+
+  // --- a rectangle ---
+
+  // Whether dragging draws a rectangle instead of moving the map.
+  set drawsArea(on) {
+    this.drawing = on;
+    this.corner = null;
+    this.map.dragging[on ? "disable" : "enable"]();
+    this.map.getContainer().classList.toggle("drawing", on);
+  }
+
+  #stretch(latlng) {
+    this.showArea(boundsOf(L.latLngBounds(this.corner, latlng)));
+  }
+
+  #close(latlng) {
+    const bounds = L.latLngBounds(this.corner, latlng);
+    this.corner = null;
+    this.closed = true;
+    this.hooks.onArea(bounds.getWest() < bounds.getEast() && bounds.getSouth() < bounds.getNorth() ? boundsOf(bounds) : null);
+  }
+
+  // West, south, east and north of what is in sight.
+  get inSight() {
+    return boundsOf(this.map.getBounds());
+  }
+
+  showArea(bounds) {
+    this.area?.remove();
+    this.area = bounds && L.rectangle([[bounds[1], bounds[0]], [bounds[3], bounds[2]]], {
+      interactive: false, fill: false, color: "#111827", weight: 2, dashArray: "6 4", className: "area",
+    }).addTo(this.map);
+  }
+
+  // --- regions ---
+
+  // Regions as circles at their middles: [{id, text, at: [lat, lng], colour}]; onPick(id), onHover(one or null, x, y).
+  showCircles(found, onPick, onHover) {
+    this.circles.clearLayers();
+    for (const one of found) {
+      const circle = L.circleMarker(one.at, {
+        pane: "circles", radius: 9, weight: 1.5, color: "#16202c", fillColor: one.colour, fillOpacity: 1, bubblingMouseEvents: false,
+      });
+      circle.on("click", () => onPick(one.id));
+      circle.on("mousemove", ({ originalEvent }) => onHover(one, originalEvent.clientX, originalEvent.clientY));
+      circle.on("mouseout", () => onHover(null));
+      circle.addTo(this.circles);
+    }
+  }
+
+  // Names at places, those that come first in the list before others: [{text, at: [lat, lng]}].
+  showNames(found) {
+    this.names.clearLayers();
+    const taken = [];
+    const size = this.map.getSize();
+    for (const { text, at } of found) {
+      const { x, y } = this.map.latLngToContainerPoint(at);
+      const half = (Math.min(text.length, 28) * 6.6) / 2 + 3;
+      const box = [x - half, y - 9, x + half, y + 9];
+      if (box[0] < 0 || box[1] < 0 || box[2] > size.x || box[3] > size.y) continue;
+      if (taken.some((other) => box[0] < other[2] && box[2] > other[0] && box[1] < other[3] && box[3] > other[1])) continue;
+      taken.push(box);
+      const label = el("span", { className: "place", title: text }, text);
+      L.marker(at, {
+        pane: "names", interactive: false, keyboard: false, icon: L.divIcon({ className: "placed", html: label, iconSize: [0, 0] }),
+      }).addTo(this.names);
+    }
   }
 
   // Zoom of the tiles that are shown.
@@ -216,12 +313,19 @@ export class BinMap {
     this.bins = new Bins(this, pixels).addTo(this.map);
   }
 
-  // Show a source {run, feature, resolution, timestamp}, or nothing: null.
-  async show(source, agg, rangeAt) {
-    this.source = source;
-    this.agg = agg;
-    this.rangeAt = rangeAt;
+  // Show sources {run, feature, resolution, timestamp}: one, two for their difference, or none.
+  // look: agg, scaleAt(zoom of tiles), keeps(value)
+  async show(sources, look) {
+    this.sources = sources;
+    this.look = look;
     await this.bins.drawAll();
+  }
+
+  // The values of all bins of the tiles that are drawn; `[{z, x, y, bin, value}]`.
+  async values(sources, agg) {
+    const found = await Promise.all([...this.bins.drawn].map(async ({ at: { z, x, y } }) =>
+      [...await valuesIn(sources, agg, z, x, y)].map(([bin, value]) => ({ z, x, y, bin, value }))));
+    return found.flat();
   }
 
   mark(cell, kind) {
@@ -232,9 +336,9 @@ export class BinMap {
     }).addTo(this.map);
   }
 
-  // Go to where the data is: the bins of the coarsest tile, then those of the finest tile around them.
-  async fit(source = this.source) {
-    if (!source) return;
+  // Go to where the data is, if there is any: the bins of the coarsest tile, then those of the finest tile around them.
+  async fit(source = this.sources[0]) {
+    if (!source) return false;
     let corners = null;
     for (let z = 0; z <= FINEST_ZOOM; z += 1) {
       const found = await this.#extent(source, z, corners);
@@ -245,6 +349,7 @@ export class BinMap {
       if (!one || !other || (other.x - one.x + 1) * (other.y - one.y + 1) > 4) break;
     }
     if (corners) this.map.fitBounds(corners, { padding: [24, 24], maxZoom: 9, animate: false });
+    return corners !== null;
   }
 
   async #extent(source, z, within) {
@@ -261,6 +366,9 @@ export class BinMap {
     return (await Promise.all(asked)).flat();
   }
 }
+
+const boundsOf = (bounds) => [bounds.getWest(), bounds.getSouth(), bounds.getEast(), bounds.getNorth()]
+  .map((degrees, i) => Number(Math.min(Math.max(degrees, i % 2 ? -85.05 : -180), i % 2 ? 85.05 : 180).toFixed(4)));
 
 // Keep two maps at the same place: moving either moves the other.
 export function together(one, other) {

@@ -1,0 +1,241 @@
+"""The cells of a column of any type as text or as numbers.
+
+What kinds of columns there are (`kind_of`), and how each prints and reads. What a column means is no
+business of this module; times are in `times.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.groups import Floats, Mask
+from datacube_assets.kernels.schema import is_text
+
+READABLE = "Write text, numbers, booleans, dates or timestamps"
+"""What a column may hold, as a remedy."""
+MAX_TEXT_BYTES = 1 << 16
+"""The longest text. It is a name of something, and stands in every row of an object that it is about."""
+Columns = Mapping[str, pa.ChunkedArray]
+"""The columns of a batch by name."""
+
+
+def kind_of(name: str, type_: pa.DataType) -> str:
+    """What a column of a type is read as (`ColumnProfile.kinds`). Raises InputError, naming the column."""
+    if pa.types.is_dictionary(type_):
+        return kind_of(name, type_.value_type)
+    if is_text(type_) or pa.types.is_null(type_):
+        return "O"
+    if pa.types.is_floating(type_) or pa.types.is_decimal(type_):
+        return "f"
+    if pa.types.is_integer(type_):
+        return "i"
+    if pa.types.is_boolean(type_):
+        return "b"
+    if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
+        return "M"
+    raise InputError(
+        f"cells of type {type_} cannot be read",
+        column=name,
+        remedy=READABLE,
+    )
+
+
+def by_name(batch: pa.Table) -> Columns:
+    """The columns by name. Asking a table for a column by name takes as long as the table is wide."""
+    return dict(zip(batch.column_names, batch.columns, strict=True))
+
+
+@contextmanager
+def naming_column(name: str, column: pa.ChunkedArray) -> Iterator[None]:
+    """Turn what Arrow and Python say of cells that break their type's rules into an InputError."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "a text is not UTF-8", column=name, example=error.object, remedy="Write all text as UTF-8"
+        ) from error
+    except pa.ArrowException as error:
+        raise InputError(
+            f"cells of type {column.type} cannot be read: {str(error).splitlines()[0]}",
+            column=name,
+            remedy=READABLE,
+        ) from error
+
+
+def distinct_texts(name: str, column: pa.ChunkedArray) -> list[str | None]:
+    if pa.types.is_dictionary(column.type):
+        encoded = _one_chunk(column)
+        column = encoded.dictionary.take(encoded.indices.unique().drop_null())
+    found = column.unique().cast(pa.string())
+    sizes = pc.binary_length(found)
+    if (pc.max(sizes).as_py() or 0) > MAX_TEXT_BYTES:
+        longest = pc.index(sizes, pc.max(sizes)).as_py()
+        raise InputError(
+            f"a text has {sizes[longest].as_py():,} bytes, and more than {MAX_TEXT_BYTES:,} cannot be read",
+            column=name,
+            example=found[longest].as_py(),
+            remedy="Shorten the texts, or leave the column out",
+        )
+    distinct: list[str | None] = found.to_pylist()
+    return distinct
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """A column in one piece, with one dictionary if it has dictionaries; a file may have thousands."""
+    if pa.types.is_dictionary(column.type):
+        column = column.unify_dictionaries()
+    whole = column.combine_chunks()
+    if isinstance(whole, pa.ChunkedArray):
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+    return whole
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def first_value(column: pa.ChunkedArray) -> object:
+    values = column.drop_null()
+    try:
+        return values[0].as_py() if len(values) else None
+    except (OverflowError, ValueError):
+        # A time that Python has no name for.
+        return None
+
+
+def count_texts(column: pa.Array) -> dict[str, int]:
+    counted = pc.value_counts(column.drop_null())
+    names, counts = counted.field("values"), counted.field("counts")
+    return dict(sorted(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
+
+
+def as_text(name: str, column: pa.ChunkedArray, *, whole: bool) -> pa.DictionaryArray:
+    """A column as a dictionary of texts, nulls kept; numbers and dates print as Python prints them."""
+    column = _encodable(column)
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    encoded = _one_chunk(column)
+    return pa.DictionaryArray.from_arrays(
+        encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
+    )
+
+
+def map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | None]) -> pa.Array:
+    """Apply a function to the distinct texts, None where null or NaN was; equal results share a code."""
+    texts, indices = column.dictionary.to_pylist(), column.indices
+    if indices.null_count:
+        # A null cell has no text to point to; NaN points to a null.
+        indices = pc.fill_null(indices, len(texts))
+        texts.append(None)
+    encoded = pa.array([change(text) for text in texts], pa.string()).dictionary_encode()
+    indices = encoded.indices.take(indices)
+    return pa.DictionaryArray.from_arrays(indices.cast(pa.int32()), encoded.dictionary)
+
+
+def _encodable(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column, or the same in a type that Arrow can make a dictionary of."""
+    if pa.types.is_null(column.type):
+        return column.cast(pa.string())
+    if pa.types.is_decimal32(column.type) or pa.types.is_decimal64(column.type):
+        return column.cast(pa.decimal128(column.type.precision, column.type.scale))
+    return column
+
+
+def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
+    kind = kind_of(name, values.type)
+    if kind == "O":
+        return values.cast(pa.string())
+    if kind == "i" and not whole:
+        # Another part has fractions in this column: one value must not have two spellings.
+        values, kind = values.cast(pa.float64(), safe=False), "f"
+    if kind == "f" and not pa.types.is_decimal(values.type):
+        floats = shortest(values)
+        if not whole:
+            texts = floats.astype("S32").astype(str)
+        else:
+            texts = np.where(np.isnan(floats), 0, floats).astype(np.int64).astype(str)
+        return pa.array(texts, pa.string(), mask=np.isnan(floats))
+    if kind == "b":
+        return pc.if_else(values, "True", "False")
+    if kind == "M":
+        if whole:
+            return pc.strftime(values, format="%Y-%m-%d")
+        # Python leaves out a fraction of zero.
+        return pc.replace_substring_regex(
+            pc.strftime(values, format="%Y-%m-%d %H:%M:%S"), pattern=r"\.0+$", replacement=""
+        )
+    return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
+
+
+def shortest(values: pa.Array | pa.ChunkedArray) -> Floats:
+    """Floats as float64, NaN for null; from fewer bits, the number that their shortest text names."""
+    floats: npt.NDArray[Any] = (
+        values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(zero_copy_only=False)
+    )
+    return floats if floats.dtype == np.float64 else floats.astype("S32").astype(np.float64)
+
+
+def used_texts(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """A text column as a dictionary; what no row holds is not in it, and cannot be found fault with."""
+    texts = plain(column).cast(pa.string())
+    return as_text("", texts, whole=True)
+
+
+def parse_number(text: str | None) -> float | None:
+    """The number a text stands for; NaN when it is blank, None when it is no number."""
+    if text is None or not text.strip():
+        return np.nan
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def take_coded(values: Floats, indices: pa.Array) -> Floats:
+    """Values by code, NaN where the code is null."""
+    padded = np.append(values, np.nan)
+    taken: Floats = padded[_filled(indices)]
+    return taken
+
+
+def mask_coded(values: Mask, indices: pa.Array) -> Mask:
+    taken: Mask = np.append(values, np.False_)[_filled(indices)]
+    return taken
+
+
+def _filled(indices: pa.Array) -> npt.NDArray[np.int64]:
+    # -1 addresses the element appended for null.
+    filled: npt.NDArray[np.int64] = pc.fill_null(indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return filled
+
+
+def as_floats(column: pa.ChunkedArray) -> Floats:
+    """A numeric column as a new float64 array, nulls as NaN."""
+    column = plain(column)
+    if pa.types.is_decimal(column.type):
+        # Arrow makes some floats of decimals that are not the nearest; of text it makes those that are.
+        column = column.cast(pa.string())
+    values: Floats = column.cast(pa.float64(), safe=False).to_numpy()
+    return np.array(values)
+
+
+def as_numbers(name: str, column: pa.ChunkedArray) -> Floats:
+    """A column as numbers, NaN for whatever is none."""
+    kind = kind_of(name, column.type)
+    if kind in "fib":
+        return as_floats(column)
+    if kind == "M":
+        return np.full(len(column), np.nan)
+    encoded = as_text(name, column, whole=True)
+    parsed = [parse_number(text) for text in encoded.dictionary.to_pylist()]
+    return take_coded(
+        np.array([np.nan if one is None else one for one in parsed], np.float64), encoded.indices
+    )

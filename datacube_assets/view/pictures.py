@@ -1,0 +1,154 @@
+"""Tiles as pictures for other programs: PNG of 256 pixels, and TileJSON that tells where they are.
+
+How bins become colours belongs here; the page of `datacube view` draws its own (`static/js/`), by the same
+palettes (`static/palettes.json`).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+from PIL import Image
+from starlette.exceptions import HTTPException
+
+from datacube_assets.kernels.decode import Tile
+from datacube_assets.kernels.morton import BIN_BITS
+from datacube_assets.read import PublishedDatacube
+from datacube_assets.storage.published import Published
+from datacube_assets.storage.stores import MissingObjectError
+from datacube_assets.view.query import ZOOMS, Query
+
+PALETTES = Path(__file__).parent / "static" / "palettes.json"
+SCALES = ("linear", "log")
+STYLE = ("figure", "palette", "scale", "min", "max")
+"""Parameters that say how a picture looks."""
+_SIDE = 1 << BIN_BITS
+_PIXELS = 256
+_COLOURS = 255
+_BOUNDS_ZOOM = 2
+
+Values = npt.NDArray[np.float64]
+
+
+@functools.cache
+def palettes() -> dict[str, list[str]]:
+    """Names and colours (`rrggbb`), from the smallest value to the largest."""
+    found: dict[str, list[str]] = json.loads(PALETTES.read_text())
+    return found
+
+
+def figures_of(tile: Tile, figure: str) -> Values:
+    """A figure of each bin, as CauseMos' reader forms it: the sum, or the sum by the weight."""
+    total = tile.s_sum_t_sum if figure.endswith("t_sum") else tile.s_sum_t_mean
+    if figure.startswith("s_sum"):
+        return total
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean: Values = np.where(tile.s_count > 0, total / tile.s_count, np.nan)
+    return mean
+
+
+def png(published: Published, query: Query) -> bytes:
+    """The picture of a tile; one that is not there is transparent."""
+    resolution, time = query.time
+    zoom, x, y = query.tile
+    figure, palette = query.figure, query.one_of("palette", palettes(), "viridis")
+    scale = query.one_of("scale", SCALES, "linear")
+    try:
+        tile = published.tile(resolution, query.feature, time, zoom, x, y)
+    except MissingObjectError:
+        _check_there(published, query)
+        return _drawn(np.zeros((_SIDE, _SIDE), np.uint8), palette)
+    low, high = _range(published, query, figure, zoom)
+    values = figures_of(tile, figure)
+    numbers = np.zeros(_SIDE * _SIDE, np.uint8)
+    known = np.isfinite(values)
+    numbers[tile.bin[known]] = 1 + _shares(values[known], low, high, scale) * (_COLOURS - 1)
+    return _drawn(numbers.reshape(_SIDE, _SIDE), palette)
+
+
+def _check_there(published: Published, query: Query) -> None:
+    """Raise NoDataError where not only this tile is missing, but its feature or time."""
+    resolution, time = query.time
+    PublishedDatacube(published).grid_stats(query.feature, time, resolution=resolution)
+
+
+def _range(published: Published, query: Query, figure: str, zoom: int) -> tuple[float, float]:
+    resolution, time = query.time
+    low = query.number("min") if query.has("min") else None
+    high = query.number("max") if query.has("max") else None
+    if low is None or high is None:
+        stats = PublishedDatacube(published).grid_stats(query.feature, time, resolution=resolution)
+        row = stats.filter(pc.equal(stats["zoom"], zoom)).to_pylist()
+        least, most = (row[0][f"{end}_{figure}"] for end in ("min", "max")) if row else (0.0, 0.0)
+        low = least if low is None else low
+        high = most if high is None else high
+    if low is None or high is None or low > high:
+        raise HTTPException(400, "min must not be above max")
+    return low, high
+
+
+def _shares(values: Values, low: float, high: float, scale: str) -> Values:
+    """Where values lie between the ends, from 0 to 1."""
+    if scale == "log":
+        if low <= 0:
+            raise HTTPException(
+                400, f"a log scale needs values above 0, and the smallest is {low:g}: give min"
+            )
+        values, low, high = np.log(np.maximum(values, low)), math.log(low), math.log(high)
+    if high <= low:
+        return np.full(len(values), 0.5)
+    shares: Values = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return shares
+
+
+def _drawn(numbers: npt.NDArray[np.uint8], palette: str) -> bytes:
+    """A picture of colour numbers; 0 is transparent."""
+    times = _PIXELS // _SIDE
+    image = Image.fromarray(np.kron(numbers, np.ones((times, times), np.uint8)), mode="P")
+    image.putpalette(b"\0\0\0" + _ramp(palette))
+    sink = io.BytesIO()
+    image.save(sink, "PNG", transparency=0, optimize=False)
+    return sink.getvalue()
+
+
+@functools.cache
+def _ramp(palette: str) -> bytes:
+    anchors = np.array([[int(colour[at : at + 2], 16) for at in (0, 2, 4)] for colour in palettes()[palette]])
+    at = np.linspace(0, len(anchors) - 1, _COLOURS)
+    channels = [np.interp(at, np.arange(len(anchors)), anchors[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=1).round().astype(np.uint8).tobytes()
+
+
+def tilejson(published: Published, query: Query) -> dict[str, Any]:
+    """Where the pictures of a feature at a time are, for programs that read TileJSON 3.0.0."""
+    resolution, time = query.time
+    cube = PublishedDatacube(published)
+    bins = cube.bins(query.feature, time, zoom=_BOUNDS_ZOOM, resolution=resolution)
+    query.one_of("palette", palettes(), "viridis")
+    query.one_of("scale", SCALES, "linear")
+    style = {name: query.text(name) for name in STYLE if query.has(name)} | {"figure": query.figure}
+    names = (published.run.key, query.feature, query.text("time"))
+    path = "/".join(quote(name, safe="") for name in names)
+    ends = {
+        name: pc.min_max(bins[name])["min" if name in ("west", "south") else "max"].as_py()
+        for name in ("west", "south", "east", "north")
+    }
+    return {
+        "tilejson": "3.0.0",
+        "name": f"{published.run}: {query.feature}, {query.text('time')}",
+        "description": f"{query.figure} of each bin",
+        "scheme": "xyz",
+        "tiles": [f"{query.base_url}tiles/{path}/{{z}}/{{x}}/{{y}}.png?{urlencode(style)}"],
+        "minzoom": 0,
+        "maxzoom": ZOOMS - 1,
+        "bounds": list(ends.values()) if bins.num_rows else [-180.0, -85.05, 180.0, 85.05],
+    }

@@ -1,0 +1,328 @@
+"""Where a number comes from: every published figure, recomputed from the rows that its explanation names.
+
+Tables are random, with hostile names and with rows that do not count; datacubes are really published, and
+what is compared with is read from their objects.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from click.testing import CliRunner
+
+from datacube_assets.cli import main
+from datacube_assets.kernels.provenance import (
+    BAD_TIMESTAMP,
+    INFINITE_VALUE,
+    MISSING_VALUE,
+    NO_FEATURE,
+    NO_NUMBER,
+    OFF_MAP,
+)
+from datacube_assets.kernels.schema import RESOLUTIONS, RegionLevel
+from datacube_assets.read import Explanation, NoDataError, explain, open_datacube, open_tables
+from datacube_assets_tests.integration.support import DAY, FEBRUARY, JANUARY, House, open_house, rows
+
+LATE = 9_999_999_999_999_999
+"""A timestamp beyond 2262."""
+COUNTRIES = ('Côte "d\'Ivoire"', "Kenya, north", "None", "a\\b%41")
+CROPS = ("maize", 'x,"y"', "élan", "../..")
+LEVELS: tuple[RegionLevel, ...] = ("country", "admin1")
+
+
+def random_parts(seed: int) -> list[pa.Table]:
+    """Two parts whose rows share places and cells; some of them do not count."""
+    chance = np.random.default_rng(seed)
+    parts = []
+    for size in (60, 40):
+        place = chance.integers(0, 9, size)
+        values = chance.normal(size=size) * 10.0 ** chance.integers(-3, 6, size)
+        values[chance.random(size) < 0.1] = np.nan
+        values[chance.random(size) < 0.05] = np.inf
+        texts = [None if math.isnan(value) else repr(float(value)) for value in values]
+        texts = ["n/a" if odd else text for odd, text in zip(chance.random(size) < 0.04, texts, strict=True)]
+        times = JANUARY + chance.integers(-400, 400, size) * DAY
+        times[chance.random(size) < 0.05] = LATE
+        features = [None if missing else "yield" for missing in chance.random(size) < 0.05]
+        parts.append(
+            pa.table(
+                {
+                    "timestamp": times,
+                    "country": [COUNTRIES[number % 4] for number in place],
+                    "admin1": [f"west/{number % 3}" for number in place],
+                    "lat": [None if number == 8 else 89.0 if number == 7 else number / 3 for number in place],
+                    "lng": [number * 20.0 - 60 for number in place],
+                    "feature": features,
+                    "value": texts
+                    if seed % 2
+                    else [value if math.isfinite(value) else None for value in values],
+                    "crop": [CROPS[number] for number in chance.integers(0, 4, size)],
+                    "area": chance.integers(0, 4, size) * 0.5,
+                }
+            )
+        )
+    return parts
+
+
+@pytest.fixture(scope="module", params=range(3))
+def random(request: pytest.FixtureRequest) -> Iterator[House]:
+    with tempfile.TemporaryDirectory() as folder, open_house(Path(folder)) as house:
+        house.publish(
+            *random_parts(request.param),
+            qualifier_map={"yield": ["crop"]},
+            weight_column="area" if request.param == 2 else "",
+        )
+        yield house
+
+
+def recomputed(explanation: Explanation, *, weighted: bool) -> dict[str, float | None]:
+    """The figures of an explanation, in plain Python from nothing but its rows."""
+    cells: dict[tuple[Any, ...], list[tuple[float, float]]] = defaultdict(list)
+    for row in explanation.table().to_pylist():
+        if row["reason"] in (None, MISSING_VALUE, INFINITE_VALUE):
+            names = ("country", "admin1", "lat", "lng", "crop", *(() if weighted else ("area",)))
+            value = float(row["delivered.value"]) if row["counted"] else math.nan
+            cells[tuple(row[f"delivered.{name}"] for name in names)].append((value, row["delivered.area"]))
+    sums, means, pairs = [], [], []
+    for members in cells.values():
+        present = [(value, weight) for value, weight in members if not math.isnan(value)]
+        sums.append(math.fsum(value for value, _ in present))
+        weight = math.fsum(weight for _, weight in members) / len(members)
+        if present:
+            means.append(sums[-1] / len(present))
+        pairs.append((sums[-1], means[-1] if present else None, weight))
+    figures: dict[str, float | None] = {
+        "s_sum_t_sum": math.fsum(sums),
+        "s_mean_t_sum": math.fsum(sums) / len(sums),
+        "s_sum_t_mean": math.fsum(means),
+        "s_mean_t_mean": math.fsum(means) / len(means) if means else None,
+        "s_count": len(means),
+    }
+    if explanation.scope.bin is not None:
+        figures["s_mean_t_sum"] = math.fsum(sums) / len(means) if means else None
+    if weighted and explanation.scope.bin is None:
+        weights = math.fsum(weight for _, _, weight in pairs)
+        total = math.fsum(t_sum * weight for t_sum, _, weight in pairs)
+        figures["s_wavg_t_sum"] = total / weights if weights else None
+    return figures
+
+
+def assert_explained(explanation: Explanation, published: dict[str, Any], *, weighted: bool) -> None:
+    for name, value in recomputed(explanation, weighted=weighted).items():
+        wanted = published[name]
+        said = explanation.figures[name]
+        assert said == wanted, f"{name} is published as {wanted}, and explained as {said}"
+        if value is None or wanted is None:
+            assert (value, wanted) == (None, None), name
+        else:
+            assert value == pytest.approx(wanted, rel=1e-9, abs=1e-9), name
+
+
+def test_every_published_figure_is_recomputed_from_the_rows_of_its_explanation(random: House) -> None:
+    cube = open_datacube(random.bucket(), "model", "run")
+    tables = open_tables(random.folder / "lake", "model", "run")
+    weighted = cube.has_weights
+    explained = 0
+    for resolution in RESOLUTIONS:
+        for line in cube.timeseries("yield", resolution=resolution).to_pylist():
+            found = tables.explain("yield", line["timestamp"], resolution=resolution)
+            assert_explained(found, line, weighted=weighted)
+            explained += 1
+            for level in LEVELS:
+                for region in cube.regions(
+                    "yield", level, line["timestamp"], resolution=resolution
+                ).to_pylist()[::2]:
+                    found = tables.explain(
+                        "yield",
+                        line["timestamp"],
+                        resolution=resolution,
+                        region=region["region_id"],
+                        level=level,
+                    )
+                    assert_explained(found, region, weighted=weighted)
+                    explained += 1
+        for line in cube.timeseries("yield", resolution=resolution, qualifier="crop").to_pylist()[::3]:
+            if line["s_count"] is None:
+                continue
+            found = tables.explain(
+                "yield", line["timestamp"], resolution=resolution, qualifier="crop", value=line["value"]
+            )
+            assert_explained(found, line, weighted=weighted)
+            explained += 1
+        for time in cube.timestamps("yield", resolution)[::4]:
+            for zoom in (0, 3, 8):
+                for square in cube.bins("yield", time, zoom=zoom, resolution=resolution).to_pylist():
+                    if square["s_count"]:
+                        found = tables.explain(
+                            "yield", time, resolution=resolution, bin=bin_of(zoom, square["x"], square["y"])
+                        )
+                        assert_explained(found, square, weighted=weighted)
+                        explained += 1
+    assert explained > 100
+
+
+def bin_of(zoom: int, x: int, y: int) -> tuple[int, int, int, int]:
+    return zoom, x // 64, y // 64, x % 64 + y % 64 * 64
+
+
+def test_the_rows_of_all_months_are_all_rows_of_the_files_and_each_says_why_it_does_not_count(
+    random: House,
+) -> None:
+    tables = open_tables(random.folder / "lake", "model", "run")
+    months = tables.timestamps("yield", "month")
+    seen: dict[tuple[str, int], str | None] = {}
+    for month in months:
+        for row in tables.explain("yield", month).table().to_pylist():
+            seen[row["part"], row["row"]] = row["reason"]
+            delivered = {name.removeprefix("delivered."): value for name, value in row.items()}
+            assert row["reason"] == reason_of(delivered), row
+    assert sorted(row for _, row in seen) == sorted([*range(60), *range(40)])
+    assert len(set(seen.values())) >= 3
+
+
+def reason_of(row: dict[str, Any]) -> str | None:
+    """Why a row does not count, in plain Python."""
+    if row["feature"] is None:
+        return NO_FEATURE
+    if row["timestamp"] == LATE:
+        return BAD_TIMESTAMP
+    if row["value"] == "n/a":
+        return NO_NUMBER
+    if row["value"] is None:
+        return MISSING_VALUE
+    return INFINITE_VALUE if math.isinf(float(row["value"])) else None
+
+
+def test_rows_that_are_not_on_the_map_are_told_with_a_bin(random: House) -> None:
+    tables = open_tables(random.folder / "lake", "model", "run")
+    year = "2020"
+    x, y = (
+        int(tables.bins("yield", year, zoom=0, resolution="year")[name][0].as_py()) for name in ("x", "y")
+    )
+    found = tables.explain("yield", year, resolution="year", bin=bin_of(0, x, y)).table().to_pylist()
+    off = [row for row in found if row["reason"] == OFF_MAP]
+    assert off
+    assert all(row["delivered.lat"] in (None, 89.0) for row in off)
+
+
+def test_the_summary_of_results_json_is_explained_with_its_smallest_and_largest(house: House) -> None:
+    house.publish(rows(value=[1.0, 2.0, 3.0, -4.5]))
+    summary = house.datacube().json("results/results.json")["output_agg_values"][0]
+    tables = open_tables(house.folder / "lake", "model", "run")
+    for name, value in summary.items():
+        if name != "name":
+            assert tables.explain("rain", "all", figure=name).value == pytest.approx(value, abs=1e-10)
+    assert tables.explain("rain", "all", figure="s_min_t_sum").formula == "smallest t_sum of 2 cells"
+
+
+def test_what_cleaning_changed_stands_beside_the_row(house: House) -> None:
+    house.publish(
+        rows(
+            timestamp=[JANUARY, None, FEBRUARY, FEBRUARY],
+            admin1=["A//B", "A", "A", "A"],
+            wt=[1.0, None, 1.0, 1.0],
+        ),
+        weight_column="wt",
+    )
+    tables = open_tables(house.folder / "lake", "model", "run")
+    (first,) = tables.explain("rain", "2020-01").table().to_pylist()
+    assert first["cleaning"] == "admin1 A//B became AB"
+    (filled,) = tables.explain("rain", "1970-01").table().to_pylist()
+    assert filled["cleaning"] == "timestamp missing, counted in 1970-01-01; weight missing, counts as 0"
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ({"region": "Kenya__Nowhere"}, "no admin1 'Kenya__Nowhere'"),
+        ({"region": "Kenya__a__b"}, "no level 'admin2'"),
+        ({"figure": "s_wavg_t_sum"}, "no figure 's_wavg_t_sum'"),
+        ({"bin": (8, 0, 0, 0)}, "this bin has no row"),
+        ({"qualifier": "crop", "value": "maize"}, "no qualifier 'crop'"),
+        ({"feature": "rian"}, "no feature 'rian': there is 'rain'"),
+        ({"time": "2021-01"}, "no 'rain' in 2021-01"),
+    ],
+)
+def test_what_is_not_there_is_said(house: House, place: dict[str, Any], says: str) -> None:
+    house.publish(rows())
+    asked = {"feature": "rain", "time": "2020-01", **place}
+    with pytest.raises(NoDataError, match=says):
+        explain(house.folder / "lake", "model", "run", **asked)
+
+
+def run(house: House, *arguments: str) -> str:
+    done = CliRunner().invoke(
+        main, ["explain", "model:run", "--home", str(house.folder), *arguments], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_the_command_reads_like_a_persons_explanation_and_writes_json_and_csv(
+    house: House, tmp_path: Path
+) -> None:
+    part = house.write(rows(value=[1.5, 2.0, 3.0, None], crop=["maize", "teff", "maize", "teff"]))
+    house.publish(part, qualifier_map={"rain": ["crop"]})
+    asked = ("--feature", "rain", "--time", "2020", "--figure", "s_mean_t_sum")
+    told = run(house, *asked)
+    assert "s_mean_t_sum of rain in 2020, all places: 3.25" in told
+    assert "s_mean_t_sum = s_sum_t_sum / cells = 6.5 / 2" in told
+    assert "3 count, 1 do not" in told
+    assert "1: value is missing" in told
+
+    document = json.loads(run(house, *asked, "--json", "--csv", str(tmp_path / "rows.csv")))
+    assert document["figure"] == {
+        "name": "s_mean_t_sum",
+        "value": 3.25,
+        "formula": "s_sum_t_sum / cells = 6.5 / 2",
+    }
+    assert [
+        (row["part"], row["row"], row["value"], row["counted"], row["reason"]) for row in document["rows"]
+    ] == [
+        (part, 0, 1.5, True, None),
+        (part, 1, 2.0, True, None),
+        (part, 2, 3.0, True, None),
+        (part, 3, None, False, MISSING_VALUE),
+    ]
+    assert document["rows"][0]["timestamp"] == JANUARY + 4 * DAY
+    written = list(csv.reader((tmp_path / "rows.csv").open()))
+    assert written[0] == ["part", "row", "timestamp", "value", "counted", "reason"]
+    assert len(written) == 5
+
+    maize = json.loads(
+        run(house, "--feature", "rain", "--time", "2020-02", "--qualifier", "crop=maize", "--json")
+    )
+    assert maize["figure"]["value"] == 3.0
+    assert len(maize["rows"]) == 1
+
+
+def test_an_unknown_region_is_an_error_of_one_line(house: House) -> None:
+    house.publish(rows())
+    done = CliRunner().invoke(
+        main,
+        [
+            "explain",
+            "model:run",
+            "--home",
+            str(house.folder),
+            "--feature",
+            "rain",
+            "--time",
+            "2020-01",
+            "--region",
+            "X",
+        ],
+    )
+    assert done.exit_code == 1
+    assert done.stderr.count("\n") == 1
+    assert "no country 'X'" in done.stderr

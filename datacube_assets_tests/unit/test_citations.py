@@ -1,0 +1,94 @@
+"""What comments and pages cite is there: pages of `docs/`, and sections in them.
+
+Links between the pages of `docs/` are looked at when their site is built; here are all other files, in which
+a page is cited as `docs/specification/reader.md#names-in-keys`, and the links of pages outside `docs/`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = (".ci", "benchmarks", "datacube_assets", "datacube_assets_tests", "docs", "infra")
+KINDS = frozenset(("", ".css", ".html", ".ipynb", ".js", ".md", ".py", ".sh", ".toml", ".yaml", ".yml"))
+GENERATED = frozenset(("__pycache__", "vendor"))
+CITATION = re.compile(r"(?<![\w./-])docs/(?P<page>[\w/.-]+\.md)(?:#(?P<section>[\w-]+))?")
+LINK = re.compile(r"\]\((?P<page>[^)#:\s]+\.md)(?:#(?P<section>[\w-]+))?\)")
+PAPERS = re.compile(r"\bCONTRACT[S]\b|\bDESIG[N]\b|\([A-J]\.[0-9]+[,);]")
+"""The papers that the code was written after, whole or as the number of a section. They are not here."""
+
+
+def sources() -> Iterator[Path]:
+    yield from (path for path in ROOT.iterdir() if path.is_file() and path.suffix in KINDS)
+    for folder in FOLDERS:
+        for path in (ROOT / folder).rglob("*"):
+            known = path.suffix in KINDS and not GENERATED.intersection(path.parts)
+            if known and path.is_file() and path != Path(__file__):
+                yield path
+
+
+def sections(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#{1,4} (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+
+
+_sections = cache(sections)
+
+
+def problem(page: Path, section: str | None) -> str | None:
+    if not page.is_file():
+        return "no such page"
+    return "no such section" if section and section not in _sections(page) else None
+
+
+def dead(text: str, *, folder: Path | None = None) -> list[str]:
+    """What is cited in vain; `folder`: of a page outside `docs/`, whose links are looked at too."""
+    cited = [(one[0], ROOT / "docs" / one["page"], one["section"]) for one in CITATION.finditer(text)]
+    if folder:
+        cited += [(one[0], folder / one["page"], one["section"]) for one in LINK.finditer(text)]
+    return [f"{words}: {why}" for words, page, section in cited if (why := problem(page, section))]
+
+
+def test_every_page_and_section_that_is_cited_is_there() -> None:
+    cited, found = 0, []
+    for path in sources():
+        text = path.read_text(errors="ignore")
+        outside = path.suffix == ".md" and ROOT / "docs" not in path.parents
+        found += [
+            f"{path.relative_to(ROOT)}: {one}" for one in dead(text, folder=path.parent if outside else None)
+        ]
+        cited += len(CITATION.findall(text))
+    assert cited > 50
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["docs/nowhere.md", "(docs/lake.md#nothing-of-the-kind)", "`docs/specification/reader.md#calls-of-it`"],
+)
+def test_what_is_cited_in_vain_is_found(text: str) -> None:
+    assert len(dead(f"See {text}.")) == 1
+
+
+def test_a_dead_link_of_a_page_outside_the_docs_is_found() -> None:
+    assert dead("[here](docs/lake.md#the-lake) [gone](../gone.md) [s](docs/lake.md#gone)", folder=ROOT) == [
+        "docs/lake.md#gone: no such section",
+        "](../gone.md): no such page",
+        "](docs/lake.md#gone): no such section",
+    ]
+
+
+def test_no_paper_is_cited_that_is_not_in_the_repository() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {one[0]}"
+        for path in sources()
+        for one in PAPERS.finditer(path.read_text(errors="ignore"))
+    ]
+    assert found == []
