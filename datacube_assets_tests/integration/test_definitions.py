@@ -23,7 +23,13 @@ from datacube_assets_tests.integration.support import House, open_house, rows
 
 # --- snapshot --------------------------------------------------------------------------------------
 
-TABLES = ["global_aggregates", "grid_cells", "normalized_points", "regional_aggregates", "temporal_cells"]
+WAITED_FOR = [
+    "global_aggregates",
+    "grid_cells",
+    "normalized_points",
+    "regional_aggregates",
+    "temporal_cells",
+]
 """What every asset of objects waits for."""
 
 ASSETS = {
@@ -34,15 +40,15 @@ ASSETS = {
     "global_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "regional_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "grid_cells": ("aggregates", ["temporal_cells"]),
-    "raw_data": ("datacube", sorted([*TABLES, "raw_dojo_output"])),
-    "region_lists": ("datacube", TABLES),
-    "qualifier_lists": ("datacube", TABLES),
-    "global_timeseries": ("datacube", TABLES),
-    "regional_timeseries": ("datacube", TABLES),
-    "regional_maps": ("datacube", TABLES),
-    "regional_extrema": ("datacube", TABLES),
-    "spatial_tiles": ("datacube", TABLES),
-    "grid_stats": ("datacube", TABLES),
+    "raw_data": ("datacube", sorted([*WAITED_FOR, "raw_dojo_output"])),
+    "region_lists": ("datacube", WAITED_FOR),
+    "qualifier_lists": ("datacube", WAITED_FOR),
+    "global_timeseries": ("datacube", WAITED_FOR),
+    "regional_timeseries": ("datacube", WAITED_FOR),
+    "regional_maps": ("datacube", WAITED_FOR),
+    "regional_extrema": ("datacube", WAITED_FOR),
+    "spatial_tiles": ("datacube", WAITED_FOR),
+    "grid_stats": ("datacube", WAITED_FOR),
     "pipeline_results": (
         "results",
         [
