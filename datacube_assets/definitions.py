@@ -59,7 +59,10 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "limits": LimitsResource(document=LimitsFile.read(settings.check_limits).model_dump_json()),
+        "limits": LimitsResource(
+            document=LimitsFile.read(settings.check_limits).model_dump_json(),
+            max_objects=settings.max_objects,
+        ),
         "ui": ui,
         "publisher": Publisher(
             lake=lake, buckets=buckets, dask=dask, ui=ui, lease_seconds=settings.lease_seconds

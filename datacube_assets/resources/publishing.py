@@ -96,7 +96,10 @@ class Publisher(ConfigurableResource["Publisher"]):
         published = None if anew else standing(lake, bucket, run, asset, table.version)
         if published is None:
             attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
-            publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
+            may_share = table.info.get("may_share", True)
+            publication = Publication.begin(
+                lake, bucket, run, asset, table.version, attempt, anew=anew, may_share=may_share
+            )
             work = _Publish(publication, table, dict(works))
             rows = {file.name: file.rows for file in table.files}
             done = self.dask.map(
@@ -142,7 +145,9 @@ class _Publish:
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
     """What was published, for the UI."""
+    shared = {"keys that several objects would have": MetadataValue.json(list(published.shared))}
     return {
+        **(shared if published.shared else {}),
         "objects": published.objects,
         "bytes": published.bytes,
         "objects written": published.put,
