@@ -237,7 +237,11 @@ def test_whatever_an_address_or_an_answer_looks_like_its_secrets_are_kept_and_to
 
     number = len(kept.instance.get_runs())
     tried(lambda: kept.publish(address, run_id=f"odd-{number}", doc_ids=["d"]))
-    gateway = TestClient(gateway_application(kept.settings, kept.instance), base_url="http://localhost")
+    gateway = TestClient(
+        gateway_application(kept.settings, kept.instance),
+        base_url="http://localhost",
+        client=("127.0.0.1", 1),
+    )
     body = {"model_id": "m", "run_id": f"queued-{number}", "data_paths": [address], "note": f"see {address}"}
     gateway.headers["Host"] = "localhost"
     told.append(gateway.put("/data-pipeline/enqueue", json=body).text)

@@ -101,8 +101,6 @@ def test_pictures_links_and_tags_of_a_run(house: House, monkeypatch: pytest.Monk
         assert "in Dojo" not in metadata, "no Dojo is configured"
     assert {
         "datacube/model": "model",
-        "datacube/run": "run",
-        "datacube/kind": "model",
         "datacube/size": "under 10k rows",
     }.items() <= run_tags_of(house).items()
 
@@ -130,9 +128,11 @@ def test_a_picture_that_fails_is_a_warning(caplog: pytest.LogCaptureFixture) -> 
 def test_links_lead_to_the_document_in_dojo() -> None:
     ui = UserInterface(dojo_url="https://dojo.example/api/dojo", causemos_url="https://causemos.example")
     run, dataset = ModelRun("a/b", "c d"), ModelRun("a/b", "indicator")
-    assert ui.links(run)["in Dojo"].value == "https://dojo.example/api/dojo/runs/c%20d"
-    assert ui.links(dataset)["in Dojo"].value == "https://dojo.example/api/dojo/indicators/a%2Fb"
-    assert ui.links(run)["in CauseMos"].value == "https://causemos.example/"
+    assert ui.links(run, "grid_stats")["in Dojo"].value == "https://dojo.example/api/dojo/runs/c%20d"
+    assert (
+        ui.links(dataset, "grid_stats")["in Dojo"].value == "https://dojo.example/api/dojo/indicators/a%2Fb"
+    )
+    assert ui.links(run, "grid_stats")["in CauseMos"].value == "https://causemos.example/"
 
 
 def test_every_asset_leads_to_its_page(house: House) -> None:
