@@ -499,7 +499,9 @@ def _documentation(request: Request) -> Response:
         return HTMLResponse(text)
     path = documentation.file(name)
     if path is None:
-        raise HTTPException(404, "There is no such page of the documentation")
+        there = "There is no such page of the documentation"
+        absent = "The documentation is not installed here: DATACUBE_DOCS_URL says where it can be read"
+        raise HTTPException(404, there if documentation.folder() else absent)
     return FileResponse(path)
 
 
