@@ -41,7 +41,7 @@ for (const name of ["parquetjs", "@dsnp/parquetjs"]) {
       await writer.appendRow({ ...row, timestamp: new Date(row.timestamp), crop: row.crop ?? undefined });
     }
     await writer.close();
-    keep(`${name.replace(/\W+/g, "-")}-${compression}`, readFileSync(file));
+    keep(`${name.replace(/\W/g, "")}-${compression}`, readFileSync(file));
   }
 }
 
