@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
-from datacube_assets.http_client.redaction import keep_secret
+from datacube_assets.redaction import keep_secret
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
@@ -108,6 +108,8 @@ class Settings(BaseSettings):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    lease_seconds: float = Field(60, alias="DATACUBE_LEASE_SECONDS", ge=1, le=3600)
+    """After how many seconds without a sign of life a publisher is taken for dead by others."""
     view_url: str = Field("", alias="DATACUBE_VIEW_URL")
     """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
 

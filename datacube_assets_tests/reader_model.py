@@ -58,24 +58,25 @@ class Reader:
 
     # --- one feature -------------------------------------------------------------------------------
 
-    def _offered(self, ask: Callable[..., T], *arguments: Any) -> T | None:
-        """An answer to a question about something that earlier answers offered; None is remembered."""
+    def _offered(self, ask: Callable[..., T], *arguments: Any, otherwise: Any) -> T:
+        """An answer to a question about something that earlier answers offered."""
         try:
             return ask(*arguments)
         except Missing as missing:
             key = str(missing)
             if not _climbs(key):
                 self.missed.setdefault(_collapsed(key), set()).add(key)
-            return None
+            nothing: T = otherwise
+            return nothing
 
     def _feature(self, feature: str) -> None:
         lists = self._region_lists(feature)
-        counts = self._offered(self._qualifier_counts, feature) or {}
-        values = {name: self._offered(self._qualifier_list, feature, name) or [] for name in counts}
+        counts = self._offered(self._qualifier_counts, feature, otherwise={})
+        values = {name: self._offered(self._qualifier_list, feature, name, otherwise=[]) for name in counts}
         self._raw(feature)
         for resolution in RESOLUTIONS:
             key = f"{resolution}/{feature}/timeseries/global/global.csv"
-            times = [time for time, _ in self._offered(self._series, key) or ()]
+            times = [time for time, _ in self._offered(self._series, key, otherwise=[])]
             for name in counts:
                 self._qualifier_series(f"{resolution}/{feature}/timeseries/qualifiers/{name}", values[name])
             for level in LEVELS:
@@ -150,7 +151,7 @@ class Reader:
         _must(region.count("__") < len(LEVELS), f"{region!r} has more than four parts and ends the process")
         if not region:
             return  # taken for all places
-        self._offered(self._series, f"{folder}/timeseries/default/{region}.csv")
+        self._offered(self._series, f"{folder}/timeseries/default/{region}.csv", otherwise=[])
         for name, names in values.items():
             for value in names:
                 key = f"{folder}/timeseries/qualifiers/{name}/{value}/{region}.csv"
@@ -161,7 +162,7 @@ class Reader:
 
     def _maps(self, folder: str, times: Sequence[int], qualifiers: Mapping[str, int]) -> None:
         for time in times:
-            self._offered(self._table, f"{folder}/aggs/{time}/default/default.csv", 1)
+            self._offered(self._table, f"{folder}/aggs/{time}/default/default.csv", 1, otherwise=None)
             for name in qualifiers:
                 key = f"{folder}/aggs/{time}/qualifiers/{name}.csv"
                 if _collapsed(key) in self.objects:

@@ -45,7 +45,7 @@ from datacube_assets.storage.points import shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 _SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
-_WEIGHTS = tuple(column.name for column in REGIONAL_COLUMNS if columns.needs_weights(column.name))
+_WEIGHTS = tuple(column.name for column in REGIONAL_COLUMNS if column.only_with_weights)
 
 
 def _measures(layout: Layout) -> list[str]:

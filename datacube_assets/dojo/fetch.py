@@ -40,9 +40,9 @@ from datacube_assets.http_client import (
     overseen,
     retry_after,
 )
-from datacube_assets.http_client.redaction import public, redacted, secrets_of
 from datacube_assets.kernels.errors import InputError, shorten
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.redaction import public, redacted, secrets_of
 
 if TYPE_CHECKING:
     from obstore.store import S3Store

@@ -6,6 +6,9 @@ there, stale objects are written down, deleted, and the new fragments become the
 manifest names are the traces of an attempt that died: their objects are never trusted, so a re-run writes
 or deletes each of them.
 
+Whether manifests may be believed at all is a matter of the lease (`leases.py`, `ownership.py`): they say what
+is in the bucket as long as nobody else has published there.
+
 `results.json` says that a datacube is complete. It is withdrawn before the first object of another
 version is published, and written by `complete` only when every asset stands at the same version.
 """
@@ -29,6 +32,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON, Objects
 from datacube_assets.storage.lake import PARQUET, Lake, file_name
+from datacube_assets.storage.leases import OwnedBucket
 from datacube_assets.storage.stores import MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
@@ -123,7 +127,7 @@ class Publication:
         folder = f"{manifests_folder(run)}/{asset}"
         head = lake.read_document(f"{folder}/{HEAD}")
         previous = None
-        if head is not None and head["bucket"] == bucket.url:
+        if head is not None and is_ours(head, bucket):
             previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
         known = (
             {f"{previous.folder}/{name}" for names in previous.names.values() for name in names}
@@ -172,11 +176,13 @@ class Publication:
         for fragment in self.abandoned:
             doubtful = self._keys_if_there(fragment)["key"].to_pylist()
             self.bucket.sweep(doubtful, self.began)
+        if isinstance(self.bucket, OwnedBucket):
+            self.bucket.tenure.check()
         self.lake.write_document(
             f"{self.folder}/{HEAD}",
             {
                 "version": self.version,
-                "bucket": self.bucket.url,
+                **ownership(self.bucket),
                 "attempt": self.attempt,
                 "fragments": fragments,
                 "objects": published.objects,
@@ -188,6 +194,9 @@ class Publication:
         current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
         current.add(f"{self.folder}/{HEAD}")
         old = [key for key, _ in self.lake.store.list(f"{self.folder}/") if key not in current]
+        if isinstance(self.bucket, OwnedBucket):
+            # Somebody who took the lease by now has traces here of its own.
+            self.bucket.tenure.check()
         self.lake.store.delete_many(old)
         return published
 
@@ -271,10 +280,24 @@ def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     return lake.read_document(f"{manifests_folder(run)}/{asset}/{HEAD}")
 
 
+def ownership(bucket: Store) -> dict[str, Any]:
+    """What a manifest says of the bucket that its objects are in, and of who owns the datacube there."""
+    if not isinstance(bucket, OwnedBucket):
+        return {"bucket": bucket.url}
+    return {"bucket": bucket.url, "owner": bucket.owner, "number": bucket.number}
+
+
+def is_ours(head: Mapping[str, Any], bucket: Store) -> bool:
+    """Whether a manifest is about what is in the bucket: nobody else has published there since."""
+    if head["bucket"] != bucket.url:
+        return False
+    return not isinstance(bucket, OwnedBucket) or head.get("owner") == bucket.owner
+
+
 def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str) -> Published | None:
     """What an asset has published from this version, if nothing was begun since; else None."""
     head = manifest(lake, run, asset)
-    if head is None or head["version"] != version or head["bucket"] != bucket.url:
+    if head is None or head["version"] != version or not is_ours(head, bucket):
         return None
     folder = f"{manifests_folder(run)}/{asset}"
     known = fragments(run, asset, head)
@@ -296,20 +319,21 @@ def fragments(run: ModelRun, asset: str, head: Mapping[str, Any]) -> list[str]:
     return [f"{folder}/{name}" for names in head["fragments"].values() for name in names]
 
 
-def fragment_entries(lake: Lake, fragments: Sequence[str]) -> pa.Table:
-    """Key, size in bytes and checksum of the objects of some fragments."""
+def fragment_entries(lake: Lake, fragments: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
+    """Key, size in bytes and checksum of the objects of some fragments, or only some `columns` of it."""
     if fragments and lake.store.local_path(fragments[0]) is None:
         with ThreadPoolExecutor(_READERS, "manifest") as readers:
             tables = list(readers.map(partial(_read, lake), fragments))
     else:
         tables = [_read(lake, fragment) for fragment in fragments]
-    return pa.concat_tables([_SCHEMA.empty_table(), *tables])
+    names = list(columns) or _SCHEMA.names
+    return pa.concat_tables([table.select(names) for table in (_SCHEMA.empty_table(), *tables)])
 
 
 def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -> bool:
     """Delete results.json if it belongs to another version: the datacube is about to become a mixture."""
     head = manifest(lake, run, RESULTS_ASSET)
-    if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
+    if head is not None and head["version"] == unless and is_ours(head, bucket):
         return False
     # The record goes first: were it left without its object, the object would never be written again.
     lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{HEAD}"])
@@ -353,7 +377,7 @@ def complete(
 def _check_complete(lake: Lake, bucket: Store, run: ModelRun, version: str, assets: Sequence[str]) -> None:
     for asset in assets:
         head = manifest(lake, run, asset)
-        if head is None or head["version"] != version or head["bucket"] != bucket.url:
+        if head is None or head["version"] != version or not is_ours(head, bucket):
             state = "is not published yet" if head is None else "is published from another input"
             raise IncompleteDatacubeError(
                 f"{run} is not complete: {asset} {state}. Materialize {asset}, or all assets of the partition"

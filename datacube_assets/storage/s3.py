@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,11 +32,20 @@ from datacube_assets.kernels.key_safety import (
     longest_part,
 )
 from datacube_assets.settings import aws_environment
+from datacube_assets.storage import s3_records
 from datacube_assets.storage.s3_client import s3_client
 from datacube_assets.storage.s3_control import ControlKeys, Listed, has_control
 from datacube_assets.storage.s3_errors import BrokenAnswer, explained
 from datacube_assets.storage.s3_retries import MAX_CONCURRENCY, again, throttle
-from datacube_assets.storage.stores import LISTING, Body, Entry, MissingObjectError, StoreError
+from datacube_assets.storage.stores import (
+    LISTING,
+    Body,
+    Entry,
+    Fence,
+    MissingObjectError,
+    StoreError,
+    is_own,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -189,13 +198,17 @@ class S3:
                 short[i] = _takes_long_parts(self)
         return short
 
-    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+    def put_many(
+        self, keys: Sequence[str], bodies: Iterable[Body], content_type: str, *, fence: Fence | None = None
+    ) -> None:
         import obstore
 
         check_keys(keys)
         store, attributes = self._open("batch"), {"Content-Type": content_type}
 
         def put(item: tuple[str, Body]) -> None:
+            if fence is not None:
+                fence()
             with explained(self, "write", item[0]):
                 if has_control(item[0]):
                     return self._control.put(item[0], bytes(item[1]), content_type)
@@ -203,16 +216,41 @@ class S3:
 
         self._each(zip(keys, bodies, strict=True), put, len(keys))
 
+    def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
+        import obstore
+
+        self.put_many([staged], [body], content_type, fence=fence)
+        fence()
+        # The server copies only what is staged yet, however late it hears of this.
+        with explained(self, "write", key):
+            obstore.copy(self._open(), staged, key)
+        self.delete_many([staged])
+
+    def record(self, key: str) -> tuple[bytes, str] | None:
+        return s3_records.read(self, self._open(), key)
+
+    def swap(self, key: str, body: bytes, seen: str | None, *, contested: bool = False) -> str:
+        return s3_records.swap(self, self._open(), key, body, seen, contested=contested)
+
+    def changing(self, key: str, *, alone: bool = False) -> AbstractContextManager[bool | None]:
+        # Nothing keeps a server from doing what it was asked before.
+        return nullcontext(False)
+
+    def swaps_for_sure(self) -> bool:
+        return s3_records.conditional(self, self._open())
+
     def sweep(self, keys: Sequence[str], before: float) -> None:
         """Nothing: an object is there whole or not at all."""
 
-    def delete_many(self, keys: Sequence[str]) -> None:
+    def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
         import obstore
 
         check_keys(keys)
         store = self._open("batch")
 
         def delete(some: tuple[str, ...]) -> None:
+            if fence is not None:
+                fence()
             try:
                 with explained(self, "delete", some[0]):
                     if has_control(some[0]):
@@ -237,7 +275,7 @@ class S3:
             with explained(self, "list"):
                 return obstore.list_with_delimiter(self._open(), prefix or None)["common_prefixes"]
 
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in again(found))
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in again(found) if not is_own(f"{path}/"))
 
     def listing(self, prefix: str) -> pa.Table:
         items = self._listed(prefix)
@@ -246,7 +284,8 @@ class S3:
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         for item in self._listed(prefix):
-            yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
+            modified = item["last_modified"].timestamp()
+            yield Entry(item["path"], item["size"], modified, item["e_tag"] or "")
 
     def _listed(self, prefix: str) -> Sequence[ObjectMeta | Listed]:
         import obstore
@@ -256,13 +295,15 @@ class S3:
             with explained(self, "list"):
                 try:
                     pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
-                    found: list[ObjectMeta | Listed] = [item for page in pages for item in page]
+                    found: list[ObjectMeta | Listed] = [
+                        item for page in pages for item in page if not is_own(item["path"])
+                    ]
                     if not any(_REPLACED in item["path"] for item in found):
                         return found
                 except BaseError as error:
                     if not any(words in str(error) for words in _UNLISTED):
                         raise
-                return list(self._control.list(prefix))
+                return [item for item in self._control.list(prefix) if not is_own(item["path"])]
 
         return again(listed)
 

@@ -96,7 +96,7 @@ CHECKS = {
 """Every check, and whether nothing is published when it fails."""
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
-JOBS = ["check_model_run", "process_model_run", "recompute_tiles", "republish_datacube"]
+JOBS = ["check_model_run", "process_model_run", "recompute_tiles", "republish_datacube", "withdraw_datacube"]
 RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "limits", "publisher", "ui"]
 
 
@@ -288,12 +288,12 @@ def test_tables_show_rows_in_and_out_and_what_became_of_the_others(published: tu
         "rows in": 4,
         "rows out": 3,
         "rows dropped": 1,
-        "dropped: timestamp out of range": 1,
-        "repaired: timestamp missing, filled": 1,
-        "repaired: infinite value, now missing": 1,
-        "repaired: weight missing, now 0": 1,
+        "dropped: time out of range": 1,
+        "filled: no timestamp": 1,
+        "emptied: infinite value": 1,
+        "zeroed: no weight": 1,
         "kept: value missing": 1,
-        "kept: no coordinates, not on the map": 1,
+        "off the map: no coordinates": 1,
         "rows per feature": {"rain": 4},
         "first time": "1970-01-01T00:00:00+00:00",
         "last time": "2020-02-01T00:00:00+00:00",

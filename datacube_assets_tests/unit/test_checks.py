@@ -257,7 +257,7 @@ def test_sound_data_is_never_refused_however_its_values_cancel(
 
 
 SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
-WEIGHTS = [column.name for column in REGIONAL_COLUMNS if columns.needs_weights(column.name)]
+WEIGHTS = [column.name for column in REGIONAL_COLUMNS if column.only_with_weights]
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0, 1e6], ids=["cancelling", "around one", "far from zero"])
