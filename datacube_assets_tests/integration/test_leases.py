@@ -48,13 +48,14 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.ownership import settled
 from datacube_assets.storage.publishing import Publication, manifest, standing
 from datacube_assets.storage.stores import ChangedRecordError, MissingObjectError, Store
-from datacube_assets_tests.integration.crashing import Nth
+from datacube_assets_tests.integration.crashing import Nth, watching
 from datacube_assets_tests.integration.faults import respond, serving
 from datacube_assets_tests.integration.rivals import (
     RESULTS,
     RUN,
     WHOLE,
     Interleaving,
+    Killed,
     Rival,
     go_on,
     impatient,
@@ -235,6 +236,24 @@ def test_a_home_that_comes_after_another_leaves_nothing_of_it(
     assert head is not None
     assert lease is not None
     assert (head["owner"], head["number"]) == (lease.owner, lease.number) == (lease.owner, 3)
+
+
+def test_a_home_that_dies_while_it_empties_the_folder_leaves_nothing_to_believe(
+    bucket: Store, tmp_path: Path
+) -> None:
+    one, two = lake_of(tmp_path, "one"), lake_of(tmp_path, "two")
+    publish(one, bucket, "a", holder("one"))
+    tenure = acquire(bucket, RUN, holder("two"))
+
+    def die(moment: str) -> None:
+        if moment.startswith(f"after delete_many {RUN.prefix}lists/"):
+            raise Killed
+
+    with pytest.raises(Killed), watching(die):
+        settled(two, tenure, "b")
+    assert in_bucket(bucket) == {}
+    publish(one, bucket, "a", holder("one"))
+    assert in_bucket(bucket) == WHOLE["a"]
 
 
 def test_from_scratch_also_deletes_what_somebody_put_beside(bucket: Store, tmp_path: Path) -> None:
