@@ -30,7 +30,7 @@ from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.publishing import Publisher
 from datacube_assets.resources.storage import LakeIOManager, LakeResource, buckets_of
-from datacube_assets.resources.ui import UserInterface
+from datacube_assets.resources.ui import UserInterface, documentation
 from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, list_runs
 from datacube_assets.sensors.reports import build_reports_sensor
 from datacube_assets.sensors.requests import build_requests_sensor
@@ -52,12 +52,17 @@ def build_resources(settings: Settings) -> dict[str, object]:
         dojo_url=settings.dojo_url,
         causemos_url=settings.causemos_url,
         causemos_page=settings.causemos_page,
+        view_url=settings.view_url,
+        docs_url=settings.docs_url,
     )
     return {
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "limits": LimitsResource(document=LimitsFile.read(settings.check_limits).model_dump_json()),
+        "limits": LimitsResource(
+            document=LimitsFile.read(settings.check_limits).model_dump_json(),
+            max_objects=settings.max_objects,
+        ),
         "ui": ui,
         "publisher": Publisher(
             lake=lake, buckets=buckets, dask=dask, ui=ui, lease_seconds=settings.lease_seconds
@@ -125,7 +130,7 @@ def build_definitions(
 ) -> Definitions:
     """The whole code location for these settings; `loggers` replace Dagster's own."""
     return Definitions(
-        assets=documented(settings.docs_url),
+        assets=documented(documentation(settings.docs_url, settings.view_url)),
         asset_checks=CHECKS,
         jobs=JOBS,
         sensors=build_sensors(settings),

@@ -1,6 +1,6 @@
 """The production stack on this machine, without containers: what `make stack` starts.
 
-    .venv/bin/python infra/stack.py [--folder FOLDER] [--free-ports]
+    .venv/bin/python infra/stack.py [--folder FOLDER] [--free-ports] [--only SERVICE ...]
 
 Commands, variables, order and health checks are those of `compose/compose.yaml`, with `compose/env.example`
 (or `--env-file`) and `dagster/`; what containers give is replaced by what is here: names of services by
@@ -24,7 +24,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,6 +153,15 @@ class Stack:
                 "use --free-ports"
             )
 
+    def only(self, names: Iterable[str]) -> None:
+        """Leave out everything else. Raises StackError for a name that there is not."""
+        if unknown := sorted(set(names) - self.services.keys()):
+            raise StackError(f"there is no service {unknown[0]}: give {', '.join(self.services)}")
+        wanted: set[str] = set()
+        for name in names:
+            wanted |= {one.name for one in _in_order(self.services, [name])}
+        self.services = {name: one for name, one in self.services.items() if name in wanted}
+
     def watch(self) -> None:
         """Start again what ends, for ever."""
         while True:
@@ -234,8 +243,8 @@ def _write_private(path: Path, text: str) -> None:
     scratch.replace(path)
 
 
-def _in_order(services: Mapping[str, Service]) -> list[Service]:
-    """Each after those that it waits for."""
+def _in_order(services: Mapping[str, Service], names: Iterable[str] | None = None) -> list[Service]:
+    """Each after those that it waits for: all, or what some of them need."""
     ordered: dict[str, Service] = {}
 
     def add(name: str) -> None:
@@ -243,7 +252,7 @@ def _in_order(services: Mapping[str, Service]) -> list[Service]:
             add(other)
         ordered.setdefault(name, services[name])
 
-    for name in services:
+    for name in services if names is None else names:
         add(name)
     return list(ordered.values())
 
@@ -461,6 +470,7 @@ def main() -> int:
     parser.add_argument(
         "--free-ports", action="store_true", help="any ports, instead of those of compose.yaml"
     )
+    parser.add_argument("--only", nargs="+", metavar="SERVICE", help="these, and what they need [all]")
     options = parser.parse_args()
 
     def interrupt(*_: object) -> None:
@@ -471,10 +481,13 @@ def main() -> int:
         signal.signal(end, interrupt)
     try:
         stack = build(options.folder.absolute(), options.env_file, free_ports=options.free_ports)
+        if options.only:
+            stack.only(options.only)
         with _running(stack):
             stack.up()
             for name, what in SHOWN.items():
-                print(f"{what:<24}{stack.addresses[name]}")
+                if name in stack.services:
+                    print(f"{what:<24}{stack.addresses[name]}")
             print(f"{'Logs':<24}{stack.folder}/logs")
             print(f"{'For datacube status':<24}source {stack.folder}/{ENVIRONMENT}")
             print("Stop everything with Ctrl-C.", flush=True)

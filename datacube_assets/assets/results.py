@@ -57,7 +57,8 @@ def pipeline_results(
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),
             "input version": version,
-            **publisher.ui.links(info.run),
+            **publisher.ui.links(info.run, context.asset_key.path[-1]),
+            **publisher.ui.next_steps(info.run),
         },
     )
 

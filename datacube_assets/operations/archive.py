@@ -33,11 +33,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.redaction import public
 from datacube_assets.storage.copying import content_type
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import DESCRIPTOR, Lake, LakeTable, scratch_folder

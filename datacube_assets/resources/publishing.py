@@ -96,7 +96,10 @@ class Publisher(ConfigurableResource["Publisher"]):
         published = None if anew else standing(lake, bucket, run, asset, table.version)
         if published is None:
             attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
-            publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
+            may_share = table.info.get("may_share", True)
+            publication = Publication.begin(
+                lake, bucket, run, asset, table.version, attempt, anew=anew, may_share=may_share
+            )
             work = _Publish(publication, table, dict(works))
             rows = {file.name: file.rows for file in table.files}
             done = self.dask.map(
@@ -121,7 +124,7 @@ class Publisher(ConfigurableResource["Publisher"]):
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,
-                **self.ui.links(run),
+                **self.ui.links(run, asset),
                 **(metadata or {}),
             },
         )
@@ -142,14 +145,16 @@ class _Publish:
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
     """What was published, for the UI."""
+    shared = {"keys that several objects would have": MetadataValue.json(list(published.shared))}
     return {
+        **(shared if published.shared else {}),
         "objects": published.objects,
         "bytes": published.bytes,
         "objects written": published.put,
         "objects deleted": published.deleted,
         "objects unchanged": published.objects - published.put,
-        "objects left out: unreadable for CauseMos, or key too long or not theirs alone": published.left_out,
-        "objects written per second": round(published.put / seconds, 1) if seconds else 0.0,
+        "objects left out": published.left_out,
+        "objects per second": round(published.put / seconds, 1) if seconds else 0.0,
         "seconds": round(seconds, 3),
     }
 

@@ -78,7 +78,7 @@ class LakeIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: LakeTable | DatacubeRequest) -> None:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
         with _repeated(context):
-            context.add_output_metadata(self.ui.links(run))
+            context.add_output_metadata(self.ui.links(run, context.asset_key.path[-1]))
             if isinstance(obj, DatacubeRequest):
                 lake.write_document(request_key(run), obj.model_dump(mode="json"))
             else:

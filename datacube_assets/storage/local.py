@@ -24,7 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import shown
-from datacube_assets.kernels.key_safety import LONGEST_KEY, Keys, check_keys, key_sizes
+from datacube_assets.kernels.key_safety import (
+    LONGEST_KEY,
+    LONGEST_PART,
+    Keys,
+    check_keys,
+    key_sizes,
+    longest_part,
+)
 from datacube_assets.storage import local_records
 from datacube_assets.storage.stores import (
     LISTING,
@@ -38,8 +45,6 @@ from datacube_assets.storage.stores import (
     StoreUnavailable,
 )
 
-_LONGEST_FILE_NAME = 255
-"""Bytes."""
 _NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -163,11 +168,21 @@ class LocalStore:
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         sizes = key_sizes(keys)
-        short = sizes <= _LONGEST_FILE_NAME
+        short = sizes <= self._longest_name
         for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
             # A key may be longer than a name as long as no part of it is.
-            short[i] = max(len(part.encode()) for part in str(keys[i]).split("/")) <= _LONGEST_FILE_NAME
+            short[i] = longest_part(str(keys[i])) <= self._longest_name
         return short
+
+    @cached_property
+    def _longest_name(self) -> int:
+        """Bytes of a file name that the file system takes, 255 mostly, fewer on one that encrypts names."""
+        folder = Path(self.root or "/")
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with contextlib.suppress(OSError):
+            return min(os.pathconf(folder, "PC_NAME_MAX"), LONGEST_PART)
+        return LONGEST_PART
 
     def put_many(
         self, keys: Sequence[str], bodies: Iterable[Body], content_type: str, *, fence: Fence | None = None

@@ -11,8 +11,10 @@ up` is in this module and nowhere else:
 * **Building.** buildah isolates by chroot, since there may be no right to more; pip's configuration of this
   machine, and its certificates, are mounted for the build and are in no layer.
 * **Limits.** podman asks for more open files and processes than it may here: `ULIMITS`.
-* **Health.** podman has its checks run by systemd, and Debian's version of it cannot wait for them: here they
-  are run by the test, which starts the stores first and the rest once these are healthy.
+* **Order and health.** podman has its health checks run by systemd, Debian's version of it cannot wait for
+  them, and cannot start what depends on something that depends on a third. So podman-compose is shown
+  `compose.yaml` without `depends_on` and makes the containers; `Containers.up` starts them, by these
+  conditions, and runs the checks.
 * **Addresses.** podman's networks are given addresses of Docker's range, which `env.example` lets in.
 """
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,7 +43,6 @@ IMAGE = "localhost/datacube-assets:test"
 PROGRAMS = ("buildah", "podman", "runc", "mmdebstrap", "catatonit", "iptables", "ip", "nsenter")
 ULIMITS = ("nofile=8192:8192", "nproc=8192:8192")
 SUBNET = "172.30.0.0/16"
-SUITE = "bookworm"
 PACKAGES: Mapping[str, Sequence[str]] = {
     "python": ("python3", "python3-venv", "python-is-python3", "ca-certificates"),
     "stores": ("postgresql", "wget"),
@@ -130,7 +132,7 @@ class Containers:
         """End and remove everything that was made."""
         if self._inside is not None:
             self._inside.shutdown()
-        self.run("podman", "rm", "--all", "--force", "--time", "2", check=False)
+        self.remove()
         self.run("podman", "volume", "prune", "--force", check=False)
         self.run("podman", "network", "prune", "--force", check=False)
         if not keep_images:
@@ -139,6 +141,11 @@ class Containers:
         subprocess.run(["ip", "netns", "delete", self.network], check=False)
         for mounted in ("graph/overlay", "run"):
             subprocess.run(["umount", "--quiet", self.folder / mounted], check=False, capture_output=True)
+
+    def remove(self) -> None:
+        """End and remove all containers; the volumes stay."""
+        self.run("podman", "rm", "--all", "--force", "--depend", "--time", "10", check=False)
+        assert not self.containers()
 
     def run(self, *command: str, check: bool = True, timeout: float = 1800) -> str:
         """A command in the network of the containers; returns what it says."""
@@ -173,8 +180,8 @@ class Containers:
             for line in (ROOT / "infra" / "Dockerfile").read_text().splitlines()
             if line.startswith("FROM")
         )
-        self._base("python", f"docker.io/{_full(base)}")
-        self._base("stores", "localhost/stores:test")
+        self._base("python", f"docker.io/{_full(base)}", base)
+        self._base("stores", "localhost/stores:test", postgres)
         (context := self.folder / "context").mkdir(exist_ok=True)
         (context / "postgres").write_text(_POSTGRES)
         shutil.copy2(BIN / "weed", context / "weed")
@@ -186,12 +193,14 @@ class Containers:
             *(*mounts, "--file", str(ROOT / "infra" / "Dockerfile"), "--tag", IMAGE, str(ROOT)),
         )
 
-    def _base(self, name: str, image: str) -> None:
+    def _base(self, name: str, image: str, like: str) -> None:
+        """An image of Debian's packages, of the release in which the name of another one ends."""
         if self._host("buildah", "images", "--quiet", image, check=False).strip():
             return
         archive = self.folder / f"{name}.tar"
         self._host(
-            *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES[name])}", SUITE, str(archive))
+            *("mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES[name])}"),
+            *(like.rpartition("-")[2], str(archive)),
         )
         self._host("podman", "import", str(archive), image)
         archive.unlink()
@@ -208,7 +217,7 @@ class Containers:
         log = self.folder / "build.log"
         with log.open("ab") as sink:
             done = subprocess.run(
-                ["nice", *command], env=self.environment, stdout=subprocess.PIPE, stderr=sink, check=False
+                list(command), env=self.environment, stdout=subprocess.PIPE, stderr=sink, check=False
             )
             sink.write(done.stdout)
         assert not check or done.returncode == 0, f"{command}\n{log.read_text(errors='replace')[-5000:]}"
@@ -224,15 +233,49 @@ class Containers:
         )
 
     def write_compose(self, variables: str) -> None:
-        """Compose's file as it is, beside variables that take the place of `.env`."""
+        """Compose's file but for the order, beside variables that take the place of `.env`."""
         (self.folder / ".env").write_text(variables)
-        shutil.copy2(COMPOSE / "compose.yaml", self.folder / "compose.yaml")
+        text = yaml.safe_load((COMPOSE / "compose.yaml").read_text())
+        for service in text["services"].values():
+            service.pop("depends_on", None)
+        (self.folder / "compose.yaml").write_text(yaml.safe_dump(text))
 
-    def up(self) -> None:
-        self.compose("up", "--detach", "--no-build", "postgres", "s3")
-        self.wait_until_healthy("postgres", "s3")
-        self.compose("up", "--detach", "--no-build")
-        self.wait_until_healthy()
+    def up(self, seconds: float = 900) -> None:
+        """Everything in the order of Compose, until all health checks pass."""
+        self.compose("up", "--no-start", "--no-build", "--scale", "dask-worker=2")
+        services = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
+        started: set[str] = set()
+        healthy: set[str] = set()
+        end = time.monotonic() + seconds
+        while started != services.keys() or any(
+            "healthcheck" in services[name] for name in started - healthy
+        ):
+            there = self.containers()
+            for name, service in services.items():
+                if name not in started:
+                    conditions = service.get("depends_on", {}).items()
+                    if all(self._holds(other, how["condition"], there, healthy) for other, how in conditions):
+                        ids = [one["Id"] for key, one in there.items() if re.sub(r"-\d+$", "", key) == name]
+                        self.run("podman", "start", *ids)
+                        started.add(name)
+                elif name not in healthy and self._is_healthy(there[name]["Id"], service):
+                    healthy.add(name)
+            if time.monotonic() > end:
+                late = sorted(started - healthy if started == services.keys() else services.keys() - started)
+                raise AssertionError(f"{late} are not up:\n{''.join(map(self.logs, services))}")
+            time.sleep(1)
+
+    def _is_healthy(self, container: str, service: dict[str, Any]) -> bool:
+        if "healthcheck" not in service:
+            return False
+        return self._exec(container, service["healthcheck"]["test"][1:]).returncode == 0
+
+    @staticmethod
+    def _holds(name: str, condition: str, there: dict[str, dict[str, Any]], healthy: set[str]) -> bool:
+        if condition == "service_completed_successfully":
+            assert not (there[name]["State"] == "exited" and there[name]["ExitCode"]), f"{name} failed"
+            return bool(there[name]["State"] == "exited")
+        return name in healthy if condition == "service_healthy" else bool(there[name]["State"] == "running")
 
     def containers(self) -> dict[str, dict[str, Any]]:
         """What there is of the project, by service; the second worker as `dask-worker-2`."""
@@ -245,26 +288,6 @@ class Containers:
             found[service if number in (None, "1") else f"{service}-{number}"] = one
         return found
 
-    def wait_until_healthy(self, *services: str, seconds: float = 600) -> None:
-        """Run the health checks of Compose until all pass."""
-        checks = {
-            name: one["healthcheck"]["test"][1:]
-            for name, one in yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"].items()
-            if "healthcheck" in one and (not services or name in services)
-        }
-        end = time.monotonic() + seconds
-        while checks:
-            there = self.containers()
-            for name, check in list(checks.items()):
-                if name in there and there[name]["State"] == "running":
-                    tried = self._exec(there[name]["Id"], check)
-                    if tried.returncode == 0:
-                        del checks[name]
-            if checks and time.monotonic() > end:
-                name = next(iter(checks))
-                raise AssertionError(f"{name} is not healthy:\n{self.logs(name)}")
-            time.sleep(1)
-
     def _exec(self, container: str, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["nsenter", f"--net=/run/netns/{self.network}", "podman", "exec", container, *command],
@@ -274,12 +297,12 @@ class Containers:
             check=False,
         )
 
-    def logs(self, name: str) -> str:
+    def logs(self, name: str, lines: int = 40) -> str:
         found = self.containers().get(name)
         if found is None:
             return f"there is no container of {name}"
         done = subprocess.run(
-            ["podman", "logs", "--tail", "40", found["Id"]],
+            ["podman", "logs", "--tail", str(lines), found["Id"]],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

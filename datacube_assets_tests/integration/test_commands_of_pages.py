@@ -27,7 +27,7 @@ from dagster import DagsterInstance
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
 from datacube_assets.development.s3_server import BUCKETS, S3Server
-from datacube_assets_tests.integration import test_documentation, test_stack
+from datacube_assets_tests.integration import test_containers, test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
     PAGES,
     README,
@@ -52,6 +52,17 @@ OPERATING, S3, SECURITY = "docs/operating.md", "docs/s3.md", "docs/security.md"
 SETTINGS, TORTOISE, VIEW = "docs/settings.md", "docs/coming-from-slow-tortoise.md", "docs/view.md"
 INFRA = "infra/README.md"
 
+_ENQUEUE = (
+    "curl -X PUT http://127.0.0.1:4040/data-pipeline/enqueue "
+    '-d \'{"model_id": "toy-crop-model", "run_id": "rainfall-low", "doc_ids": ["rainfall-low"], '
+    '"qualifier_map": {"yield": ["crop"]}, "data_paths": '
+    '["http://127.0.0.1:3001/files/rainfall-low_toy-crop-model.1.parquet.gzip"]}\''
+)
+_OF_POSTGRES = (
+    'PGPASSWORD="$DAGSTER_POSTGRES_PASSWORD" {} -h "$DAGSTER_POSTGRES_HOST" -p "$DAGSTER_POSTGRES_PORT" '
+    '-U "$DAGSTER_POSTGRES_USER" "$DAGSTER_POSTGRES_DB" {} dagster.sql'
+)
+_RESTORED = "`test_restore.py` does it, where Postgres is there"
 _README = "test_commands_of_the_readme_do_what_it_says"
 _TOUR = "test_the_tour_can_be_taken"
 _CHECKS = "test_the_commands_for_contributors_do_what_they_say"
@@ -68,6 +79,7 @@ _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
 _MAP = "test_the_map_is_served"
 _MAP_S3 = "test_buckets_on_s3_are_compared_copied_and_shown"
 _OF_STACK = "test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of"
+_IN_CONTAINERS = "test_a_request_by_curl_becomes_a_datacube_with_the_bytes_of_an_undisturbed_run"
 _COMPOSE = "test_the_settings_of_compose_are_put_where_only_their_owner_reads_them"
 _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 
@@ -171,10 +183,7 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         ".venv/bin/datacube view --models-bucket s3://models --indicators-bucket s3://indicators": _MAP_S3,
     },
     INFRA: {
-        "curl -X PUT http://127.0.0.1:4040/data-pipeline/enqueue "
-        '-d \'{"model_id": "toy-crop-model", "run_id": "rainfall-low", "doc_ids": ["rainfall-low"], '
-        '"qualifier_map": {"yield": ["crop"]}, "data_paths": '
-        '["http://127.0.0.1:3001/files/rainfall-low_toy-crop-model.1.parquet.gzip"]}\'': _OF_STACK,
+        _ENQUEUE: _OF_STACK,
         "source datacube-home/stack/environment": _OF_STACK,
         ".venv/bin/datacube status": _OF_STACK,
         ".venv/bin/datacube list": _OF_STACK,
@@ -205,13 +214,26 @@ NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
         "docker compose --profile simulators up --build --detach": _DOCKER,
         "docker build -f infra/Dockerfile -t registry.example.org/datacube-assets:VERSION .": _DOCKER,
         "docker push registry.example.org/datacube-assets:VERSION": _DOCKER,
-        "docker compose run --rm migrate": _DOCKER,
         "docker compose up --detach code dask-scheduler dask-worker && docker compose up --detach": _DOCKER,
-        "pg_dump ... > before.sql": "needs the Postgres of the installation",
+        "docker compose ps": _DOCKER,
+        "docker compose exec gateway datacube status": _DOCKER,
+        _ENQUEUE.replace(
+            "127.0.0.1:3001", "dojo:3001"
+        ): "`test_containers.py` sends it, where there are containers",
+        _OF_POSTGRES.format("pg_dump --no-owner", ">"): _RESTORED,
+        _OF_POSTGRES.format("psql -v ON_ERROR_STOP=1", "<"): _RESTORED,
+        'for bucket in lake models indicators logs; do aws s3 sync "s3://$bucket" "$bucket"; done': _RESTORED,
+        "docker build -f infra/Dockerfile -t datacube-assets:dev .": _DOCKER,
+        "kind load docker-image datacube-assets:dev": _CLUSTER_OF_OTHERS,
+        "kubectl apply -k infra/kubernetes/local": _CLUSTER_OF_OTHERS,
+        "kubectl -n datacube-local rollout status deployment --timeout=10m": _CLUSTER_OF_OTHERS,
+        "kubectl -n datacube-local port-forward service/webserver 3000": _CLUSTER_OF_OTHERS,
+        "kubectl -n datacube-local port-forward service/gateway 4040": _CLUSTER_OF_OTHERS,
+        "kubectl -n datacube-local port-forward service/causemos 3002": _CLUSTER_OF_OTHERS,
+        'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_containers.py"': "a test",
         "kubectl create namespace datacube": _CLUSTER_OF_OTHERS,
         "kubectl -n datacube create secret generic datacube --from-env-file=SECRETS": _CLUSTER_OF_OTHERS,
         "kubectl apply -k infra/kubernetes/production": _CLUSTER_OF_OTHERS,
-        "kubectl -n datacube delete job migrate --ignore-not-found": _CLUSTER_OF_OTHERS,
         "kubectl -n datacube rollout status deployment --timeout=10m": _CLUSTER_OF_OTHERS,
     },
 }
@@ -231,7 +253,8 @@ def test_every_command_of_a_page_is_executed_or_has_a_reason_not_to_be(page: str
     gone = sorted((executed.keys() | excused.keys()) - there)
     assert not gone, "these are on the page no more"
     for test in executed.values():
-        known = test in globals() or hasattr(test_documentation, test) or hasattr(test_stack, test)
+        modules = (test_containers, test_documentation, test_stack)
+        known = test in globals() or any(hasattr(module, test) for module in modules)
         assert known, f"there is no test {test}"
 
 
@@ -821,7 +844,7 @@ def test_what_is_asked_for_by_hand_waits_and_is_processed(said: Said, dev: Dev, 
         by_hand = put(said(DOJO, "datacube reprocess MODEL_ID:RUN_ID..."), **{"MODEL_ID:RUN_ID...": PRICES})
         assert dev.run(by_hand) == f"Asked for {PRICES}\n"
         # The command of the page about the stack, for a partition that nothing else here asks for.
-        (enqueue,) = (one for one in fenced_commands(INFRA) if "http://127.0.0.1:4040/" in one)
+        (enqueue,) = (one for one in fenced_commands(INFRA) if "http://127.0.0.1:3001/" in one)
         others = {'"toy-crop-model"': '"m"', '"rainfall-low"': '"r"'}
         enqueue = put(dev.here(at_port(enqueue, port, "4040")), **others)
         assert dev.run(enqueue) == ""

@@ -34,7 +34,7 @@ from datacube_assets_tests.integration.containers import COMPOSE, IMAGE, Contain
 from datacube_assets_tests.integration.support import open_house, rows
 from datacube_assets_tests.integration.system import wait_for
 
-PATIENCE = 600.0
+PATIENCE = 1500.0
 GATEWAY, DOJO, CAUSEMOS, S3, WEBSERVER = (
     f"http://127.0.0.1:{port}" for port in (4040, 3001, 3002, 8333, 3000)
 )
@@ -43,7 +43,7 @@ LARGEST_IMAGE = 1_150_000_000
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
@@ -68,11 +68,14 @@ def containers() -> Iterator[Containers]:
 def system(containers: Containers) -> Iterator[Containers]:
     variables = (COMPOSE / "env.example").read_text()
     containers.write_compose(f"{variables}\nDATACUBE_SENSOR_INTERVAL=2\nDATACUBE_MAX_RUNS=2\n")
-    containers.up()
     try:
+        containers.up()
         yield containers
     finally:
-        containers.compose("down", "--volumes", check=False)
+        # In the folder, where that is kept.
+        for name in containers.containers():
+            (containers.folder / f"{name}.log").write_text(containers.logs(name, lines=2000))
+        containers.remove()
 
 
 # --- the image --------------------------------------------------------------------------------------
@@ -172,8 +175,7 @@ def test_a_cold_restart_loses_nothing(system: Containers) -> None:
     wanted = {f"cold-{number}": 10.0 + number for number in range(3)}
     for run_id, value in wanted.items():
         enqueue(system, run_id, value)
-    system.compose("down")
-    assert not system.containers()
+    system.remove()
     system.up()
     # Files of Dojo's simulator are in its container, and went with it.
     for run_id, value in wanted.items():

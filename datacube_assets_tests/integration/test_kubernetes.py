@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -316,7 +317,7 @@ def test_the_local_environment_fits_a_small_node() -> None:
         assert min(requested(pod).values()) > 0 or name == "buckets", f"{name} asks for nothing"
 
 
-def test_daskss_limit_is_that_of_the_container() -> None:
+def test_dasks_limit_is_that_of_the_container() -> None:
     """Left to itself Dask takes a share by processors, and on large machines ends workers for nothing."""
     worker = compose()["services"]["dask-worker"]
     (limit,) = (word.partition("=")[2] for word in worker["command"] if word.startswith("--memory-limit="))
@@ -427,7 +428,7 @@ def test_probes_pass_against_what_the_process_opens(
         ]
         assert probes
         for probe in probes:
-            wait_for(lambda probe=probe: passes(probe, ports, here), f"{name} to pass {probe}", 120)
+            wait_for(functools.partial(passes, probe, ports, here), f"{name} to pass {probe}", 120)
         listening = {int(here[str(port)]) for port in ports.values()}
         assert all(is_open(port) for port in listening)
     finally:

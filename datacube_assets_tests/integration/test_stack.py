@@ -188,37 +188,53 @@ def undisturbed(value: float) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
+    with stack_folder(request) as folder, running(folder) as stack:
+        yield stack
+
+
+@contextlib.contextmanager
+def stack_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder for a stack, kept where a test failed."""
     # Not below pytest's folder, which only its owner may enter: Postgres does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="datacube-stack-"))
     folder.chmod(0o755)
     failed_before = request.session.testsfailed
+    try:
+        yield folder
+    finally:
+        if request.session.testsfailed == failed_before:
+            shutil.rmtree(folder)
+        else:
+            print(f"logs and storage are kept in {folder}")
+
+
+@contextlib.contextmanager
+def running(folder: Path, *only: str) -> Iterator[Stack]:
+    """The stack of a folder, or some services of it, until the block ends."""
     environment = (ROOT / "infra" / "compose" / "env.example").read_text()
     environment += "\nDATACUBE_SENSOR_INTERVAL=2\nDATACUBE_MAX_RUNS=2\n"
     (folder / "env").write_text(environment)
+    (folder / "stack.json").unlink(missing_ok=True)
     command = [sys.executable, str(ROOT / "infra" / "stack.py"), "--folder", str(folder)]
+    command += ["--env-file", str(folder / "env"), "--free-ports"]
+    command += ["--only", *only] if only else []
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--env-file", str(folder / "env"), "--free-ports"], stdout=log, stderr=log
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        running = Stack(folder)
+        started = Stack(folder)
 
         def up() -> bool:
             assert process.poll() is None, (folder / "log").read_text()
-            return (folder / "stack.json").exists() and running.told["up"]
+            return (folder / "stack.json").exists() and started.told["up"]
 
         wait_for(up, "the stack", PATIENCE)
-        yield running
+        yield started
         assert process.poll() is None, (folder / "log").read_text()
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(120)
     left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_of(pid, folder)]
     assert left == [], "Ctrl-C stops everything"
-    if request.session.testsfailed == failed_before:
-        shutil.rmtree(folder)
-    else:
-        print(f"logs and storage are kept in {folder}")
 
 
 def _is_of(pid: int, folder: Path) -> bool:
