@@ -109,7 +109,7 @@ def test_a_terminated_run_is_canceled_and_reported_so(held: Held) -> None:
 def test_a_run_is_terminated_by_one_who_does_not_see_its_process(held: Held) -> None:
     """As a webserver in another container does."""
     run = held.start("elsewhere")
-    with mock.patch.object(run_launcher, "process_of", lambda _: None):
+    with mock.patch.object(run_launcher, "process_of", return_value=None):
         assert held.system.instance.run_launcher.terminate(run.run_id)
     wait_for(lambda: held.status(run) == DagsterRunStatus.CANCELED, "the end of the run")
     wait_for(lambda: process_of(run.run_id) is None, "the end of its process")
