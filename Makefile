@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test fuzz browser screenshots lint types format bench docs soak audit lock wheels clean
+.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test fuzz browser axe screenshots lint types format bench docs soak audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
 
 browser: ## install Chromium for the tests that need one, where it is missing (Debian, as root)
 	@infra/browser.sh
+
+axe: ## fetch axe-core for the test of accessibility, where it is missing (npm)
+	@infra/axe.sh
 
 screenshots: $(STAMP) ## make the pictures of the docs anew, with Chromium
 	@$(BIN)/python -m datacube_assets_tests.browser.screenshots $(ARGS)

@@ -4,10 +4,12 @@
     python -m benchmarks soak --minutes 60 --every 10
 
 Daemon, webserver, simulators of Dojo and CauseMos, a real S3 server for lake and buckets, and a Dask cluster
-are processes of their own. Runs finish in Dojo one after the other, some are executed again. Meanwhile runs,
-daemon, code server and workers are killed with SIGKILL, and Dojo and CauseMos answer 503 or break off. In
-the end nothing may be lost, told twice or wrong: published objects are compared, byte for byte, with those
-of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
+are processes of their own. Runs finish in Dojo one after the other, some are executed again, and at times an
+earlier state comes back. Meanwhile runs, daemon, code server and workers are killed with SIGKILL; Dojo and
+CauseMos answer 503, break off, or send a byte at a time; Dojo lists documents twice; and where there is
+a C compiler, the clock of all that Dagster runs jumps. With `--outage N` CauseMos is away in the end until so
+many reports wait. Nothing may be lost, told twice or wrong: published objects are compared, byte for byte,
+with those of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,6 +58,8 @@ class Watched:
 
     finished: dict[tuple[str, int], float] = field(default_factory=dict)
     """When Dojo said that an execution of a run had succeeded, by run and execution."""
+    parts: dict[tuple[str, int], int] = field(default_factory=dict)
+    """Which execution's files each of these states has: an earlier one's, where a state came back."""
     faults: Counter[str] = field(default_factory=Counter)
     memory: dict[tuple[str, int], list[tuple[float, float]]] = field(
         default_factory=lambda: defaultdict(list)
@@ -66,11 +71,15 @@ def main(arguments: list[str]) -> None:
     options = _options(arguments)
     folder = Path(tempfile.mkdtemp(prefix="datacube-soak-", dir=options.folder))
     watched, start = Watched(), time.monotonic()
-    with _everything(folder, options.max_runs) as (system, cluster):
+    clock = Clock.of(folder)
+    with _everything(folder, options.max_runs, clock) as (system, cluster):
         over = threading.Event()
         sampling = threading.Thread(target=_sample, args=(system, cluster, watched, over), daemon=True)
         sampling.start()
-        _disturb(system, cluster, watched, options)
+        _disturb(system, cluster, watched, options, clock)
+        if options.outage:
+            _outage(system, watched, options.outage)
+        clock.jump(0)
         settled = _settle(system, watched, options.patience)
         over.set()
         sampling.join()
@@ -97,6 +106,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=5.0, help="how long runs keep coming")
     parser.add_argument("--every", type=float, default=5.0, help="seconds between runs that finish")
     parser.add_argument("--fault-every", type=float, default=12.0, help="seconds between faults")
+    parser.add_argument("--outage", type=int, default=0, help="reports that wait until CauseMos is back")
     parser.add_argument("--patience", type=float, default=300.0, help="seconds to wait for the last run")
     parser.add_argument("--max-runs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--seed", type=int, default=1, help="of what breaks when")
@@ -105,8 +115,37 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@dataclass
+class Clock:
+    """The clock of everything that Dagster runs: wrong by some seconds, where there is a C compiler."""
+
+    file: Path
+    library: Path | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Clock:
+        compiler, library = shutil.which("cc"), folder / "clock.so"
+        source = Path(__file__).with_name("clock.c")
+        if compiler:
+            command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
+            subprocess.run(command, check=True)
+        clock = cls(folder / "clock", library if compiler else None)
+        clock.jump(0)
+        return clock
+
+    def environment(self) -> dict[str, str]:
+        return {"LD_PRELOAD": str(self.library), "CLOCK_FILE": str(self.file)} if self.library else {}
+
+    def jump(self, seconds: int) -> bool:
+        """Set the clock so many seconds off the true time; says whether there is a clock to set."""
+        renewed = self.file.with_suffix(".new")
+        renewed.write_text(str(seconds))
+        renewed.replace(self.file)
+        return self.library is not None
+
+
 @contextlib.contextmanager
-def _everything(folder: Path, max_runs: int) -> Iterator[tuple[System, Cluster]]:
+def _everything(folder: Path, max_runs: int, clock: Clock) -> Iterator[tuple[System, Cluster]]:
     from datacube_assets.development.s3_server import s3_server
     from datacube_assets_tests.integration.dask_cluster import cluster
     from datacube_assets_tests.integration.system import system
@@ -129,6 +168,7 @@ def _everything(folder: Path, max_runs: int) -> Iterator[tuple[System, Cluster]]
         running = stack.enter_context(system(folder, max_runs=max_runs, **more))
         # A machine that does much else takes minutes.
         running.patience = 600.0
+        running.daemon.environment = {**running.environment, **clock.environment()}
         running.start_daemon()
         running.start_webserver()
         yield running, dask
@@ -137,25 +177,26 @@ def _everything(folder: Path, max_runs: int) -> Iterator[tuple[System, Cluster]]
 # --- what happens meanwhile ------------------------------------------------------------------------
 
 
-def _disturb(system: System, cluster: Cluster, watched: Watched, options: argparse.Namespace) -> None:
+def _disturb(
+    system: System, cluster: Cluster, watched: Watched, options: argparse.Namespace, clock: Clock
+) -> None:
     """Let runs finish, and break something now and then, until the time is over."""
     dice = random.Random(options.seed)
-    faults = _faults(system, cluster, dice)
+    faults = _faults(system, cluster, clock, dice)
     # At first in the order in which they are named, then in any.
     waiting = list(faults)[::-1]
     start = time.monotonic()
     next_run = next_fault = start
     number = 0
-    executions: Counter[str] = Counter()
     while (now := time.monotonic()) < start + 60 * options.minutes:
         if now >= next_run:
             number += 1
             again = number % AGAIN == 0
             name = f"run-{dice.randrange(1, number):05}" if again else f"run-{number:05}"
-            name = name if executions[name] or not again else f"run-{number:05}"
-            executions[name] += 1
-            _patiently(partial(system.dojo.finish, name, executions[name]))
-            watched.finished[name, executions[name]] = time.time()
+            state = _newest(watched).get(name, 0) + 1
+            # Every other time it is not executed again: a state that was there before comes back.
+            comes_back = state > 2 and number % (2 * AGAIN) == 0 and _is_told(system, watched, name)
+            _finish(system, watched, name, state, state - 2 if comes_back else state)
             next_run = now + options.every
         if now >= next_fault and number > 1:
             if not waiting:
@@ -172,7 +213,41 @@ def _disturb(system: System, cluster: Cluster, watched: Watched, options: argpar
         time.sleep(0.1)
 
 
-def _faults(system: System, cluster: Cluster, dice: random.Random) -> Mapping[str, Callable[[], bool]]:
+def _finish(system: System, watched: Watched, name: str, state: int, like: int) -> None:
+    """Bring a run into its next state in Dojo: of a new execution, or as it was in an earlier state."""
+    part = watched.parts.get((name, like), like)
+    _patiently(partial(system.dojo.finish, name, part))
+    watched.parts[name, state] = part
+    watched.finished[name, state] = time.time()
+
+
+def _is_told(system: System, watched: Watched, name: str) -> bool:
+    """Whether CauseMos knows of a run's newest state: only of one that was seen can another come back."""
+    with contextlib.suppress(OSError):
+        return name in _told_since(system, watched)
+    return False
+
+
+def _outage(system: System, watched: Watched, reports: int) -> None:
+    """Keep CauseMos away until so many reports wait, about runs that Dagster only notes down."""
+    from datacube_assets.storage.reports import Outbox, Report
+
+    _patiently(lambda: system.causemos.switch(error_next=10**9, error_status=503))
+    outbox, now = Outbox(system.lake), time.time_ns() // 1_000_000
+    for number in range(reports):
+        name = f"outage-{number:05}"
+        body = {"run_id": name, "data_id": "m", "doc_ids": [name], "is_indicator": False, "flow_id": name}
+        outbox.post(Report(name, "processing-failed", f"m:{name}", body, None, now))
+    waits = time.monotonic() + 30
+    while time.monotonic() < waits:
+        time.sleep(1)
+    watched.faults[f"outage with {reports} reports"] += 1
+    _patiently(lambda: system.causemos.switch(error_next=0))
+
+
+def _faults(
+    system: System, cluster: Cluster, clock: Clock, dice: random.Random
+) -> Mapping[str, Callable[[], bool]]:
     """What can break, by name; each says whether there was anything to break."""
     from datacube_assets.orchestration.run_launcher import process_of
 
@@ -219,6 +294,13 @@ def _faults(system: System, cluster: Cluster, dice: random.Random) -> Mapping[st
         "Dojo breaks off": misbehaves(system.dojo, truncate_next=10),
         "CauseMos answers 503": misbehaves(system.causemos, error_next=5, error_status=503),
         "CauseMos breaks off": misbehaves(system.causemos, truncate_next=3),
+        "Dojo dribbles": misbehaves(system.dojo, dribble_next=3),
+        "CauseMos dribbles": misbehaves(system.causemos, dribble_next=2),
+        "Dojo lists documents twice": misbehaves(system.dojo, repeat_next=5),
+        "clock ahead": lambda: clock.jump(120),
+        "clock right again": lambda: clock.jump(0),
+        "clock set back": lambda: clock.jump(-300),
+        "clock right once more": lambda: clock.jump(0),
     }
 
 
@@ -286,15 +368,16 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
     """Wait until everything has come to rest; says whether it did."""
     from datacube_assets.storage.reports import Outbox
 
-    _patiently(lambda: system.dojo.switch(error_next=0, truncate_next=0))
-    _patiently(lambda: system.causemos.switch(error_next=0, truncate_next=0))
+    still = {"error_next": 0, "truncate_next": 0, "dribble_next": 0, "repeat_next": 0}
+    _patiently(lambda: system.dojo.switch(**still))
+    _patiently(lambda: system.causemos.switch(**still))
     end, told = time.monotonic() + patience, -1
     while time.monotonic() < end:
         ready = _told_since(system, watched)
         if (
             ready >= _newest(watched).keys()
             and system.settled()
-            and not Outbox(system.lake).waiting()
+            and not Outbox(system.lake).slips()
             and not [name for name in _newest(watched) if _is_behind(system, watched, name)]
         ):
             return True
@@ -327,7 +410,7 @@ def _is_behind(system: System, watched: Watched, name: str) -> bool:
 
     run = ModelRun(MODEL, name)
     request = system.lake.read_document(request_key(run))
-    part = f"{name}_{MODEL}.{_newest(watched)[name]}.parquet.gzip"
+    part = f"{name}_{MODEL}.{watched.parts[name, _newest(watched)[name]]}.parquet.gzip"
     return (
         request is None
         or not request["data_paths"][0].endswith(part)
@@ -355,7 +438,8 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         if execution == newest[name]
     ]
     bucket = open_store(system.settings.models_bucket, system.settings.s3_endpoint)
-    wrong = _wrong(system, bucket, newest)
+    parts = {name: watched.parts[name, state] for name, state in newest.items()}
+    wrong = _wrong(system, bucket, parts)
     os.environ["DAGSTER_HOME"] = str(system.settings.home / "dagster")
     found = collect(system.settings, 0, delete=True)
     left = collect(system.settings, 0, delete=False)
@@ -373,7 +457,8 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "duplicated": sum(max(0, number - 1 - unheard[flow]) for flow, number in flows.items()),
         "told again, unheard": unheard.total(),
         "wrong": len(wrong),
-        "wrong after collecting": len(_wrong(system, bucket, newest)),
+        "wrong after collecting": len(_wrong(system, bucket, parts)),
+        "states that came back": sum(part != state for (_, state), part in watched.parts.items()),
         "failures told": sum(one["call"] == "processing-failed" for one in reports),
         "runs of Dagster": len(runs),
         "repeated": sum(run.parent_run_id is not None for run in runs),

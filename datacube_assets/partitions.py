@@ -29,12 +29,8 @@ _SIZES = ((10_000, "under 10k rows"), (100_000, "10k to 100k rows"), (1_000_000,
 
 
 def run_tags(run: ModelRun) -> dict[str, str]:
-    """Tags by which the runs page can be filtered."""
-    return {
-        "datacube/model": run.model_id,
-        "datacube/run": run.run_id,
-        "datacube/kind": "indicator" if run.is_indicator else "model",
-    }
+    """Tags by which the runs page can be filtered; what the partition says already needs none."""
+    return {"datacube/model": run.model_id}
 
 
 def size_class(rows: int) -> str:

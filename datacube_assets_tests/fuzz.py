@@ -35,6 +35,7 @@ from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, Run
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.raw_rows import raw_rows
 from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.kernels.times import MAX_TIMESTAMP
 from datacube_assets.storage.lake import Lake
@@ -42,6 +43,8 @@ from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.requests import leave_request, requested, runs_requested
 from datacube_assets_tests.hostile import Made, as_file, normalize_files
 from datacube_assets_tests.integration.support import JANUARY, rows
+from datacube_assets_tests.reader_model import ask_for_everything
+from datacube_assets_tests.unit.kernel_helpers import Points, datacube_of
 
 MEMORY = 8 << 30
 """Bytes that a process of the command may address."""
@@ -214,6 +217,10 @@ def table_law(table: pa.Table) -> None:
     points = zip(*(made.points.column(i).to_pylist() for i in range(len(names))), strict=True)
     found = [dict(zip(names, point, strict=True)) for point in points]
     assert repr(found) == repr([{name: one[name] for name in names} for one in expected])
+    raw = raw_rows(table, made.info.plan)
+    points_ = Points(made.points, made.info.plan, made.info.report, raw)
+    mapped = dict.fromkeys(made.info.features, made.info.layout.qualifiers)
+    ask_for_everything(datacube_of(points_, qualifiers=mapped).objects)
     assert set(names) == set(expected[0])
     conserved(made)
 
@@ -231,7 +238,7 @@ def conserved(made: Made) -> None:
     reasons = report.missing_features, report.num_invalid_ts, report.unreadable_values
     assert report.points == made.points.num_rows
     assert max(reasons) <= report.dropped <= sum(reasons)
-    for _, cells in temporal_cells(made.points, made.info.layout, made.info.periods):
+    for _, cells in temporal_cells([made.points], made.info.layout, made.info.periods):
         assert pc.sum(cells["rows"]).as_py() == report.points
 
 

@@ -49,8 +49,9 @@ def problems(python: str) -> list[str]:
         command = (*PIP, "--no-deps", *where, "--requirement", str(LOCKED), "--report", str(report))
         done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
         if done.returncode:
+            # Before the last one pip lists what it did not look at.
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-            return errors or [done.stderr[-500:] or "pip said nothing"]
+            return errors[-1:] or [done.stderr[-500:] or "pip said nothing"]
         wheels = json.loads(report.read_text())["install"]
     return not_locked((wheel["metadata"] for wheel in wheels), python)
 

@@ -6,6 +6,7 @@ are to be formatted, and how, and hand them to the publisher.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pyarrow.compute as pc
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue
 
 from datacube_assets.assets import pictures
-from datacube_assets.assets.aggregates import breakdowns
+from datacube_assets.assets.aggregates import breakdowns, global_aggregates, grid_cells, regional_aggregates
+from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import views
@@ -36,15 +38,54 @@ Works = dict[str, View]
 """How the objects of an asset are formatted, by piece of work."""
 
 
-def _published(description: str) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """An asset of this group."""
-    return datacube_asset(GROUP, {"s3"}, description)
+TABLES = (normalized_points, temporal_cells, global_aggregates, regional_aggregates, grid_cells)
+"""No object is touched before all of them, and their checks, are done: whoever is refused keeps the older
+datacube as it was."""
+
+
+WorksOf = Callable[[Lake, LakeTable, LakeTable], Works]
+"""What is formatted, and how, of the lake, the asset's table and the table `normalized_points`."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of objects: the asset that publishes it, and what it is made of."""
+
+    asset: AssetsDefinition
+    table: str
+    """Name of the table that it is formatted from."""
+    works: WorksOf
+    task: str | None
+    """The output task that it belongs to; None for what is always made."""
+
+
+FAMILIES: dict[str, Family] = {}
+"""Every family of objects, by the name of its asset: the graph, the jobs, `verify` and the completeness of
+`results.json` go by it.
+"""
+
+
+def _published(
+    description: str, *, of: str, works: WorksOf, task: str | None = None
+) -> Callable[[Callable[..., Any]], AssetsDefinition]:
+    """An asset of this group, which publishes a family of objects."""
+
+    def define(compute: Callable[..., Any]) -> AssetsDefinition:
+        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES)(compute)
+        FAMILIES[asset.key.path[-1]] = Family(asset, of, works, task)
+        return asset
+
+    return define
 
 
 # --- rows and lists --------------------------------------------------------------------------------
 
 
-@_published("raw.csv of each feature that has few enough rows: the rows as they were delivered.")
+@_published(
+    "raw.csv of each feature that has few enough rows: the rows as they were delivered.",
+    of="raw_dojo_output",
+    works=lambda lake, table, points: _works_of_rows(points),
+)
 def raw_data(
     context: AssetExecutionContext,
     raw_dojo_output: LakeTable,
@@ -53,7 +94,7 @@ def raw_data(
 ) -> MaterializeResult[None]:
     same_version(raw_dojo_output, normalized_points)
     info = RunInfo.of(normalized_points)
-    many = sorted(set(info.report.num_rows_per_feature) - set(_with_few_rows(info)))
+    many = sorted(set(info.report.num_rows_per_feature) - set(features_with_few_rows(info)))
     return publisher.publish(
         context,
         raw_dojo_output,
@@ -62,14 +103,15 @@ def raw_data(
     )
 
 
-def _with_few_rows(info: RunInfo) -> list[str]:
+def features_with_few_rows(info: RunInfo) -> list[str]:
+    """Features whose rows are published as they were delivered."""
     rows = info.report.num_rows_per_feature
     return sorted(feature for feature in rows if rows[feature] <= info.request.raw_count_threshold)
 
 
 def _works_of_rows(points: LakeTable) -> Works:
     info = RunInfo.of(points)
-    few = _with_few_rows(info)
+    few = features_with_few_rows(info)
     return {"raw": partial(_raw_data, info=info, features=few)} if few else {}
 
 
@@ -99,7 +141,11 @@ def _raw_data(lake: Lake, raw: LakeTable, _: str, info: RunInfo, features: list[
                 yield views.raw_data(join_rows(tables))
 
 
-@_published("region_lists.json of each feature: the ids of its regions at every level.")
+@_published(
+    "region_lists.json of each feature: the ids of its regions at every level.",
+    of="normalized_points",
+    works=lambda lake, table, points: {REGIONS: _region_lists},
+)
 def region_lists(
     context: AssetExecutionContext, normalized_points: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -110,7 +156,11 @@ def _region_lists(lake: Lake, points: LakeTable, file: str) -> Iterator[Objects]
     yield views.region_lists(lake.read(points, file), RunInfo.of(points).layout)
 
 
-@_published("The values of every qualifier per feature, their number, and the thresholds in force.")
+@_published(
+    "The values of every qualifier per feature, their number, and the thresholds in force.",
+    of="normalized_points",
+    works=lambda lake, table, points: {QUALIFIER_VALUES: _qualifier_lists},
+)
 def qualifier_lists(
     context: AssetExecutionContext, normalized_points: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -133,7 +183,12 @@ def _qualifier_lists(lake: Lake, points: LakeTable, file: str) -> Iterator[Objec
 # --- timeseries ------------------------------------------------------------------------------------
 
 
-@_published("Month and year timeseries of each feature over all places, and by each mapped qualifier.")
+@_published(
+    "Month and year timeseries of each feature over all places, and by each mapped qualifier.",
+    of="global_aggregates",
+    works=lambda lake, table, points: _works_of_timeseries(table),
+    task="compute_global_timeseries",
+)
 def global_timeseries(
     context: AssetExecutionContext, global_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -168,7 +223,12 @@ def _qualifier_timeseries(
     return views.qualifier_timeseries(resolution, qualifier, lake.read(table, file), RunInfo.of(table).layout)
 
 
-@_published("A timeseries per region of every level, and per qualifier value where the thresholds allow it.")
+@_published(
+    "A timeseries per region of every level, and per qualifier value where the thresholds allow it.",
+    of="regional_aggregates",
+    works=lambda lake, *tables: _works_of_regional_timeseries(lake, *tables),  # noqa: PLW0108  (it is below)
+    task="compute_regional_timeseries",
+)
 def regional_timeseries(
     context: AssetExecutionContext,
     regional_aggregates: LakeTable,
@@ -213,7 +273,12 @@ def _regional_timeseries(
 # --- regional tables -------------------------------------------------------------------------------
 
 
-@_published("A table of all regions of a level per feature and time, and by each mapped qualifier.")
+@_published(
+    "A table of all regions of a level per feature and time, and by each mapped qualifier.",
+    of="regional_aggregates",
+    works=lambda lake, table, points: _works_of_maps(table),
+    task="compute_regional_aggregation",
+)
 def regional_maps(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -248,7 +313,12 @@ def _regional_maps(
     return views.regional_maps(resolution, level, lake.read(table, file), RunInfo.of(table).layout, qualifier)
 
 
-@_published("The regions and times of the smallest and largest figures, per feature and level.")
+@_published(
+    "The regions and times of the smallest and largest figures, per feature and level.",
+    of="regional_aggregates",
+    works=lambda lake, table, points: _works_of_extrema(table),
+    task="compute_regional_stats",
+)
 def regional_extrema(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -273,7 +343,12 @@ def _regional_extrema(
 # --- grid ------------------------------------------------------------------------------------------
 
 
-@_published("Web-mercator tiles of zoom 0 to 8, 64 by 64 bins each, per feature and time.")
+@_published(
+    "Web-mercator tiles of zoom 0 to 8, 64 by 64 bins each, per feature and time.",
+    of="grid_cells",
+    works=lambda lake, table, points: _works_of_grid(table, _spatial_tiles),
+    task="compute_tiles",
+)
 def spatial_tiles(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -294,7 +369,12 @@ def _spatial_tiles(lake: Lake, table: LakeTable, file: str, resolution: Resoluti
     return views.spatial_tiles(resolution, lake.read(table, file))
 
 
-@_published("The smallest and largest figures of the subtiles at every zoom, per feature and time.")
+@_published(
+    "The smallest and largest figures of the subtiles at every zoom, per feature and time.",
+    of="grid_cells",
+    works=lambda lake, table, points: _works_of_grid(table, _grid_stats),
+    task="compute_tiles",
+)
 def grid_stats(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher
 ) -> MaterializeResult[None]:
@@ -307,17 +387,7 @@ def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution)
     yield views.grid_stats(resolution, lake.read(table, file))
 
 
-DATACUBE_ASSETS = [
-    raw_data,
-    region_lists,
-    qualifier_lists,
-    global_timeseries,
-    regional_timeseries,
-    regional_maps,
-    regional_extrema,
-    spatial_tiles,
-    grid_stats,
-]
+DATACUBE_ASSETS = [family.asset for family in FAMILIES.values()]
 
 
 def works_of(lake: Lake, run: ModelRun, asset: str) -> tuple[LakeTable, Works]:
@@ -325,31 +395,11 @@ def works_of(lake: Lake, run: ModelRun, asset: str) -> tuple[LakeTable, Works]:
 
     Raises MissingTableError, and KeyError for another asset.
     """
-    points = lake.table(run, "normalized_points")
-    table = lake.table(run, _TABLES[asset])
-    works: dict[str, Callable[[], Works]] = {
-        "raw_data": lambda: _works_of_rows(points),
-        "region_lists": lambda: {REGIONS: _region_lists},
-        "qualifier_lists": lambda: {QUALIFIER_VALUES: _qualifier_lists},
-        "global_timeseries": lambda: _works_of_timeseries(table),
-        "regional_timeseries": lambda: _works_of_regional_timeseries(lake, table, points),
-        "regional_maps": lambda: _works_of_maps(table),
-        "regional_extrema": lambda: _works_of_extrema(table),
-        "spatial_tiles": lambda: _works_of_grid(table, _spatial_tiles),
-        "grid_stats": lambda: _works_of_grid(table, _grid_stats),
-    }
-    return table, works[asset]()
+    family = FAMILIES[asset]
+    table = lake.table(run, family.table)
+    return table, family.works(lake, table, lake.table(run, "normalized_points"))
 
 
-_TABLES = {
-    "raw_data": "raw_dojo_output",
-    "region_lists": "normalized_points",
-    "qualifier_lists": "normalized_points",
-    "global_timeseries": "global_aggregates",
-    "regional_timeseries": "regional_aggregates",
-    "regional_maps": "regional_aggregates",
-    "regional_extrema": "regional_aggregates",
-    "spatial_tiles": "grid_cells",
-    "grid_stats": "grid_cells",
-}
-"""The table of each asset."""
+def of_task(task: str | None) -> list[AssetsDefinition]:
+    """The assets of an output task; of None, those that are always made."""
+    return [family.asset for family in FAMILIES.values() if family.task == task]

@@ -6,18 +6,22 @@ which draws.
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import pyarrow as pa
 
+import datacube_assets
 from datacube_assets.kernels import pictures
 from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import Floats, Ints, column, encode_text, slices
 from datacube_assets.kernels.morton import Quadkeys
-from datacube_assets.kernels.pictures import MAX_MAPPED, MAX_PANELS, MAX_REGIONS, Cells, Mean
+from datacube_assets.kernels.pictures import MAX_MAPPED, MAX_PANELS, MAX_REGIONS, Cells, Land, Mean
 from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
 from datacube_assets.storage.points import shards_of
@@ -31,15 +35,18 @@ MAX_MEANS = 20
 """Features whose means are shown as figures."""
 MAX_FILES = 4
 """Files of a table of grid cells that are read where it has more than `MAX_ROWS`."""
+ATLAS = Path(datacube_assets.__file__).parent / "view/static/vendor/world-atlas/countries-50m.json"
+"""Coasts and borders as TopoJSON, which the map page has too."""
 
 
-def of_points(lake: Lake, table: LakeTable) -> str:
+def of_points(lake: Lake, table: LakeTable) -> bytes:
     """Places and values of the points; of many points a sample."""
     info = RunInfo.of(table)
     mapped = info.layout.mappable
     parts: list[pa.Table] = []
-    for shard in shards_of(table):
-        parts.append(lake.read_all(table, shard, ["feature", "value", *(("lat", "lng") if mapped else ())]))
+    columns = ["feature", "value", *(("lat", "lng") if mapped else ())]
+    for part in itertools.chain.from_iterable(lake.batches(table, one, columns) for one in shards_of(table)):
+        parts.append(part)
         if sum(part.num_rows for part in parts) >= MAX_ROWS:
             break
     points = pa.concat_tables(parts).unify_dictionaries()
@@ -57,7 +64,7 @@ def of_points(lake: Lake, table: LakeTable) -> str:
     by_name = {
         name: value if len(info.features) == 1 else value[codes == code] for code, name in enumerate(names)
     }
-    return pictures.points(lat, lng, by_name, told + _some(len(by_name), info))
+    return pictures.points(lat, lng, by_name, told + _some(len(by_name), info), land())
 
 
 def means_over_time(lake: Lake, table: LakeTable) -> dict[str, tuple[Mean, Mean]]:
@@ -85,13 +92,13 @@ def mean_figures(lake: Lake, table: LakeTable) -> dict[str, float]:
     return found
 
 
-def of_timeseries(lake: Lake, table: LakeTable) -> str:
+def of_timeseries(lake: Lake, table: LakeTable) -> bytes:
     """The lines of month and year."""
     means = means_over_time(lake, table)
     return pictures.timeseries(means, "Mean over all places" + _some(len(means), RunInfo.of(table)))
 
 
-def of_regions(lake: Lake, table: LakeTable) -> str | None:
+def of_regions(lake: Lake, table: LakeTable) -> bytes | None:
     """The regions of the largest means, of the coarsest level that has several."""
     columns = ["region_id", "s_count", "s_sum_t_mean"]
     rows: dict[str, pa.Table] = {}
@@ -120,14 +127,14 @@ def _largest(rows: pa.Table) -> tuple[list[str], Floats]:
     return region.values.take(pa.array(chosen)).to_pylist(), means[chosen]
 
 
-def of_tiles(lake: Lake, table: LakeTable) -> str | None:
+def of_tiles(lake: Lake, table: LakeTable) -> bytes | None:
     """The map of the first, the last and the busiest month."""
     features = _mapped(lake, table, ["quadkey", "s_count", "s_sum_t_mean"])
     if not features:
         return None
     maps = {feature: _first_last_busiest(rows) for feature, rows in features.items()}
     title = "Mean in each square of the map" + _some(len(maps), RunInfo.of(table))
-    return pictures.heat_maps(maps, title)
+    return pictures.heat_maps(maps, title, land())
 
 
 def _first_last_busiest(rows: pa.Table) -> list[Cells]:
@@ -151,7 +158,7 @@ def _first_last_busiest(rows: pa.Table) -> list[Cells]:
     return made
 
 
-def of_grid_stats(lake: Lake, table: LakeTable) -> str | None:
+def of_grid_stats(lake: Lake, table: LakeTable) -> bytes | None:
     """The range of means and sums at every zoom, in the busiest month."""
     features = _mapped(lake, table, ["quadkey", "s_count", "s_sum_t_sum", "s_sum_t_mean"])
     if not features:
@@ -176,6 +183,22 @@ def _statistic(by_zoom: Floats, name: str) -> Floats:
 
 
 # --- reading ---------------------------------------------------------------------------------------
+
+
+@functools.cache
+def land() -> Land:
+    """Coasts and borders of the world, each of them once."""
+    atlas = json.loads(ATLAS.read_bytes())
+    arcs = atlas["arcs"]
+    # An arc is steps on a grid of whole numbers, from its first point on.
+    steps = np.array([step for arc in arcs for step in arc], np.float64)
+    ends = np.cumsum([len(arc) for arc in arcs])
+    places = np.cumsum(steps, axis=0)
+    before = np.concatenate([np.zeros((1, 2)), places[ends[:-1] - 1]])
+    places -= np.repeat(before, np.diff(ends, prepend=0), axis=0)
+    degrees = places * atlas["transform"]["scale"] + atlas["transform"]["translate"]
+    lng, lat = np.insert(degrees, ends[:-1], np.nan, axis=0).T
+    return lng, lat
 
 
 def _by_feature(

@@ -39,7 +39,7 @@ def pipeline_results(
     version = same_version(normalized_points, global_aggregates)
     info, lake = RunInfo.of(normalized_points), publisher.lake.open()
     body = results_of(lake, normalized_points, global_aggregates)
-    bucket = publisher.bucket(normalized_points)
+    bucket = publisher.bucket(context, normalized_points)
     published = complete(
         lake,
         bucket,
@@ -57,7 +57,8 @@ def pipeline_results(
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),
             "input version": version,
-            **publisher.ui.links(info.run),
+            **publisher.ui.links(info.run, context.asset_key.path[-1]),
+            **publisher.ui.next_steps(info.run),
         },
     )
 

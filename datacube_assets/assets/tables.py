@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -72,9 +73,13 @@ def datacube_asset(
     metadata: Mapping[str, Any] | None = None,
     deps: Sequence[AssetsDefinition] = (),
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """An asset as all are: partitioned by model run, in a group, patient, its errors told to people."""
+    """An asset as all are: partitioned by model run, in a group, patient, its errors told to people.
+
+    It waits for `deps` and their checks, too, if it does not take them as input anyway.
+    """
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
+        inputs = inspect.signature(compute).parameters
         defined: AssetsDefinition = asset(
             group_name=group,
             partitions_def=model_runs,
@@ -82,7 +87,7 @@ def datacube_asset(
             kinds=kinds,
             owners=[OWNER],
             metadata={DOCUMENTATION: MetadataValue.text(PAGES[group]), **(metadata or {})},
-            deps=deps,
+            deps=[other for other in deps if other.key.path[-1] not in inputs],
             description=description,
         )(told(repeated(compute)))
         return defined
@@ -161,14 +166,14 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "share of rows dropped": round(report.dropped / report.num_rows, 6) if report.num_rows else 0.0,
         "dropped: no feature": report.missing_features,
         "dropped: value is no number": report.unreadable_values,
-        "dropped: timestamp out of range": report.num_invalid_ts,
-        "repaired: timestamp missing, filled": report.num_missing_ts,
-        "repaired: infinite value, now missing": report.infinite_values,
-        "repaired: weight missing, now 0": report.missing_weights,
+        "dropped: time out of range": report.num_invalid_ts,
+        "filled: no timestamp": report.num_missing_ts,
+        "emptied: infinite value": report.infinite_values,
+        "zeroed: no weight": report.missing_weights,
         "kept: value missing": report.num_missing_val,
-        "kept: no coordinates, not on the map": report.missing_coordinates,
-        "kept: beyond the mercator limit, not on the map": report.beyond_mercator,
-        "kept: longitude beyond 180 degrees, wrapped": report.wrapped_longitudes,
+        "off the map: no coordinates": report.missing_coordinates,
+        "off the map: beyond 85 degrees": report.beyond_mercator,
+        "wrapped: longitude over 180": report.wrapped_longitudes,
         "kept: impossible coordinates": report.impossible_coordinates,
         "rows per feature": dict(report.num_rows_per_feature),
     }

@@ -273,6 +273,8 @@ class DojoSimulator(Simulator):
         terms = _terms(query) if collection == "runs" else {}
         size = _size_of(request, DEFAULT_SIZES[collection])
         hits, scroll_id, documents = self.page(collection, size, query.get("scroll_id"), terms)
+        if self.switches.repeats():
+            hits, documents = hits + len(documents), [*documents, *documents]
         if collection == "runs":
             documents = _with_parameters(documents, query)
         else:

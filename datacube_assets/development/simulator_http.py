@@ -57,6 +57,12 @@ class Switches(BaseModel):
     truncate_rate: float = Field(0.0, ge=0, le=1)
     truncate_next: int = Field(0, ge=0)
     """So many of the coming answers break off in the middle, whatever the rate."""
+    dribble_next: int = Field(0, ge=0)
+    """So many of the coming answers come a byte at a time, and hardly end."""
+    dribble_seconds: float = Field(1.0, gt=0, le=3600)
+    """How long each byte takes."""
+    repeat_next: int = Field(0, ge=0)
+    """Dojo only: so many of the coming listings have their documents twice."""
     scroll_seconds: float = Field(120.0, ge=0)
     """Dojo only: a scroll that was not asked for longer than this is forgotten."""
     shuffle: bool = False
@@ -68,6 +74,16 @@ class Switches(BaseModel):
             self.error_next -= 1
             return True
         return random.random() < self.error_rate
+
+    def dribbles(self) -> bool:
+        """Whether this answer comes a byte at a time; counts down `dribble_next`."""
+        self.dribble_next, now = max(self.dribble_next - 1, 0), self.dribble_next
+        return now > 0
+
+    def repeats(self) -> bool:
+        """Whether this listing has its documents twice; counts down `repeat_next`."""
+        self.repeat_next, now = max(self.repeat_next - 1, 0), self.repeat_next
+        return now > 0
 
     def truncates(self) -> bool:
         """Whether this answer breaks off; counts down `truncate_next`."""
@@ -151,6 +167,8 @@ class _Misbehaving:
             headers = {"Retry-After": switches.retry_after} if switches.retry_after else None
             refusal = PlainTextResponse("switched to fail", switches.error_status, headers)
             await refusal(scope, receive, send)
+        elif switches.dribbles():
+            await _dribble(send, switches.dribble_seconds)
         else:
             scope[IS_CUT] = switches.truncates()
             await self._app(scope, receive, _cut(send) if scope[IS_CUT] else send)
@@ -167,6 +185,18 @@ class _Guarded:
         else:
             challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}
             await PlainTextResponse("Unauthorized", 401, challenge)(scope, receive, send)
+
+
+_LONGEST_DRIBBLE = 300
+"""Bytes, after which it ends all the same: nobody may be listening any more."""
+
+
+async def _dribble(send: Send, seconds: float) -> None:
+    """Answer a byte at a time; whoever asked had better give it up."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(_LONGEST_DRIBBLE):
+        await send({"type": "http.response.body", "body": b" ", "more_body": True})
+        await asyncio.sleep(seconds)
 
 
 def _cut(send: Send) -> Send:

@@ -57,9 +57,9 @@ class DatacubeRequest(BaseModel):
     """Feature name to the qualifier columns that break it down."""
     weight_column: str = ""
     qualifier_thresholds: QualifierThresholds = QualifierThresholds()
-    fill_timestamp: int = 0
+    fill_timestamp: int = Field(0, ge=-(2**63), lt=2**63)
     """Milliseconds UTC put where the timestamp is missing."""
-    raw_count_threshold: int = Field(10_000, ge=0)
+    raw_count_threshold: int = Field(10_000, ge=0, lt=2**63)
     """Features with more rows get no raw.csv."""
     timestamp_unit: Literal["s", "ms", "us", "ns"] = "ms"
     """Unit of numeric timestamps in the parts. Old files hold seconds, and nothing in them says so."""

@@ -16,9 +16,10 @@ from typing import Any
 import graphql
 from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
+from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.parameters import is_run_id
-from datacube_assets.http_client.redaction import beginning
 from datacube_assets.orchestration.failures import reason
+from datacube_assets.redaction import beginning
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {
@@ -156,5 +157,6 @@ def _agent(record: RunRecord) -> Answer:
     run = record.dagster_run
     origin = run.remote_job_origin
     location = origin.location_name if origin else run.job_name
-    kind = run.tags.get("datacube/kind", "datacube")
+    model_run = ModelRun.known(run.tags.get("dagster/partition"))
+    kind = "datacube" if model_run is None else "indicator" if model_run.is_indicator else "model"
     return {"id": location, "labels": [run.job_name, kind]}

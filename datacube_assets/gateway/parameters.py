@@ -19,19 +19,19 @@ from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.fetch import Source, check_address
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import HIDDEN, redacted
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.redaction import HIDDEN, redacted
 from datacube_assets.settings import Settings, names
 
 LARGEST_REQUEST = 1_000_000
 """Bytes of a flow parameter object; one with a thousand addresses has about a third of it."""
 LARGEST_BODY = 10_000_000
 """Bytes of an array of them."""
-MOST_VALUES = 100_000
+MOST_VALUES = 50_000
 """Values of a body; one with a thousand addresses has about a thousand and fifty."""
 DEEPEST = 64
 """Objects and arrays of a body that lie in each other."""
-MOST_ADDRESSES = 4_000
+MOST_ADDRESSES = 2_000
 """Addresses of parts that a body may name, in all its requests together: each is looked at and sealed."""
 MOST_DOCUMENTS = 10_000
 """Documents that may wait for the outcomes of a body's requests."""
@@ -156,11 +156,11 @@ def parsed(body: bytes) -> Any:
     """What a JSON body says, in the one form in which it is kept and read again.
 
     Raises RefusedError for what is none, or could not be written again: numbers that are none or infinite,
-    half a character; and for what would take long, TooLargeError included.
+    half a character; and for what would take long.
     """
     # In texts these signs count as well, which makes no difference to anybody.
     if sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise TooLargeError(f"a body may have at most {MOST_VALUES:,} values")
+        raise RefusedError(f"the body must be JSON of at most {MOST_VALUES:,} values")
     try:
         content = json.loads(body.decode())
         json.dumps(content, allow_nan=False, ensure_ascii=False).encode()

@@ -35,7 +35,7 @@ from tenacity import (
     wait_random,
 )
 
-from datacube_assets.http_client.redaction import beginning, keep_secret, redacted, secrets_of
+from datacube_assets.redaction import beginning, keep_secret, redacted, secrets_of
 
 _log = logging.getLogger(__name__)
 

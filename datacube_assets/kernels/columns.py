@@ -41,11 +41,14 @@ def kind_of(name: str, type_: pa.DataType) -> str:
         return "b"
     if pa.types.is_timestamp(type_) or pa.types.is_date(type_):
         return "M"
-    raise InputError(
-        f"cells of type {type_} cannot be read",
-        column=name,
-        remedy=READABLE,
-    )
+    raise unreadable_type(name, type_)
+
+
+def unreadable_type(name: str, type_: pa.DataType) -> InputError:
+    if pa.types.is_dictionary(type_):
+        type_ = type_.value_type
+    unmarked = ": bytes that are not marked as text" if "binary" in str(type_) else ""
+    return InputError(f"cells of type {type_} cannot be read{unmarked}", column=name, remedy=READABLE)
 
 
 def by_name(batch: pa.Table) -> Columns:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datacube_assets.kernels.columns import kind_of
+from datacube_assets.kernels.columns import kind_of, unreadable_type
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
 from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_index_column, is_text
 
@@ -43,7 +43,8 @@ class Part:
         try:
             self._footer = _footer(source)
             self._metadata = _metadata(self._footer, name)
-            schema = _as_read(self._metadata)
+            schema, self._bytes = _as_read(self._metadata)
+            """Columns of bytes that may be read only where they have no value."""
             self.columns = _columns(schema, self._metadata, name)
             self._schema = schema
             kept = set(self.columns)
@@ -97,6 +98,9 @@ class Part:
                 else:
                     return
             yield from self._read_plain(groups, done)
+        except InputError as error:
+            error.file = self.name
+            raise
         except (pa.ArrowException, OSError) as error:
             raise _damaged(self.name, _first_line(error)) from error
 
@@ -121,7 +125,8 @@ class Part:
         file = self._open(_metadata(_without_arrow_schema(self._footer), self.name))
         waiting: list[pa.Table] = []
         rows = size = 0
-        for batch in file.iter_batches(PLAIN_ROWS, row_groups=groups, columns=self._wanted):
+        steps = min(PLAIN_ROWS, self.batch_rows)
+        for batch in file.iter_batches(steps, row_groups=groups, columns=self._wanted):
             skipped = min(done, batch.num_rows)
             done -= skipped
             if skipped == batch.num_rows:
@@ -140,6 +145,8 @@ class Part:
             table = table.select(self._places)
         for place, field in enumerate(table.schema):
             if _is_binary(field.type):
+                if field.name in self._bytes and table.column(place).null_count < table.num_rows:
+                    raise unreadable_type(field.name, field.type)
                 # Which of them are no UTF-8 is said where they are looked at.
                 table = table.set_column(place, field.name, _as_texts(table.column(place)))
         return table
@@ -182,18 +189,27 @@ def _without_arrow_schema(footer: bytes) -> bytes:
     return footer.replace(_ARROW_SCHEMA, _ARROW_SCHEMA.lower())
 
 
-def _as_read(metadata: pq.FileMetaData) -> pa.Schema:
-    """The columns with the types that they are read as.
+def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
+    """The columns with the types that they are read as; and those of bytes, which must have no value.
 
-    Bytes are texts where the file says so, and where its writer has no other way to say text (as Impala and
-    old versions of Hive, which leave the mark out).
+    Bytes are texts where the file says so, and where its writer marks none of them as text (as Impala and
+    old versions of Hive do). What has no value may have been meant as anything (fastparquet calls it bytes),
+    unless Arrow says that it was bytes.
     """
     schema = metadata.schema.to_arrow_schema()
-    unmarked = _ARROW_SCHEMA not in (metadata.metadata or {})
+    by_arrow = _ARROW_SCHEMA in (metadata.metadata or {})
+    texts_are_marked = any(map(is_text, schema.types))
+    bytes_only = set()
     for number, field in enumerate(schema):
-        if _is_binary(field.type) and (unmarked or _marked_as_text(metadata, field.name)):
-            schema = schema.set(number, field.with_type(pa.string()))
-    return schema
+        if not _is_binary(field.type):
+            continue
+        marked = _marked_as_text(metadata, field.name)
+        if by_arrow and not marked:
+            continue
+        if texts_are_marked and not marked:
+            bytes_only.add(field.name)
+        schema = schema.set(number, field.with_type(pa.string()))
+    return schema, frozenset(bytes_only)
 
 
 def _marked_as_text(metadata: pq.FileMetaData, name: str) -> bool:

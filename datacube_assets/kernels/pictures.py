@@ -1,25 +1,25 @@
 """Small pictures of a datacube, so that a person sees at a glance whether a run came through right.
 
-Arrays in, the text of an SVG out: charts and maps drawn by hand, as importing a plotting library would take
-longer than a small run. Names come from outside and are escaped; colours can be told apart by everybody.
-Which rows are drawn, and where pictures are shown, is decided in `assets/pictures.py`.
+Arrays in, a PNG out. Matplotlib draws, without pyplot; it is imported with the first picture, and the same
+arrays give the same bytes. Names come from outside: none of them is read as a formula. The colours are those
+of the map page, and can be told apart by everybody. Which rows are drawn, and where pictures are shown, is
+decided in `assets/pictures.py`.
 """
 
 from __future__ import annotations
 
-import base64
+import io
 import math
 import re
-import struct
-import zlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
-from html import escape
 from itertools import islice
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from datacube_assets.kernels.groups import Floats, Ints
 from datacube_assets.kernels.morton import MAX_PRECISION, Quadkeys, deinterleave
@@ -33,91 +33,110 @@ MAX_REGIONS = 8
 """Bars of a panel of regions."""
 
 _WIDTH, _HEIGHT = 250, 190
-"""Pixels of a panel."""
+"""Points of a panel, 72 to the inch."""
 _COLUMNS = 3
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 20, 22, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 24, 36
 """Room around the axes of a panel."""
-_HEAD, _FOOT = 26, 8
+_HEAD = 30
+_DPI = 100
+_SHADES = 24
+"""Of the colours of maps: few make a picture small, and nobody sees it."""
 _BINS = 32
-_MAP_CELLS, _FEW = 80, 300
+_MAP_CELLS, _FEW = 64, 200
 """Cells of a heat map along its longer side; half as many where so few are filled, to be seen at all."""
-_LINE_COLUMNS = 70
-"""Places along the axis of time; where there are more times, each shows its smallest and largest value."""
+_MARKED = 24
+"""Times up to which each one is marked."""
+_YEAR = 365.2425 * 86_400_000.0
 
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
-_INK, _FAINT, _EMPTY = "#333", "#ddd", "#f3f3f3"
-_RAMP = ("fde725", "b4de2c", "6dcd59", "35b779", "1f9e89", "26828e", "31688e", "3e4a89", "482878", "440154")
-"""From little to much: lighter to darker, so that it is also right in grey."""
-_SHADES = 15
+_EMPTY, _LAND, _INK, _EDGE = "#f1f4f7", "#6b7580", "#222222", "#c8ced4"
+_COLOURS = "viridis"
+"""From little (dark) to much (yellow), as on the map page."""
+_FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans Ethiopic", "Noto Sans CJK SC", "Noto Sans Devanagari")
+"""What letters are taken from, one after the other; the first comes with matplotlib."""
+_STYLE: dict[str, Any] = {
+    "font.size": 7.0, "axes.titlesize": 8.0, "axes.titleweight": "bold", "axes.titlelocation": "left",
+    "axes.titley": 1.0,
+    "axes.facecolor": _EMPTY, "axes.edgecolor": _EDGE, "axes.linewidth": 0.6, "axes.grid": True,
+    "axes.axisbelow": True, "grid.color": "#ffffff", "grid.linewidth": 0.8, "axes.labelcolor": _INK,
+    "text.color": _INK, "xtick.color": _INK, "ytick.color": _INK, "xtick.major.size": 0.0,
+    "ytick.major.size": 0.0, "text.parse_math": False, "text.usetex": False,
+}  # fmt: skip
 
-_NO_XML = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Mean = tuple[Ints, Floats]
 """Times in ms UTC, ascending, and the value of each, NaN where there is none."""
+Land = tuple[Floats, Floats]
+"""Longitudes and latitudes of outlines, in degrees, NaN between one and the next."""
 
 
 # --- the pictures ----------------------------------------------------------------------------------
 
 
-def points(lat: Floats | None, lng: Floats | None, values: Mapping[str, Floats], title: str) -> str:
+def points(
+    lat: Floats | None, lng: Floats | None, values: Mapping[str, Floats], title: str, land: Land | None = None
+) -> bytes:
     """Where points are, and how the values of each feature are distributed."""
-    sheet = _Sheet(title)
-    if lat is not None and lng is not None and len(lat):
-        _points_map(sheet, lat, lng)
-    for name, of_feature in islice(values.items(), MAX_PANELS):
-        known = _known(of_feature)
-        if not len(known):
-            sheet.panel(name).note("no values")
-            continue
-        counts, edges = np.histogram(known, _BINS, _range(known))
-        heights = np.log10(counts, out=np.full(_BINS, -0.3), where=counts > 0)
-        axes = _Axes(sheet.panel(name), _range(edges), (-0.3, max(1.0, float(heights.max()) * 1.05)))
-        axes.ticks_x("value", _ticks(*axes.x), short)
-        axes.ticks_y("points (log scale)", range(int(axes.y[1]) + 1), lambda power: short(10.0**power))
-        axes.bars(edges, heights)
-    return sheet.svg()
+    mapped = lat is not None and lng is not None and len(lat) > 0
+    shown = list(islice(values.items(), MAX_PANELS))
+    with _sheet(title, len(shown) + mapped) as sheet:
+        if lat is not None and lng is not None and mapped:
+            _points_map(sheet, lat, lng, land)
+        for name, of_feature in shown:
+            known = _known(of_feature)
+            axes = sheet.axes(name, known)
+            if axes is not None:
+                counts, edges = np.histogram(known, _BINS, _range(known))
+                axes.stairs(counts, edges, baseline=0.5, fill=True, color=_BLUE)
+                axes.set_yscale("log")
+                axes.set_ylim(0.5, max(10.0, float(counts.max()) * 1.3))
+                axes.minorticks_off()
+                sheet.label(axes, "value", "points (log scale)", x=short, y=short)
+        return sheet.png()
 
 
-def timeseries(series: Mapping[str, tuple[Mean, Mean]], title: str) -> str:
-    """The mean of each feature per month and per year."""
-    sheet = _Sheet(title, legend=(("month", _BLUE), ("year", _ORANGE)))
-    for name, (month, year) in islice(series.items(), MAX_PANELS):
-        panel = sheet.panel(name)
-        month, year = ((times, _drawable(values)) for times, values in (month, year))
-        known = _known(np.concatenate([month[1], year[1]]))
-        if not len(known):
-            panel.note("no values")
-            continue
-        span = _range(np.concatenate([month[0], year[0]]).astype(np.float64), least=28 * 86_400_000.0)
-        axes = _Axes(panel, span, _range(known, margin=0.05))
-        axes.ticks_x("time (UTC)", *_time_ticks(*span))
-        axes.ticks_y("mean of places", _ticks(*axes.y), short)
-        axes.line(*_thinned(*month, span), _BLUE, 1.2)
-        axes.line(*_thinned(*year, span), _ORANGE, 2)
-    return sheet.svg()
+def timeseries(series: Mapping[str, tuple[Mean, Mean]], title: str) -> bytes:
+    """The mean of each feature per month, and per year as a bar over that year."""
+    with _sheet(title, len(series), (("month", _BLUE), ("year", _ORANGE))) as sheet:
+        for name, (month, year) in islice(series.items(), MAX_PANELS):
+            months, years = _drawable(month[1]), _drawable(year[1])
+            known = _known(np.concatenate([months, years]))
+            axes = sheet.axes(name, known)
+            if axes is None:
+                continue
+            starts = year[0].astype(np.float64)
+            ends = [month[0].astype(np.float64), starts, starts + (_YEAR if len(starts) else 0.0)]
+            span = _range(np.concatenate(ends), least=28 * 86_400_000.0, margin=0.02)
+            at, value = month[0].astype(np.float64), months
+            before, after = np.append(np.nan, value[:-1]), np.append(value[1:], np.nan)
+            alone = np.isfinite(value) & np.isnan(before) & np.isnan(after)
+            axes.plot(at, value, color=_BLUE, linewidth=1.2, marker="o" if len(at) <= _MARKED else "", ms=2.5)
+            axes.plot(at[alone], value[alone], "o", color=_BLUE, ms=2.5)
+            axes.hlines(years, starts, starts + _YEAR, color=_ORANGE, linewidth=1.8)
+            axes.set_xlim(*span)
+            axes.set_ylim(*_range(known, margin=0.08))
+            times, told = _time_ticks(*span)
+            sheet.label(axes, "time (UTC)", "mean of places", y=short)
+            axes.set_xticks(times, list(map(told, times)))
+        return sheet.png()
 
 
-def top_regions(means: Mapping[str, tuple[Sequence[str], Floats]], title: str) -> str:
+def top_regions(means: Mapping[str, tuple[Sequence[str], Floats]], title: str) -> bytes:
     """The regions of the largest means of each feature, largest first; names and values of each."""
-    sheet = _Sheet(title)
-    for name, (regions, values) in islice(means.items(), MAX_PANELS):
-        panel = sheet.panel(name)
-        if not len(values):
-            panel.note("no values")
-            continue
-        values = _drawable(values)
-        axes = _Axes(panel, _range(np.append(values, 0.0)), (0.0, float(MAX_REGIONS)), left=112)
-        axes.ticks_x("mean of places", _ticks(*axes.x, about=2), short)
-        zero = axes.at_x(0.0)
-        for row, (region, value) in enumerate(zip(regions, values.tolist(), strict=True)):
-            y = axes.at_y(MAX_REGIONS - row - 0.1)
-            width = axes.at_x(value) - zero
-            x, width, height = min(zero, zero + width), max(abs(width), 0.5), axes.height / MAX_REGIONS * 0.8
-            panel.add(
-                f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{_BLUE}"/>'
-            )
-            panel.text(axes.left - 4, y + height - 3, label(region, 18, tail=True), "end")
-    return sheet.svg()
+    with _sheet(title, len(means)) as sheet:
+        for name, (regions, values) in islice(means.items(), MAX_PANELS):
+            axes = sheet.axes(name, values, left=100)
+            if axes is None:
+                continue
+            drawn = _drawable(values)
+            axes.barh(np.arange(len(drawn)), drawn, color=_BLUE, height=0.75)
+            axes.set_xlim(*_range(np.append(drawn, 0.0)))
+            axes.set_ylim(MAX_REGIONS - 0.5, -0.5)
+            sheet.label(axes, "mean of places", "", x=short, about=3)
+            axes.set_yticks(range(len(drawn)), [label(region, 18, tail=True) for region in regions])
+            axes.grid(False, axis="y")
+        return sheet.png()
 
 
 @dataclass(frozen=True)
@@ -130,54 +149,53 @@ class Cells:
     s_sum_t_mean: Floats
 
 
-def heat_maps(features: Mapping[str, Sequence[Cells]], title: str) -> str:
+def heat_maps(features: Mapping[str, Sequence[Cells]], title: str, land: Land | None = None) -> bytes:
     """The means of each feature on the map, in some of its months, as CauseMos shows them."""
-    sheet = _Sheet(title)
-    for name, months in islice(features.items(), MAX_MAPPED):
-        x, y = deinterleave(np.concatenate([cells.quadkey for cells in months]))
-        frame = _Frame.around(x.astype(np.int64), y.astype(np.int64))
-        maps = [frame.means(cells) for cells in months]
-        known = _known(np.concatenate([means.ravel() for means in maps]))
-        low, high = np.quantile(known, (0.02, 0.98)) if len(known) else (0.0, 0.0)
-        for cells, means in zip(months, maps, strict=True):
-            axes = frame.axes(sheet.panel(f"{label(name, 18)}, {cells.month}", whole=True))
-            axes.image(np.clip((means - low) / ((high - low) or 1.0), 0.0, 1.0))
-            axes.ramp(f"mean: {short(float(low))}", short(float(high)))
-        sheet.next_row()
-    return sheet.svg()
+    shown = list(islice(features.items(), MAX_MAPPED))
+    rows = [row for row, (_, months) in enumerate(shown) for _ in months]
+    with _sheet(title, (rows[-1] * _COLUMNS if rows else 0) + rows.count(max(rows, default=0))) as sheet:
+        for row, (name, months) in enumerate(shown):
+            sheet.at = row * _COLUMNS
+            x, y = deinterleave(np.concatenate([cells.quadkey for cells in months]))
+            frame = _Frame.around(x.astype(np.int64), y.astype(np.int64))
+            maps = [frame.means(cells) for cells in months]
+            known = _known(np.concatenate([means.ravel() for means in maps]))
+            low, high = np.quantile(known, (0.02, 0.98)).tolist() if len(known) else (0.0, 0.0)
+            for cells, means in zip(months, maps, strict=True):
+                axes = sheet.map(f"{label(name, 18)}, {cells.month}", frame.across, frame.down)
+                share = np.clip((means - low) / (high - low), 0.0, 1.0) if high > low else means * 0.0 + 0.5
+                frame.draw(axes, share, land)
+                sheet.ramp(f"mean: {short(low)}", short(high))
+        return sheet.png()
 
 
-def ranges_by_zoom(statistics: Mapping[str, Mapping[str, tuple[Floats, Floats]]], title: str) -> str:
+def ranges_by_zoom(statistics: Mapping[str, Mapping[str, tuple[Floats, Floats]]], title: str) -> bytes:
     """The smallest and largest of each figure in the bins of each zoom, for each feature."""
-    sheet = _Sheet(title)
-    panels = ((f"{name}: {figure}", of) for name, every in statistics.items() for figure, of in every.items())
-    for name, (smallest, largest) in islice(panels, MAX_PANELS):
-        panel = sheet.panel(name)
-        smallest, largest = _drawable(smallest), _drawable(largest)
-        known = _known(np.concatenate([smallest, largest]))
-        if not len(known):
-            panel.note("no values")
-            continue
-        # Sums grow by orders of magnitude towards zoom 0.
-        log = bool(known.min() > 0 and known.max() > 100 * known.min())
-        scale: Callable[[Floats], Floats] = np.log10 if log else np.asarray
-        zooms = len(smallest)
-        axes = _Axes(panel, (-0.6, zooms - 0.4), _range(scale(known), margin=0.05))
-        axes.ticks_x("zoom", range(zooms), str)
-        if log:
-            axes.ticks_y("log scale", _ticks(*axes.y, about=3), lambda power: short(10.0**power))
-        else:
-            axes.ticks_y("", _ticks(*axes.y), short)
-        ends = zip(scale(smallest).tolist(), scale(largest).tolist(), strict=True)
-        for zoom, (low, high) in enumerate(ends):
-            if not (math.isfinite(low) and math.isfinite(high)):
+    panels = [(f"{name}: {figure}", of) for name, every in statistics.items() for figure, of in every.items()]
+    with _sheet(title, len(panels)) as sheet:
+        for name, (smallest, largest) in panels[:MAX_PANELS]:
+            smallest, largest = _drawable(smallest), _drawable(largest)
+            known = _known(np.concatenate([smallest, largest]))
+            axes = sheet.axes(name, known)
+            if axes is None:
                 continue
-            top, height = axes.at_y(high), axes.at_y(low) - axes.at_y(high)
-            panel.add(
-                f'<rect x="{axes.at_x(zoom - 0.3):.1f}" y="{top - 1:.1f}" width="{axes.unit_x * 0.6:.1f}" '
-                f'height="{height + 2:.1f}" fill="{_BLUE}"/>'
+            # Sums grow by orders of magnitude towards zoom 0.
+            log = bool(known.min() > 0 and known.max() > 100 * known.min())
+            low, high = _range(np.log10(known) if log else known, margin=0.08)
+            least = (high - low) / 60
+            scale: Callable[[Floats], Floats] = np.log10 if log else np.asarray
+            bottom, top = scale(smallest), scale(largest)
+            # What is one value is a dash.
+            axes.bar(
+                np.arange(len(bottom)), top - bottom + least, 0.6, bottom=bottom - least / 2, color=_BLUE
             )
-    return sheet.svg()
+            axes.set_xlim(-0.6, len(bottom) - 0.4)
+            axes.set_ylim(low, high)
+            told = (lambda power: short(10.0**power)) if log else short
+            sheet.label(axes, "zoom", "log scale" if log else "", y=told)
+            axes.set_xticks(range(len(bottom)))
+            axes.grid(False, axis="x")
+        return sheet.png()
 
 
 # --- names and numbers -----------------------------------------------------------------------------
@@ -191,8 +209,8 @@ def label(name: str, length: int = 34, *, tail: bool = False) -> str:
 
 
 def _words(text: str) -> str:
-    """Text as XML."""
-    return escape(_NO_XML.sub("\N{REPLACEMENT CHARACTER}", text))
+    """Text that can be drawn."""
+    return _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def short(number: float) -> str:
@@ -227,15 +245,6 @@ def _range(values: Floats, *, margin: float = 0.0, least: float = 0.0) -> tuple[
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Some round numbers from low to high."""
-    exact = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(exact))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= 0.7 * exact)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, min(last, first + 20) + 1)]
-
-
 def _time_ticks(low: float, high: float) -> tuple[list[float], Callable[[float], str]]:
     """Beginnings of years, or of months where there are few, and how they are called."""
     first, last = (np.datetime64(int(time), "ms").astype("datetime64[M]").astype(int) for time in (low, high))
@@ -249,234 +258,190 @@ def _time_ticks(low: float, high: float) -> tuple[list[float], Callable[[float],
     )
 
 
-def _thinned(times: Ints, values: Floats, span: tuple[float, float]) -> tuple[Floats, Floats]:
-    """The same line with few points: where several share a place, only the smallest and largest."""
-    x = times.astype(np.float64)
-    if len(x) <= 2 * _LINE_COLUMNS:
-        return x, values
-    place = ((x - span[0]) / (span[1] - span[0]) * _LINE_COLUMNS).astype(np.int64)
-    starts = np.flatnonzero(np.diff(place, prepend=-1))
-    low, high = np.fmin.reduceat(values, starts), np.fmax.reduceat(values, starts)
-    return np.repeat(x[starts], 2), np.stack([low, high], axis=1).ravel()
-
-
 # --- drawing ---------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Panel:
-    """A part of a picture with a title of its own, at a place of the sheet."""
-
-    x: float
-    y: float
-    title: str
-    parts: list[str] = field(default_factory=list)
-
-    def add(self, part: str) -> None:
-        self.parts.append(part)
-
-    def text(self, x: float, y: float, text: str, anchor: str = "middle") -> None:
-        self.add(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_words(text)}</text>')
-
-    def note(self, text: str) -> None:
-        """Words where a chart would be."""
-        self.text(_WIDTH / 2, _HEIGHT / 2, text)
-
-    def svg(self) -> str:
-        title = f'<text x="{_LEFT}" y="14" class="t">{_words(self.title)}</text>'
-        return f'<g transform="translate({self.x:g} {self.y:g})">{title}{"".join(self.parts)}</g>'
-
-
 class _Sheet:
-    """A picture: panels side by side below a title."""
+    """A picture: panels side by side below a title. `Any` stands for what matplotlib has no types of."""
 
-    def __init__(self, title: str, legend: Sequence[tuple[str, str]] = ()) -> None:
-        self._title = title
-        self._legend = legend
-        self._panels: list[_Panel] = []
-        self._at = 0
+    def __init__(self, title: str, panels: int, legend: Sequence[tuple[str, str]]) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
-    def panel(self, title: str, *, whole: bool = False) -> _Panel:
-        """A new panel; its title is cut to what fits, unless that has been seen to (`whole`)."""
-        column, row = self._at % _COLUMNS, self._at // _COLUMNS
-        made = _Panel(column * _WIDTH, _HEAD + row * _HEIGHT, title if whole else label(title))
-        self._panels.append(made)
-        self._at += 1
-        return made
+        columns, rows = min(max(panels, 2), _COLUMNS), max(-(-min(panels, MAX_PANELS) // _COLUMNS), 1)
+        self.width, self.height = columns * _WIDTH, _HEAD + rows * _HEIGHT
+        self.at = 0
+        self._figure = Figure(figsize=(self.width / 72, self.height / 72), dpi=_DPI)
+        self._canvas: Any = FigureCanvasAgg(self._figure)
+        top = 1 - 18 / self.height
+        self._text(10 / self.width, top, label(title, 45 * columns), size=9.5, weight="bold")
+        for place, (name, colour) in enumerate(legend):
+            x = 1 - (len(legend) - place) * 48 / self.width
+            self._text(x, top, f"\N{BLACK SQUARE} {name}", size=8, color=colour)
 
-    def next_row(self) -> None:
-        """Go on at the left."""
-        self._at = -(-self._at // _COLUMNS) * _COLUMNS
+    def _text(self, x: float, y: float, text: str, **how: Any) -> None:
+        self._figure.text(x, y, _words(text), **how)
 
-    def svg(self) -> str:
-        columns, rows = min(max(self._at, 1), _COLUMNS), -(-max(self._at, 1) // _COLUMNS)
-        width, height = max(columns * _WIDTH, 2 * _WIDTH), _HEAD + rows * _HEIGHT + _FOOT
-        legend = "".join(
-            f'<rect x="{width - 60 * place}" y="9" width="10" height="10" fill="{colour}"/>'
-            f'<text x="{width - 60 * place + 14}" y="18">{name}</text>'
-            for place, (name, colour) in zip(range(len(self._legend), 0, -1), self._legend, strict=True)
-        )
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-            f'width="{width}" height="{height}" font-family="sans-serif" font-size="10" fill="{_INK}">'
-            "<style>.h{font-size:13px;font-weight:bold}.t{font-size:11px;font-weight:bold}</style>"
-            f'<rect width="{width}" height="{height}" fill="#fff"/>'
-            f'<text x="10" y="18" class="h">{_words(self._title)}</text>{legend}'
-            f"{''.join(panel.svg() for panel in self._panels)}</svg>"
-        )
+    def _place(self, left: float, width: float, height: float) -> Any:
+        """Axes in the panel that is next."""
+        column, row = self.at % _COLUMNS, self.at // _COLUMNS
+        x, y = column * _WIDTH + left, self.height - _HEAD - row * _HEIGHT - _TOP - height
+        box = (x / self.width, y / self.height, width / self.width, height / self.height)
+        return self._figure.add_axes(box)
 
+    def axes(self, title: str, values: Floats, *, left: float = _LEFT) -> Any:
+        """The axes of a new panel; None, with words in their place, where there are no values."""
+        axes = self._place(left, _WIDTH - left - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
+        axes.set_title(_words(label(title)), x=(_LEFT - left) / (_WIDTH - left - _RIGHT), pad=5)
+        self.at += 1
+        if len(values):
+            return axes
+        axes.set_axis_off()
+        axes.text(0.5, 0.5, "no values", ha="center", transform=axes.transAxes)
+        return None
 
-class _Axes:
-    """Two axes in a panel: from numbers to pixels."""
-
-    def __init__(
+    def label(
         self,
-        panel: _Panel,
-        x: tuple[float, float],
-        y: tuple[float, float],
+        axes: Any,
+        across: str,
+        up: str,
         *,
-        left: float = _LEFT,
-        box: tuple[float, float] | None = None,
+        x: Callable[[float], str] | None = None,
+        y: Callable[[float], str] | None = None,
+        about: int = 4,
     ) -> None:
-        self.panel, self.x, self.y, self.left = panel, x, y, left
-        self.width, self.height = box or (_WIDTH - left - _RIGHT, float(_HEIGHT - _TOP - _BOTTOM))
-        panel.add(
-            f'<rect x="{left:g}" y="{_TOP}" width="{self.width:.1f}" height="{self.height:.1f}" '
-            f'fill="{_EMPTY}"/>'
-        )
+        """Names of both axes, and their ticks as numbers in few characters."""
+        axes.set_xlabel(across, labelpad=2)
+        axes.set_ylabel(up, labelpad=2)
+        for axis, told in ((axes.xaxis, x), (axes.yaxis, y)):
+            if told is not None:
+                axis.set_major_formatter(lambda number, _, told=told: told(number))
+                if axis.get_scale() == "linear":
+                    axis.get_major_locator().set_params(nbins=about)
 
-    @property
-    def unit_x(self) -> float:
-        """Pixels of 1."""
-        return self.width / (self.x[1] - self.x[0])
-
-    def at_x(self, number: float) -> float:
-        low, high = self.x
-        return self.left + (number - low) / (high - low) * self.width
-
-    def at_y(self, number: float) -> float:
-        low, high = self.y
-        return _TOP + self.height - (number - low) / (high - low) * self.height
-
-    def ticks_x(self, name: str, ticks: Sequence[float], told: Callable[[float], str]) -> None:
-        bottom = _TOP + self.height
-        for tick in ticks:
-            x = self.at_x(tick)
-            self.panel.add(f'<path d="M{x:.1f} {_TOP}V{bottom:.1f}" stroke="{_FAINT}"/>')
-            self.panel.text(x, bottom + 12, told(tick))
-        self.panel.text(self.left + self.width / 2, bottom + 25, name)
-
-    def ticks_y(self, name: str, ticks: Sequence[float], told: Callable[[float], str]) -> None:
-        for tick in ticks:
-            y = self.at_y(tick)
-            self.panel.add(f'<path d="M{self.left:g} {y:.1f}h{self.width:.1f}" stroke="{_FAINT}"/>')
-            self.panel.text(self.left - 4, y + 3, told(tick), "end")
-        middle = _TOP + self.height / 2
-        if name:
-            self.panel.add(
-                f'<text transform="translate(9 {middle:.1f}) rotate(-90)" text-anchor="middle">{name}</text>'
-            )
-
-    @property
-    def places(self) -> int:
-        """Labels of degrees that have room below."""
-        return 3 if self.width > 100 else 2
-
-    def degrees(
-        self,
-        lng: Sequence[float],
-        lat: Sequence[float],
-        columns: Sequence[float] | None = None,
-        rows: Sequence[float] | None = None,
-    ) -> None:
-        """Lines of the graticule, and where they are if the axes are not in degrees."""
-        for axis, degrees, places in (("x", lng, columns), ("y", lat, rows)):
-            named = dict(zip(places or degrees, degrees, strict=True))
-            ticks, name = (self.ticks_x, "") if axis == "x" else (self.ticks_y, "degrees")
-            ticks(name, list(named), lambda place, of=named: f"{of[place]:g}°")  # type: ignore[misc]
-
-    def bars(self, edges: Floats, heights: Floats) -> None:
-        """Bars that stand on the bottom, side by side."""
-        bottom, path = _TOP + self.height, []
-        for left, right, height in zip(edges.tolist(), edges[1:].tolist(), heights.tolist(), strict=False):
-            if height > self.y[0]:
-                x, width = self.at_x(left), self.at_x(right) - self.at_x(left)
-                path.append(f"M{x:.1f} {bottom:g}V{self.at_y(height):.1f}h{width:.1f}V{bottom:g}")
-        self.panel.add(f'<path d="{"".join(path)}" fill="{_BLUE}"/>')
-
-    def line(self, times: Floats, values: Floats, colour: str, width: float) -> None:
-        """A line through the known values, broken where there are none; a lone value is a dot."""
-        for run in _known_runs(values):
-            known = zip(times[run].tolist(), values[run].tolist(), strict=True)
-            at = [f"{self.at_x(x):.1f} {self.at_y(y):.1f}" for x, y in known]
-            if len(at) == 1:
-                x, y = at[0].split()
-                self.panel.add(f'<circle cx="{x}" cy="{y}" r="{width + 1:g}" fill="{colour}"/>')
-            else:
-                drawn = f'fill="none" stroke="{colour}" stroke-width="{width:g}"'
-                self.panel.add(f'<path d="M{"L".join(at)}" {drawn}/>')
-
-    def image(self, share: Floats) -> None:
-        """Cells, rows from the north, from little (0) to much (1); those that are NaN stay empty."""
-        png = base64.b64encode(_png(share)).decode()
-        self.panel.add(
-            f'<image x="{self.left:g}" y="{_TOP}" width="{self.width:.1f}" height="{self.height:.1f}" '
-            'preserveAspectRatio="none" image-rendering="pixelated" '
-            f'href="data:image/png;base64,{png}"/>'
-        )
+    def map(self, title: str, across: float, down: float) -> Any:
+        """The axes of a map with these sides, in a new panel."""
+        room = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
+        across, down = max(across, down / 4), max(down, across / 4)
+        unit = min(room[0] / across, room[1] / down)
+        axes = self._place(_LEFT, across * unit, down * unit)
+        axes.set_title(_words(title), pad=5)
+        axes.grid(False)
+        self.at += 1
+        return axes
 
     def ramp(self, low: str, high: str) -> None:
-        """What the colours of `image` mean."""
-        y, step = _HEIGHT - 14, 5
-        self.panel.text(self.left + 2 * _SHADES + 24, y + 8, low, "end")
-        x = self.left + 2 * _SHADES + 28
-        for shade, colour in enumerate(_shades()):
-            drawn = "".join(f"{part:02x}" for part in colour)
-            self.panel.add(f'<path d="M{x + step * shade:g} {y}h{step}v9h-{step}" fill="#{drawn}"/>')
-        self.panel.text(x + step * _SHADES + 4, y + 8, high, "start")
+        """What the colours of the newest map mean, below it."""
+        import matplotlib
+
+        column, row = (self.at - 1) % _COLUMNS, (self.at - 1) // _COLUMNS
+        x, y = column * _WIDTH + _LEFT + 70, self.height - _HEAD - (row + 1) * _HEIGHT + 6
+        colours = np.tile(matplotlib.colormaps[_COLOURS](np.linspace(0, 1, 90)), (11, 1, 1))
+        self._figure.figimage(colours, round(x * _DPI / 72), round(y * _DPI / 72))
+        self._text((x - 4) / self.width, (y + 1) / self.height, low, ha="right")
+        self._text((x + 90 * 72 / _DPI + 4) / self.width, (y + 1) / self.height, high)
+
+    def png(self) -> bytes:
+        """The picture, and all its words as the description of the file: for who cannot see it."""
+        from matplotlib.text import Text
+        from PIL import Image
+        from PIL.PngImagePlugin import PngInfo
+
+        self._canvas.draw()
+        drawn = Image.fromarray(np.asarray(self._canvas.buffer_rgba())[..., :3].copy())
+        colours = Image.new("P", (1, 1))
+        colours.putpalette(_palette())
+        words: list[Any] = self._figure.findobj(Text)
+        info = PngInfo()
+        info.add_itxt(
+            "Description", "\n".join(dict.fromkeys(filter(None, (one.get_text() for one in words))))
+        )
+        file = io.BytesIO()
+        small = drawn.quantize(palette=colours, dither=Image.Dither.NONE)
+        small.save(file, "PNG", optimize=True, pnginfo=info)
+        return file.getvalue()
 
 
-def _known_runs(values: Floats) -> Iterator[slice]:
-    known = np.isfinite(values)
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], known, [False])).astype(np.int8)))
-    for start, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        yield slice(start, end)
+@cache
+def _palette() -> bytes:
+    """The colours of all pictures: those of maps, and what is drawn with, fading into what it is drawn on."""
+    import matplotlib
+    from matplotlib.colors import to_rgb
+
+    shades = matplotlib.colormaps[_COLOURS](np.linspace(0, 1, _SHADES))[:, :3]
+    grounds = np.array([to_rgb("white"), to_rgb(_EMPTY)])
+    inks = np.array([to_rgb(ink) for ink in (_BLUE, _ORANGE, _INK, _LAND)])
+    shares = np.linspace(0, 1, 5)[:, None, None, None]
+    faded = (inks[None, :, None] * shares + grounds[None, None] * (1 - shares)).reshape(-1, 3)
+    found = np.unique(np.concatenate([shades, faded, [to_rgb(_EDGE)]]), axis=0)
+    return (found * 255).round().astype(np.uint8).tobytes()
+
+
+@contextmanager
+def _sheet(title: str, panels: int, legend: Sequence[tuple[str, str]] = ()) -> Iterator[_Sheet]:
+    """A sheet for so many panels, in our style whatever a user's own settings of matplotlib are."""
+    import matplotlib
+    from matplotlib import font_manager
+
+    there = {font.name for font in font_manager.fontManager.ttflist}
+    style: Any = {**_STYLE, "font.family": [name for name in _FONTS if name in there]}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # A letter that no font has is drawn as a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        yield _Sheet(title, panels, legend)
 
 
 # --- maps ------------------------------------------------------------------------------------------
 
 
-def _points_map(sheet: _Sheet, lat: Floats, lng: Floats) -> None:
+def _points_map(sheet: _Sheet, lat: Floats, lng: Floats, land: Land | None) -> None:
     west, east = _range(lng, margin=0.04, least=0.5)
     south, north = _range(lat, margin=0.04, least=0.5)
-    across, down = _fitting(east - west, north - south)
-    box = (across / max(across, down), down / max(across, down))
-    axes = _Axes(sheet.panel("Where points are"), (west, east), (south, north), box=_box(*box))
+    axes = sheet.map("Where points are", east - west, north - south)
+    sides = max(east - west, north - south)
     for cells in (_MAP_CELLS, _MAP_CELLS // 2):
-        rows, columns = (max(int(cells * side), 1) for side in (box[1], box[0]))
-        row = ((north - lat) * (rows / (north - south))).astype(np.int64)
-        column = ((lng - west) * (columns / (east - west))).astype(np.int64)
-        counts = np.bincount(row * columns + column, minlength=rows * columns).reshape(rows, columns)
+        rows, columns = (max(int(cells * side / sides), 1) for side in (north - south, east - west))
+        counts, _, _ = np.histogram2d(lat, lng, (rows, columns), ((south, north), (west, east)))
         if np.count_nonzero(counts) > _FEW:
             break
-    most = int(counts.max())
-    shares = np.full((rows, columns), np.nan)
-    np.divide(np.log10(np.maximum(counts, 1)), math.log10(most) or 1.0, out=shares, where=counts > 0)
-    axes.degrees(_ticks(west, east, about=axes.places), _ticks(south, north, about=3))
-    axes.image(shares)
-    axes.ramp("points: 1", short(most))
+    most = float(counts.max())
+    with np.errstate(divide="ignore"):
+        shares = np.where(counts > 0, np.log10(counts) / (math.log10(most) or 1.0), np.nan)
+    extent = (west, east, south, north)
+    axes.imshow(
+        shares,
+        _COLOURS,
+        vmin=0,
+        vmax=1,
+        extent=extent,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+    )
+    _outlines(axes, land, lambda lng, lat: (lng, lat))
+    sheet.label(axes, "", "", x=_degrees, y=_degrees, about=3)
+    sheet.ramp("points: 1", short(most))
 
 
-def _fitting(across: float, down: float) -> tuple[float, float]:
-    """Sides of a map, the shorter one not so short that nothing is seen."""
-    return max(across, down / 4), max(down, across / 4)
+def _outlines(
+    axes: Any, land: Land | None, placed: Callable[[Floats, Floats], tuple[Floats, Floats]]
+) -> None:
+    """Coasts and borders, as far as they are on the map."""
+    if land is not None:
+        (left, right), (low, high) = (sorted(of) for of in (axes.get_xlim(), axes.get_ylim()))
+        x, y = placed(*land)
+        room_x, room_y = (right - left) / 2, (high - low) / 2
+        seen = (x > left - room_x) & (x < right + room_x) & (y > low - room_y) & (y < high + room_y)
+        # Nor what goes round the back of the world.
+        seen[1:] &= np.abs(np.diff(land[0])) < 180
+        y = np.where(seen, y, np.nan)
+        axes.plot(x, y, color=_LAND, linewidth=0.4, scalex=False, scaley=False)
 
 
-def _box(across: float, down: float) -> tuple[float, float]:
-    """Pixels of a map with these sides."""
-    room = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
-    unit = min(room[0] / across, room[1] / down)
-    return across * unit, down * unit
+def _degrees(number: float) -> str:
+    return f"{number:g}°"
 
 
 @dataclass(frozen=True)
@@ -516,55 +481,29 @@ class _Frame:
             means: Floats = np.bincount(place, cells.s_sum_t_mean, size) / counts
         return _drawable(means).reshape(self.down, self.across)
 
-    def axes(self, panel: _Panel) -> _Axes:
-        """Axes in columns and rows of cells, their ticks in degrees."""
+    def draw(self, axes: Any, share: Floats, land: Land | None) -> None:
+        """Cells of these shares of the colours, coasts and borders, and degrees along the axes."""
+        size = 2.0 ** (MAX_PRECISION - self.shift)
+        extent = (0.0, self.across, self.down, 0.0)
+        axes.imshow(share, _COLOURS, vmin=0, vmax=1, extent=extent, aspect="auto", interpolation="nearest")
+
+        def placed(lng: Floats, lat: Floats) -> tuple[Floats, Floats]:
+            with np.errstate(invalid="ignore"):
+                up = np.arcsinh(np.tan(np.radians(np.clip(lat, -85.0511, 85.0511)))) / np.pi
+            return (lng + 180.0) / 360.0 * size - self.x, (1.0 - up) / 2.0 * size - self.y
+
+        _outlines(axes, land, placed)
         precision = MAX_PRECISION - self.shift
-        across, down = _fitting(self.across, self.down)
-        axes = _Axes(panel, (0.0, self.across), (self.down, 0.0), box=_box(across, down))
         west, east = west_edges(np.array([self.x, self.x + self.across]), precision)
         north, south = north_edges(np.array([self.y, self.y + self.down]), precision)
-        across_at, down_at = _ticks(west, east, about=axes.places), _ticks(south, north, about=3)
-        columns = [(degree + 180.0) / 360.0 * 2**precision - self.x for degree in across_at]
-        rows = [
-            (1.0 - math.asinh(math.tan(math.radians(degree))) / math.pi) / 2.0 * 2**precision - self.y
-            for degree in down_at
-        ]
-        axes.degrees(across_at, down_at, columns, rows)
-        return axes
+        across, up = (_round(low, high) for low, high in ((west, east), (south, north)))
+        axes.set_xticks(placed(across, across * 0)[0], list(map(_degrees, across.tolist())))
+        axes.set_yticks(placed(up * 0, up)[1], list(map(_degrees, up.tolist())))
 
 
-# --- images ----------------------------------------------------------------------------------------
+def _round(low: float, high: float) -> Floats:
+    """Some round numbers from low to high."""
+    from matplotlib.ticker import MaxNLocator
 
-
-@cache
-def _shades() -> npt.NDArray[np.uint8]:
-    """The colours from little to much, shape (15, 3)."""
-    known = np.array([[int(colour[at : at + 2], 16) for at in (0, 2, 4)] for colour in _RAMP], np.float64)
-    places = np.linspace(0, len(_RAMP) - 1, _SHADES)
-    mixed = [np.interp(places, np.arange(len(_RAMP)), known[:, part]) for part in range(3)]
-    return np.stack(mixed, axis=1).round().astype(np.uint8)
-
-
-def _png(share: Floats) -> bytes:
-    """A PNG of numbers from 0 to 1, four bits a pixel; NaN is see-through."""
-    rows, columns = share.shape
-    known = np.isfinite(share)
-    index = np.zeros((rows, columns + columns % 2), np.uint8)
-    index[:, :columns][known] = 1 + np.minimum(share[known] * _SHADES, _SHADES - 1).astype(np.uint8)
-    packed = (index[:, ::2] << 4) | index[:, 1::2]
-    # Each row begins with the kind of its filter: none.
-    lines = np.concatenate([np.zeros((rows, 1), np.uint8), packed], axis=1).tobytes()
-    palette = np.concatenate([np.zeros((1, 3), np.uint8), _shades()]).tobytes()
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        (
-            _chunk(b"IHDR", struct.pack(">IIBBBBB", columns, rows, 4, 3, 0, 0, 0)),
-            _chunk(b"PLTE", palette),
-            _chunk(b"tRNS", b"\x00"),
-            _chunk(b"IDAT", zlib.compress(lines)),
-            _chunk(b"IEND", b""),
-        )
-    )
-
-
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    ticks: Floats = np.asarray(MaxNLocator(3).tick_values(low, high), dtype=np.float64)
+    return ticks[(ticks >= low) & (ticks <= high)]

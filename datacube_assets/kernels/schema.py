@@ -53,6 +53,11 @@ class Column:
     """Columns of the table before that it is made from; none where that table has the same column."""
 
     @property
+    def only_with_weights(self) -> bool:
+        """Whether a table has it only where there is a weight column."""
+        return "wavg" in self.name or self.name.startswith("weight")
+
+    @property
     def origins(self) -> tuple[str, ...]:
         """Columns of the table before that it is made from."""
         return self.of or (self.name,)
@@ -129,6 +134,32 @@ _RANGE_COLUMNS = tuple(
     for extreme, word in (("min", "Smallest"), ("max", "Largest"))
 )
 
+
+@dataclass(frozen=True)
+class Measure:
+    """A further measure of the cells of a place, published as a figure in timeseries and regional objects."""
+
+    name: str
+    """Of the column, `s_{spatial}_{temporal}`, in the lake and in objects alike."""
+    of: Literal["t_sum", "t_mean"]
+    """The measure of a cell that it is made of."""
+    merge: Literal["min", "max"]
+    """How cells, and parts of a table, merge; missing values are passed over."""
+    description: str
+
+    @property
+    def column(self) -> Column:
+        return Column(self.name, "double", self.description, of=(self.of,))
+
+
+FURTHER_MEASURES: Final[tuple[Measure, ...]] = ()
+"""Declared here and nowhere else: computing, merging, columns, checks and objects follow."""
+_FURTHER_COLUMNS = tuple(measure.column for measure in FURTHER_MEASURES)
+RANGES: Final = tuple(
+    column.name for column in _RANGE_COLUMNS if column.name not in {one.name for one in FURTHER_MEASURES}
+)
+"""Smallest and largest values that only the summary of the whole period has."""
+
 _VALUE = Column("value", "string", "Value of the qualifier; only in tables by qualifier", of=(_QUALIFIER,))
 
 GLOBAL_COLUMNS: Final = (
@@ -137,7 +168,8 @@ GLOBAL_COLUMNS: Final = (
     _VALUE,
     *_SPATIAL_COLUMNS,
     *_WEIGHTED_COLUMNS,
-    *_RANGE_COLUMNS,
+    *_FURTHER_COLUMNS,
+    *(column for column in _RANGE_COLUMNS if column.name in RANGES),
 )
 REGIONAL_COLUMNS: Final = (
     _FEATURE,
@@ -146,6 +178,7 @@ REGIONAL_COLUMNS: Final = (
     _VALUE,
     *_SPATIAL_COLUMNS,
     *_WEIGHTED_COLUMNS,
+    *_FURTHER_COLUMNS,
 )
 GRID_COLUMNS: Final = (
     _FEATURE,
@@ -163,9 +196,11 @@ WEIGHTED_MEANS: Final = ("t_sum", "t_mean", "t_wavg")
 def published_columns(weighted: bool) -> tuple[str, ...]:
     """Columns of timeseries and regional objects, in order (docs/objects.md#the-columns-of-figures)."""
     plain = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
+    further = tuple(measure.name for measure in FURTHER_MEASURES)
     if not weighted:
-        return plain
-    return (*plain, "s_sum_t_wavg", "s_mean_t_wavg", "s_wavg_t_sum", "s_wavg_t_mean", "s_wavg_t_wavg")
+        return (*plain, *further)
+    weighed = ("s_sum_t_wavg", "s_mean_t_wavg", "s_wavg_t_sum", "s_wavg_t_mean", "s_wavg_t_wavg")
+    return (*plain, *weighed, *further)
 
 
 def summary_columns(weighted: bool) -> tuple[str, ...]:

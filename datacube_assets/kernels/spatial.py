@@ -29,6 +29,7 @@ from datacube_assets.kernels.groups import (
 )
 from datacube_assets.kernels.regions import Regions
 from datacube_assets.kernels.schema import (
+    FURTHER_MEASURES,
     MEANS,
     REGION_LEVELS,
     WEIGHTED_MEANS,
@@ -44,6 +45,7 @@ Measures = dict[str, npt.NDArray[np.generic]]
 _REDUCTIONS: dict[str, np.ufunc] = {
     **{f"s_min_{measure}": np.fmin for measure in WEIGHTED_MEANS},
     **{f"s_max_{measure}": np.fmax for measure in WEIGHTED_MEANS},
+    **{measure.name: {"min": np.fmin, "max": np.fmax}[measure.merge] for measure in FURTHER_MEASURES},
 }
 """How a measure merges; all others are sums."""
 
@@ -72,10 +74,12 @@ def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
             measures[f"weight_{name}"] = np.where(present, weight, 0.0)
             with np.errstate(over="ignore", invalid="ignore"):
                 measures[f"weighted_{name}"] = np.where(present, values * weight, 0.0)
+    for further in FURTHER_MEASURES:
+        measures[further.name] = t[further.of]
     if ranges:
         for name, values in t.items():
-            measures[f"s_min_{name}"] = values
-            measures[f"s_max_{name}"] = values
+            measures.setdefault(f"s_min_{name}", values)
+            measures.setdefault(f"s_max_{name}", values)
     return measures
 
 

@@ -98,16 +98,22 @@ def _from_integers(numbers: Ints, unit: str) -> Ints:
         inside = np.clip(numbers, -highest, highest)
         return np.where(inside == numbers, inside * factor, np.sign(numbers) * LARGEST)
     per = _PER_MILLISECOND[unit]
-    return numbers if per == 1 else numbers // per
+    return numbers if per == 1 else _last_begun(numbers // per, numbers % per != 0)
 
 
 def _from_floats(numbers: Floats, unit: TimeUnit) -> Ints:
     with np.errstate(over="ignore", invalid="ignore"):
         times = np.floor(numbers * _MILLISECONDS["s"] if unit == "s" else numbers / _PER_MILLISECOND[unit])
         fits = np.abs(times) < 2.0**63
+        whole = np.where(fits, times, 0).astype(np.int64)
         return np.where(
-            fits, np.where(fits, times, 0).astype(np.int64), np.where(times > 0, LARGEST, -LARGEST)
+            fits, _last_begun(whole, numbers != np.floor(numbers)), np.where(times > 0, LARGEST, -LARGEST)
         )
+
+
+def _last_begun(times: Ints, fraction: Mask) -> Ints:
+    """The times, the first one that is kept among them where what came is a fraction before it."""
+    return np.where((times == -MAX_TIMESTAMP - 1) & fraction, -MAX_TIMESTAMP, times)
 
 
 # --- texts -----------------------------------------------------------------------------------------
@@ -172,6 +178,8 @@ def _parse_date(text: str) -> int:
     """Raises ValueError or OverflowError."""
     if _ORDINAL.fullmatch(text):
         moment = dt.datetime.strptime(text, "%Y-%j").replace(tzinfo=dt.UTC)
+        if moment.year != int(text[:4]):
+            raise ValueError("the year has 365 days")
         return (moment - _EPOCH) // _MILLISECOND
     later = 0
     if match := _WRITTEN.fullmatch(text):

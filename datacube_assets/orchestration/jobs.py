@@ -17,18 +17,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.aggregates import global_aggregates, grid_cells, regional_aggregates
-from datacube_assets.assets.datacube import (
-    DATACUBE_ASSETS,
-    global_timeseries,
-    grid_stats,
-    qualifier_lists,
-    raw_data,
-    region_lists,
-    regional_extrema,
-    regional_maps,
-    regional_timeseries,
-    spatial_tiles,
-)
+from datacube_assets.assets.datacube import DATACUBE_ASSETS, grid_stats, of_task, spatial_tiles
 from datacube_assets.assets.dojo import dojo_request, raw_dojo_output
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.results import pipeline_results
@@ -101,22 +90,21 @@ FORCED = {**BY_HAND, PRIORITY_TAG: "30"}
 """Tags of those that shall go before all others."""
 
 
-_TASKS: dict[str, list[AssetsDefinition]] = {
-    "compute_global_timeseries": [global_aggregates, global_timeseries],
-    "compute_regional_stats": [regional_aggregates, regional_extrema],
-    "compute_regional_timeseries": [regional_aggregates, regional_timeseries],
-    "compute_regional_aggregation": [regional_aggregates, regional_maps],
-    "compute_tiles": [grid_cells, spatial_tiles, grid_stats],
+_TABLES: dict[str, AssetsDefinition] = {
+    "compute_global_timeseries": global_aggregates,
+    "compute_regional_stats": regional_aggregates,
+    "compute_regional_timeseries": regional_aggregates,
+    "compute_regional_aggregation": regional_aggregates,
+    "compute_tiles": grid_cells,
 }
+_TASKS: dict[str, list[AssetsDefinition]] = {task: [table, *of_task(task)] for task, table in _TABLES.items()}
 """What each output task of the original stands for."""
 _ALWAYS: list[AssetsDefinition] = [
     dojo_request,
     raw_dojo_output,
     normalized_points,
     temporal_cells,
-    raw_data,
-    region_lists,
-    qualifier_lists,
+    *of_task(None),
 ]
 
 

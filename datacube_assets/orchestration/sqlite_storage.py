@@ -23,7 +23,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import dagster
 import sqlalchemy as db
@@ -359,70 +359,72 @@ class _Watchdog(SqliteEventLogStorageWatchdog):
                 self._process_log()
 
 
-class KeptRunStorage(SqliteRunStorage):
+class _OneDatabase:
+    """What the storages of runs and of schedules share: each is one file in a folder of its own.
+
+    Stands before Dagster's class, which makes the tables.
+    """
+
+    _name: ClassVar[str]
+    _needed: ClassVar[str | None] = None
+    """A table without which the file has to be made anew."""
+    _theirs: ClassVar[type[SqliteRunStorage | SqliteScheduleStorage]]
+
+    @staticmethod
+    def _folder(root: str) -> str:
+        """Where the file is, below Dagster's own folder."""
+        raise NotImplementedError
+
+    def __init__(self, base_dir: str = "", inst_data: ConfigurableClassData | None = None) -> None:
+        self._inst_data = inst_data
+        self._database: Database | None = None
+        if base_dir:
+            self._open(base_dir)
+
+    def register_instance(self, instance: DagsterInstance) -> None:
+        if self._database is None:
+            self._open(self._folder(instance.root_directory))
+        super().register_instance(instance)  # type: ignore[misc]
+
+    def _open(self, base_dir: str) -> None:
+        self._database = Database(Path(base_dir, f"{self._name}.db").absolute())
+        with _making(self._database) as is_missing:
+            if is_missing or (self._needed and not self._database.has_table(self._needed)):
+                self._theirs.from_local(base_dir)
+        super().__init__(create_db_conn_string(base_dir, self._name), self._inst_data)  # type: ignore[call-arg]
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        assert self._database is not None
+        with self._database.connection() as connection:
+            yield connection
+
+    def dispose(self) -> None:
+        super().dispose()  # type: ignore[misc]
+        if self._database is not None:
+            self._database.close()
+
+
+class KeptRunStorage(_OneDatabase, SqliteRunStorage):
     """Runs, their tags, backfills, and the heartbeats of daemons."""
 
-    def __init__(self, base_dir: str = "", inst_data: ConfigurableClassData | None = None) -> None:
-        self._inst_data = inst_data
-        self._database: Database | None = None
-        if base_dir:
-            self._open(base_dir)
+    _name, _needed = "runs", "instance_info"
+    _theirs = SqliteRunStorage
 
-    def register_instance(self, instance: DagsterInstance) -> None:
-        if self._database is None:
-            self._open(_runs_directory(instance.root_directory))
-        super().register_instance(instance)
-
-    def _open(self, base_dir: str) -> None:
-        self._database = Database(Path(base_dir, "runs.db").absolute())
-        with _making(self._database) as is_missing:
-            if is_missing or not self._database.has_table("instance_info"):
-                SqliteRunStorage.from_local(base_dir)
-        super().__init__(create_db_conn_string(base_dir, "runs"), self._inst_data)
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        assert self._database is not None
-        with self._database.connection() as connection:
-            yield connection
-
-    def dispose(self) -> None:
-        super().dispose()
-        if self._database is not None:
-            self._database.close()
+    @staticmethod
+    def _folder(root: str) -> str:
+        return _runs_directory(root)
 
 
-class KeptScheduleStorage(SqliteScheduleStorage):
+class KeptScheduleStorage(_OneDatabase, SqliteScheduleStorage):
     """What sensors and schedules remember."""
 
-    def __init__(self, base_dir: str = "", inst_data: ConfigurableClassData | None = None) -> None:
-        self._inst_data = inst_data
-        self._database: Database | None = None
-        if base_dir:
-            self._open(base_dir)
+    _name = "schedules"
+    _theirs = SqliteScheduleStorage
 
-    def register_instance(self, instance: DagsterInstance) -> None:
-        if self._database is None:
-            self._open(_schedule_directory(instance.root_directory))
-        super().register_instance(instance)
-
-    def _open(self, base_dir: str) -> None:
-        self._database = Database(Path(base_dir, "schedules.db").absolute())
-        with _making(self._database) as is_missing:
-            if is_missing:
-                SqliteScheduleStorage.from_local(base_dir)
-        super().__init__(create_db_conn_string(base_dir, "schedules"), self._inst_data)
-
-    @contextmanager
-    def connect(self) -> Iterator[Connection]:
-        assert self._database is not None
-        with self._database.connection() as connection:
-            yield connection
-
-    def dispose(self) -> None:
-        super().dispose()
-        if self._database is not None:
-            self._database.close()
+    @staticmethod
+    def _folder(root: str) -> str:
+        return _schedule_directory(root)
 
 
 class KeptSqliteStorage(DagsterSqliteStorage):

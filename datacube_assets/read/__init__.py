@@ -25,7 +25,7 @@ from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.read.datacube import Datacube, NoDataError, Time
 from datacube_assets.read.explain import Explanation
 from datacube_assets.read.objects import PublishedDatacube
-from datacube_assets.read.tables import LakeDatacube
+from datacube_assets.read.tables import Files, LakeDatacube
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.local import LocalStore
@@ -36,6 +36,7 @@ from datacube_assets.storage.stores import Store, StoreError
 __all__ = [
     "Datacube",
     "Explanation",
+    "Files",
     "LakeDatacube",
     "NoDataError",
     "PublishedDatacube",

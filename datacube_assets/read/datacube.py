@@ -10,6 +10,7 @@ import datetime as dt
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -42,6 +43,38 @@ _NAMED = 8
 
 class NoDataError(LookupError):
     """What was asked for is not there; the message says what is."""
+
+
+@dataclass(frozen=True)
+class Lines:
+    """What `Datacube.timeseries` was asked for, its words known to be right."""
+
+    feature: str
+    resolution: Resolution
+    level: RegionLevel | None
+    region: str | None
+    qualifier: str | None
+    value: str | None
+    figures: list[str] | None
+    """None for all."""
+
+
+@dataclass(frozen=True)
+class Areas:
+    """What `Datacube.regions` was asked for, its words known to be right."""
+
+    feature: str
+    resolution: Resolution
+    level: RegionLevel
+    timestamp: int | None
+    """None for all months or years."""
+    qualifier: str | None
+    figures: list[str] | None
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns that tell rows apart."""
+        return ["timestamp", "region_id"] + ([] if self.qualifier is None else ["value"])
 
 
 class Datacube(ABC):
@@ -162,34 +195,12 @@ class Datacube(ABC):
         if region is not None:
             level = level_of(region) if level is None else level
             one_of("level", level, REGION_LEVELS)
-        wanted = self._figures(figures)
-        if qualifier is None:
-            table = self._timeseries(feature, resolution, level, region, wanted)
-        else:
-            table = self._breakdown(feature, resolution, level, region, qualifier, value, wanted)
-        return table
+        return self._lines(
+            Lines(feature, resolution, level, region, qualifier, value, self._figures(figures))
+        )
 
     @abstractmethod
-    def _timeseries(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table: ...
-
-    @abstractmethod
-    def _breakdown(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        qualifier: str,
-        value: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table: ...
+    def _lines(self, asked: Lines) -> pa.Table: ...
 
     # --- regions -----------------------------------------------------------------------------------
 
@@ -215,18 +226,10 @@ class Datacube(ABC):
             one_of("resolution", resolution, RESOLUTIONS)
         else:
             resolution, timestamp = bucket(time, resolution)
-        return self._regions(feature, level, resolution, timestamp, qualifier, self._figures(figures))
+        return self._regions(Areas(feature, resolution, level, timestamp, qualifier, self._figures(figures)))
 
     @abstractmethod
-    def _regions(
-        self,
-        feature: str,
-        level: RegionLevel,
-        resolution: Resolution,
-        timestamp: int | None,
-        qualifier: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table: ...
+    def _regions(self, asked: Areas) -> pa.Table: ...
 
     # --- the map -----------------------------------------------------------------------------------
 

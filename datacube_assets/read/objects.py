@@ -26,8 +26,10 @@ from datacube_assets.kernels.schema import (
     region_levels,
 )
 from datacube_assets.read.datacube import (
+    Areas,
     Bounds,
     Datacube,
+    Lines,
     NoDataError,
     Time,
     bin_table,
@@ -135,81 +137,60 @@ class PublishedDatacube(Datacube):
 
     # --- timeseries --------------------------------------------------------------------------------
 
-    def _timeseries(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
+    def _lines(self, asked: Lines) -> pa.Table:
+        if asked.qualifier is not None:
+            return self._breakdown(asked, asked.qualifier)
+        feature, level, region = asked.feature, asked.level, asked.region
         try:
             if level is None or region is None:
-                table = self._published.global_timeseries(resolution, feature)
+                table = self._published.global_timeseries(asked.resolution, feature)
             else:
-                table = self._published.regional_timeseries(resolution, level, feature, region)
+                table = self._published.regional_timeseries(asked.resolution, level, feature, region)
         except MissingObjectError:
             self._check(feature, level, region)
             raise self._not_published("timeseries", feature) from None
-        return self._chosen(table, ["timestamp"], figures).sort_by("timestamp")
+        return self._chosen(table, ["timestamp"], asked.figures).sort_by("timestamp")
 
-    def _breakdown(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        qualifier: str,
-        value: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
-        if level is None or region is None:
-            table = self._global_breakdown(feature, resolution, qualifier, figures)
-            if value is not None:
-                table = table.filter(pc.equal(table["value"], value))
+    def _breakdown(self, asked: Lines, qualifier: str) -> pa.Table:
+        if asked.level is None or asked.region is None:
+            table = self._global_breakdown(asked, qualifier)
+            if asked.value is not None:
+                table = table.filter(pc.equal(table["value"], asked.value))
         else:
-            table = self._regional_breakdown(feature, resolution, level, region, qualifier, value, figures)
+            table = self._regional_breakdown(asked, qualifier, asked.level, asked.region)
         if not table.num_rows:
-            raise no_such("value", value or "", self.qualifier_values(feature, qualifier), qualifier)
+            known = self.qualifier_values(asked.feature, qualifier)
+            raise no_such("value", asked.value or "", known, qualifier)
         return table.sort_by([("value", "ascending"), ("timestamp", "ascending")])
 
-    def _global_breakdown(
-        self, feature: str, resolution: Resolution, qualifier: str, figures: list[str] | None
-    ) -> pa.Table:
+    def _global_breakdown(self, asked: Lines, qualifier: str) -> pa.Table:
         # There is an object per figure. All have the same rows, and a row that is there has a count.
-        wanted = figures or list(published_columns(self.has_weights))
+        wanted = asked.figures or list(published_columns(self.has_weights))
         read = list(dict.fromkeys([*wanted, "s_count"]))
 
         def of_figure(figure: str) -> pa.Table:
-            return self._published.qualifier_timeseries(resolution, feature, qualifier, figure)
+            return self._published.qualifier_timeseries(asked.resolution, asked.feature, qualifier, figure)
 
         try:
             tables = list(self._published.each(of_figure, read))
         except MissingObjectError:
-            self._check(feature)
-            self.qualifier_values(feature, qualifier)
+            self._check(asked.feature)
+            self.qualifier_values(asked.feature, qualifier)
             for figure in read:
                 self._known_figure(figure, published_columns(self.has_weights))
-            raise self._not_published(f"timeseries by {qualifier}", feature) from None
+            raise self._not_published(f"timeseries by {qualifier}", asked.feature) from None
         table = tables[0].select(["timestamp", "value"])
         for figure, one in zip(read, tables, strict=True):
             table = table.append_column(figure, one[figure])
         return table.filter(pc.is_valid(table["s_count"])).select(["timestamp", "value", *wanted])
 
-    def _regional_breakdown(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel,
-        region: str,
-        qualifier: str,
-        value: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
+    def _regional_breakdown(self, asked: Lines, qualifier: str, level: RegionLevel, region: str) -> pa.Table:
+        feature, value = asked.feature, asked.value
+
         def of_value(one: str) -> pa.Table | None:
             try:
                 table = self._published.regional_timeseries(
-                    resolution, level, feature, region, qualifier, one
+                    asked.resolution, level, feature, region, qualifier, one
                 )
             except MissingObjectError:
                 return None
@@ -223,42 +204,35 @@ class PublishedDatacube(Datacube):
                 raise no_such("value", value, known, qualifier)
             what = f"timeseries of {region} by {qualifier}" + (f" {value!r}" if value is not None else "")
             raise self._not_published(what, feature)
-        return self._chosen(pa.concat_tables(tables), ["timestamp", "value"], figures)
+        return self._chosen(pa.concat_tables(tables), ["timestamp", "value"], asked.figures)
 
     # --- regions -----------------------------------------------------------------------------------
 
-    def _regions(
-        self,
-        feature: str,
-        level: RegionLevel,
-        resolution: Resolution,
-        timestamp: int | None,
-        qualifier: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
+    def _regions(self, asked: Areas) -> pa.Table:
+        feature, level, qualifier = asked.feature, asked.level, asked.qualifier
+
         def at(time: int) -> pa.Table | None:
             try:
-                table = self._published.regional_map(resolution, level, feature, time, qualifier)
+                table = self._published.regional_map(asked.resolution, level, feature, time, qualifier)
             except MissingObjectError:
                 return None
             return table.add_column(0, "timestamp", pa.array([time] * len(table), TIME))
 
-        if timestamp is None:
-            times = self.timestamps(feature, resolution).astype(np.int64).tolist()
+        if asked.timestamp is None:
+            times = self.timestamps(feature, asked.resolution).astype(np.int64).tolist()
         else:
-            times = [timestamp]
+            times = [asked.timestamp]
         tables = [table for table in self._published.each(at, times) if table is not None]
         if not tables:
             self._check(feature, level)
-            self._check_time(feature, resolution, timestamp)
+            self._check_time(feature, asked.resolution, asked.timestamp)
             if qualifier is not None:
                 self.qualifier_values(feature, qualifier)
             raise self._not_published(
                 f"table of {level}" + (f" by {qualifier}" if qualifier else ""), feature
             )
-        names = ["timestamp", "region_id"] if qualifier is None else ["timestamp", "region_id", "value"]
-        table = self._chosen(pa.concat_tables(tables), names, figures)
-        return table.sort_by([(name, "ascending") for name in names])
+        table = self._chosen(pa.concat_tables(tables), asked.keys, asked.figures)
+        return table.sort_by([(name, "ascending") for name in asked.keys])
 
     def extrema(self, feature: str, level: RegionLevel, *, resolution: Resolution = "month") -> pa.Table:
         """Where and when each figure is smallest and largest among the regions of a level.

@@ -7,7 +7,7 @@ its columns mean is in `kernels/schema.py`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NoReturn, cast
+from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +31,10 @@ from datacube_assets.kernels.schema import (
 )
 from datacube_assets.kernels.spatial import finish, table_measures
 from datacube_assets.read.datacube import (
+    Areas,
     Bounds,
     Datacube,
+    Lines,
     NoDataError,
     Time,
     bin_table,
@@ -50,6 +52,15 @@ from datacube_assets.storage.run_info import RunInfo
 _RAW, _POINTS, _CELLS = "raw_dojo_output", "normalized_points", "temporal_cells"
 _GLOBAL, _REGIONAL, _GRID = "global_aggregates", "regional_aggregates", "grid_cells"
 _BIN_COLUMNS = ("quadkey", "s_count", "s_sum_t_sum", "s_sum_t_mean")
+
+
+class Files(NamedTuple):
+    """Files for pandas, Dask and everything else that opens them by fsspec; on S3 that is s3fs."""
+
+    urls: list[str]
+    """Paths, or `s3://` addresses."""
+    storage_options: dict[str, str]
+    """To be passed on as `storage_options=`. Credentials come from the usual places (docs/s3.md)."""
 
 
 class LakeDatacube(Datacube):
@@ -119,67 +130,29 @@ class LakeDatacube(Datacube):
 
     # --- timeseries and regions --------------------------------------------------------------------
 
-    def _timeseries(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
-        return self._lines(feature, resolution, level, region, None, None, figures)
-
-    def _breakdown(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        qualifier: str,
-        value: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
-        return self._lines(feature, resolution, level, region, qualifier, value, figures)
-
-    def _lines(
-        self,
-        feature: str,
-        resolution: Resolution,
-        level: RegionLevel | None,
-        region: str | None,
-        qualifier: str | None,
-        value: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
-        names = ["timestamp"] if qualifier is None else ["value", "timestamp"]
-        found = self._aggregates(feature, resolution, level, qualifier)
-        if level is not None and region is not None:
-            rows = found.filter(pc.equal(found["region_id"], region))
+    def _lines(self, asked: Lines) -> pa.Table:
+        names = ["timestamp"] if asked.qualifier is None else ["value", "timestamp"]
+        found = self._aggregates(asked.feature, asked.resolution, asked.level, asked.qualifier)
+        if asked.level is not None and asked.region is not None:
+            rows = found.filter(pc.equal(found["region_id"], asked.region))
             if not rows.num_rows:
-                raise no_such(level, region, _distinct(found["region_id"]), f"{feature!r}")
+                known = _distinct(found["region_id"])
+                raise no_such(asked.level, asked.region, known, f"{asked.feature!r}")
             found = rows
-        if value is not None:
-            rows = found.filter(pc.equal(found["value"], value))
+        if asked.value is not None:
+            rows = found.filter(pc.equal(found["value"], asked.value))
             if not rows.num_rows:
-                raise no_such("value", value, _distinct(found["value"]), qualifier)
+                raise no_such("value", asked.value, _distinct(found["value"]), asked.qualifier)
             found = rows
-        table = self._figured(found, sorted(names), figures)
+        table = self._figured(found, sorted(names), asked.figures)
         return table.sort_by([(name, "ascending") for name in names])
 
-    def _regions(
-        self,
-        feature: str,
-        level: RegionLevel,
-        resolution: Resolution,
-        timestamp: int | None,
-        qualifier: str | None,
-        figures: list[str] | None,
-    ) -> pa.Table:
-        found = self._aggregates(feature, resolution, level, qualifier)
-        if timestamp is not None:
-            found = self._at(found, feature, resolution, timestamp)
-        names = ["timestamp", "region_id"] if qualifier is None else ["timestamp", "region_id", "value"]
-        return self._figured(found, names, figures).sort_by([(name, "ascending") for name in names])
+    def _regions(self, asked: Areas) -> pa.Table:
+        found = self._aggregates(asked.feature, asked.resolution, asked.level, asked.qualifier)
+        if asked.timestamp is not None:
+            found = self._at(found, asked.feature, asked.resolution, asked.timestamp)
+        table = self._figured(found, asked.keys, asked.figures)
+        return table.sort_by([(name, "ascending") for name in asked.keys])
 
     def _aggregates(
         self, feature: str, resolution: Resolution, level: RegionLevel | None, qualifier: str | None
@@ -375,6 +348,25 @@ class LakeDatacube(Datacube):
         raise NoDataError(
             f"{self._run} has nothing of {scope.feature!r} there: {what} has no row at that time"
         )
+
+    def files(self, table: str, prefix: str = "") -> Files:
+        """The Parquet files of a table, such as `grid_cells`, for whatever else reads Parquet.
+
+        `prefix` leaves out files whose path in the table starts otherwise, such as `year/default/`
+        (docs/lake.md). They are those of now: a run that makes the table again writes others.
+        """
+        from datacube_assets.storage.s3 import S3
+
+        found = self._table(table)
+        names = found.names(prefix)
+        if not names:
+            raise no_such("file", prefix, [file.name for file in found.files], f"{self._run}, {table}")
+        keys = [f"{found.folder}/{name}.parquet" for name in names]
+        store = self._lake.store
+        paths = [store.local_path(key) for key in keys]
+        urls = [str(path) if path else f"{store.url}/{key}" for path, key in zip(paths, keys, strict=True)]
+        endpoint = store.endpoint if isinstance(store, S3) else ""
+        return Files(urls, {"endpoint_url": endpoint} if endpoint else {})
 
     # --- how tables are read -----------------------------------------------------------------------
 

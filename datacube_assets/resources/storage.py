@@ -13,6 +13,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
+from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
@@ -61,6 +62,13 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
         return open_store(url, self.s3_endpoint)
 
 
+def buckets_of(settings: Settings) -> BucketsResource:
+    """The buckets that settings name."""
+    return BucketsResource(
+        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
+    )
+
+
 class LakeIOManager(ConfigurableIOManager):
     """Keeps what assets hand on: the descriptor of a table, or the request; rows stay in the lake."""
 
@@ -70,7 +78,7 @@ class LakeIOManager(ConfigurableIOManager):
     def handle_output(self, context: OutputContext, obj: LakeTable | DatacubeRequest) -> None:
         lake, run = self.lake.open(), ModelRun.from_key(context.partition_key)
         with _repeated(context):
-            context.add_output_metadata(self.ui.links(run))
+            context.add_output_metadata(self.ui.links(run, context.asset_key.path[-1]))
             if isinstance(obj, DatacubeRequest):
                 lake.write_document(request_key(run), obj.model_dump(mode="json"))
             else:

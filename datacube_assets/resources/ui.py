@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import base64
 import functools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResourceContext, MetadataValue
 
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.http_client.redaction import redacted, redacting
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import run_tags
+from datacube_assets.redaction import redacted, redacting
 from datacube_assets.resources.dask import WorkersLostError
 from datacube_assets.settings import SettingsError
 from datacube_assets.storage.lake import MissingTableError, MixedVersionsError
@@ -40,6 +43,10 @@ class UserInterface(ConfigurableResource["UserInterface"]):
     causemos_url: str = ""
     causemos_page: str = ""
     """Path of a datacube's page in CauseMos, with `{model_id}` and `{run_id}`."""
+    view_url: str = ""
+    """Where `datacube view` is to be had."""
+    docs_url: str = ""
+    """Where the folder `docs` can be read; empty: at `view_url`, which has it too."""
 
     def setup_for_execution(self, context: InitResourceContext) -> None:
         # Runs that a person or a backfill started have no tags of ours: the runs page would not find them.
@@ -50,9 +57,15 @@ class UserInterface(ConfigurableResource["UserInterface"]):
             if missing:
                 context.instance.add_run_tags(run.run_id, missing)
 
-    def links(self, run: ModelRun) -> dict[str, MetadataValue[Any]]:
-        """Where else a run or dataset can be seen."""
+    def links(self, run: ModelRun, asset: str) -> dict[str, MetadataValue[Any]]:
+        """Where else a run or dataset can be seen, and what the asset is."""
         found: dict[str, MetadataValue[Any]] = {}
+        if self.view_url:
+            where = urlencode({"model": run.model_id, "run": run.run_id})
+            found["on the map"] = MetadataValue.url(f"{self.view_url.rstrip('/')}/#{where}")
+            found["about it"] = MetadataValue.url(f"{self.view_url.rstrip('/')}/datacube.html#{where}")
+        if docs := documentation(self.docs_url, self.view_url):
+            found["what this is"] = MetadataValue.url(f"{docs}/reference/assets.md#{asset}")
         if self.dojo_url:
             document = (
                 f"indicators/{_segment(run.model_id)}" if run.is_indicator else f"runs/{_segment(run.run_id)}"
@@ -66,23 +79,46 @@ class UserInterface(ConfigurableResource["UserInterface"]):
         return found
 
     def picture(
-        self, log: DagsterLogManager, draw: Callable[[], str | None]
+        self, log: DagsterLogManager, draw: Callable[[], bytes | None]
     ) -> dict[str, MetadataValue[Any]]:
-        """The SVG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
+        """The PNG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
         if not self.pictures:
             return {}
+        # Where matplotlib remembers which fonts there are: a home folder may be missing, or be read only.
+        os.environ.setdefault(
+            "MPLCONFIGDIR", str(Path(tempfile.gettempdir(), f"datacube-fonts-{os.getuid()}"))
+        )
         try:
-            svg = draw()
+            png = draw()
         except Exception as error:
             # Nobody should miss a datacube because of its picture.
             log.warning(
                 f"The picture of this asset could not be drawn, the data are not concerned: {error!r}"
             )
             return {}
-        if svg is None:
+        if png is None:
             return {}
-        image = base64.b64encode(svg.encode()).decode()
-        return {"picture": MetadataValue.md(f"![picture](data:image/svg+xml;base64,{image})")}
+        image = base64.b64encode(png).decode()
+        return {"picture": MetadataValue.md(f"![picture](data:image/png;base64,{image})")}
+
+    def next_steps(self, run: ModelRun) -> dict[str, MetadataValue[Any]]:
+        """What one may do with a datacube that stands, a click away: jobs, with the partition filled in."""
+        tags = urlencode({"tags[0][key]": "dagster/partition", "tags[0][value]": run.key})
+        jobs = f"/locations/{LOCATION}/jobs"
+        return {
+            "next: publish again": MetadataValue.url(f"{jobs}/republish_datacube"),
+            "next: check everything": MetadataValue.url(f"{jobs}/check_model_run"),
+            "next: withdraw": MetadataValue.url(f"{jobs}/withdraw_datacube/playground/setup?{tags}"),
+        }
+
+
+LOCATION = "datacube_assets"
+"""Name of the code location, in workspaces and so in addresses of the UI."""
+
+
+def documentation(docs_url: str, view_url: str) -> str:
+    """Where the folder `docs` can be read; empty where nobody said so."""
+    return docs_url.rstrip("/") or (f"{view_url.rstrip('/')}/docs" if view_url else "")
 
 
 def _segment(name: str) -> str:

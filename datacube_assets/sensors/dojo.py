@@ -34,9 +34,9 @@ from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
-from datacube_assets.http_client.redaction import redacting
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
 from datacube_assets.partitions import NAME_TAG, SOURCE_TAG, model_runs, run_tags
+from datacube_assets.redaction import redacting
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.telling import tell_failure
@@ -47,9 +47,9 @@ _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 120.0
 """How long a list may take: other sensors wait meanwhile."""
-VERSION_TAG = "datacube/version"
-CHANGE_TAG = "datacube/change"
-"""Run tags with the state of a partition that a run was requested for."""
+VERSION_TAG = ".dagster/datacube_version"
+CHANGE_TAG = ".dagster/datacube_change"
+"""Run tags with the state of a partition that a run was requested for; the UI hides those that begin so."""
 
 
 @dataclass(frozen=True)

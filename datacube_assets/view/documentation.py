@@ -83,7 +83,8 @@ def rendered(text: str, up: str) -> str:
     for token, heading in _headings(tokens):
         token.attrSet("id", _anchor(heading))
         title = heading if token.tag == "h1" else title
-    body = markdown.renderer.render(tokens, markdown.options, {})
+    # Whoever has a keyboard only has to reach what scrolls sideways.
+    body = markdown.renderer.render(tokens, markdown.options, {}).replace("<pre>", '<pre tabindex="0">')
     return _PAGE.format(title=escape(title), up=up, body=body)
 
 

@@ -27,7 +27,7 @@ from dagster import DagsterInstance
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
 from datacube_assets.development.s3_server import BUCKETS, S3Server
-from datacube_assets_tests.integration import test_documentation, test_stack
+from datacube_assets_tests.integration import test_containers, test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
     PAGES,
     README,
@@ -79,6 +79,7 @@ _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
 _MAP = "test_the_map_is_served"
 _MAP_S3 = "test_buckets_on_s3_are_compared_copied_and_shown"
 _OF_STACK = "test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of"
+_IN_CONTAINERS = "test_a_request_by_curl_becomes_a_datacube_with_the_bytes_of_an_undisturbed_run"
 _COMPOSE = "test_the_settings_of_compose_are_put_where_only_their_owner_reads_them"
 _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 
@@ -252,7 +253,8 @@ def test_every_command_of_a_page_is_executed_or_has_a_reason_not_to_be(page: str
     gone = sorted((executed.keys() | excused.keys()) - there)
     assert not gone, "these are on the page no more"
     for test in executed.values():
-        known = test in globals() or hasattr(test_documentation, test) or hasattr(test_stack, test)
+        modules = (test_containers, test_documentation, test_stack)
+        known = test in globals() or any(hasattr(module, test) for module in modules)
         assert known, f"there is no test {test}"
 
 

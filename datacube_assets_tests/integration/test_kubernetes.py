@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import os
 import re
@@ -427,7 +428,7 @@ def test_probes_pass_against_what_the_process_opens(
         ]
         assert probes
         for probe in probes:
-            wait_for(lambda probe=probe: passes(probe, ports, here), f"{name} to pass {probe}", 120)
+            wait_for(functools.partial(passes, probe, ports, here), f"{name} to pass {probe}", 120)
         listening = {int(here[str(port)]) for port in ports.values()}
         assert all(is_open(port) for port in listening)
     finally:

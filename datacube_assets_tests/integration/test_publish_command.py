@@ -181,7 +181,12 @@ def test_help_of_publish_names_every_option_of_the_job(run: Run) -> None:
             "--qualifier-map JSON|@FILE",
             "--weight-column NAME",
         ),
-        *("--thresholds JSON", "--fill-timestamp MS", "--raw-count-threshold N", "--timestamp-unit [ms|s]"),
+        *(
+            "--thresholds JSON",
+            "--fill-timestamp MS",
+            "--raw-count-threshold N",
+            "--timestamp-unit [s|ms|us|ns]",
+        ),
         *("--lake URL", "--models-bucket URL", "--indicators-bucket URL"),
     ):
         assert option in text

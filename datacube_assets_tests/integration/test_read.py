@@ -390,6 +390,38 @@ def test_a_datacube_on_s3_is_read_as_from_a_folder(
         _ = open_datacube(f"s3://models/{prefix}", "model", "other", s3_endpoint=s3_server.endpoint).features
 
 
+@pytest.mark.parametrize("where", ["folder", "s3"])
+def test_pandas_and_dask_read_the_files_of_a_table_by_fsspec(
+    where: str, published: House, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dask.dataframe as dd
+    import pandas as pd
+
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    lake = str(published.folder / "lake")
+    if where == "s3":
+        lake = f"s3://lake/files {uuid.uuid4().hex[:8]}"
+        upload(published.folder / "lake/runs/model", lake, "runs/model")
+        for name, value in s3_server.environment(READER_KEY, READER_SECRET).items():
+            monkeypatch.setenv(name, value)
+    tables = open_tables(lake, "model", "run")
+    files = tables.files("temporal_cells", "month-")
+    assert files.storage_options == ({"endpoint_url": s3_server.endpoint} if where == "s3" else {})
+    frames = [pd.read_parquet(url, storage_options=files.storage_options) for url in files.urls]
+    joined = pd.concat(frames)
+    asked = tables.cells(YIELD)["t_mean"].drop_null().to_pylist()
+    assert len(asked) > 0
+    assert sorted(joined[joined.feature == YIELD].t_mean.dropna()) == sorted(asked)
+    lazy = dd.read_parquet(files.urls, storage_options=files.storage_options, columns=["feature", "t_mean"])
+    means = lazy[lazy.feature == YIELD].t_mean.compute(scheduler="threads")
+    assert sorted(means.dropna()) == sorted(asked)
+    with pytest.raises(NoDataError, match="no file 'week-'"):
+        tables.files("temporal_cells", "week-")
+    with pytest.raises(NoDataError, match="list_tables"):
+        tables.files("cells")
+
+
 def upload(folder: Path, url: str, below: str) -> None:
     store: Store = open_store(url, os.environ["DATACUBE_S3_ENDPOINT"])
     paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -548,6 +580,8 @@ def test_the_examples_of_a_page_run_one_after_the_other(
             "s3://models/analysts",
             f"{model}/{run}/{part}",
         )
+    tables = Path("runs", model, run)
+    upload(folder / "datacube-home/lake" / tables, "s3://lake/analysts", str(tables))
     examples = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     assert len(examples) >= 4
     names: dict[str, object] = {"__name__": "__main__"}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -303,6 +305,32 @@ def test_a_run_that_dagster_could_not_repeat_is_started_anew_and_not_told_as_fai
         assert [call for call, _ in post.calls] == ["queue-runtime"]
 
 
+@pytest.mark.parametrize("job", ["process_model_run", "republish_datacube", "recompute_tiles"])
+def test_a_run_that_dagster_could_not_repeat_is_started_anew_however_long_ago_and_of_whichever_job(
+    job: str, post: Post, tmp_path: Path
+) -> None:
+    """After 24 hours it was forgotten, and CauseMos heard PROCESSING for ever."""
+    (tmp_path / "retrying").mkdir()
+    with with_retries(tmp_path) as instance:
+        instance.add_dynamic_partitions(str(model_runs.name), [RUN.key])
+        definition = build_definitions(post.house.settings).resolve_job_def(job)
+        tags = {"dagster/partition": RUN.key, "datacube/source": "dojo"}
+        died = instance.create_run_for_job(definition, tags=tags)
+        instance.report_run_failed(died)
+        instance.add_run_tags(died.run_id, {"dagster/will_retry": "false"})
+        failed = instance.get_run_by_id(died.run_id)
+        assert failed is not None
+        instance.report_engine_event("Failed to retry run", failed)
+        with sqlite3.connect(tmp_path / "retrying" / "history" / "runs.db") as runs:
+            runs.execute("update runs set update_timestamp = '2020-01-01 00:00:00.000000'")
+        tick = evaluate(post.house.settings, instance, "requests")
+        (asked,) = tick.run_requests or ()
+        assert (asked.partition_key, asked.job_name) == (RUN.key, job)
+        # Whoever has looked since does not look at everything again.
+        later = evaluate(post.house.settings, instance, "requests", tick.cursor)
+        assert not later.run_requests
+
+
 def test_a_run_that_died_after_its_last_object_is_told_as_ready(post: Post) -> None:
     run = post.publish()
     # As run monitoring finds it when the process is killed before it could say that it was done.
@@ -494,6 +522,15 @@ def test_the_check_of_a_run_says_whether_reports_wait(post: Post) -> None:
     post.deliver(0)
     post.publish()
     assert not last_check()
+
+
+def test_a_clock_that_was_ahead_hides_no_later_run(post: Post) -> None:
+    """The cursor stood in the future, and no run was told until the clock had come there."""
+    ahead = f"{time.time() + 30 * 86_400} 0"
+    post.publish()
+    tick = post.tick(ahead)
+    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
+    assert float(str(tick.cursor).split()[0]) <= time.time()
 
 
 def test_without_a_causemos_the_sensor_says_how_to_name_one(post: Post) -> None:

@@ -367,4 +367,4 @@ def test_names_with_odd_characters_find_their_partition(desk: Desk) -> None:
     assert desk.ask(odd.key).exit_code == 0
     (request,) = desk.asked()
     assert request.partition_key == odd.key == "a%20model:r%C3%A4in%3A%25"
-    assert request.tags["datacube/run"] == "räin:%"
+    assert request.tags["datacube/model"] == "a model"

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import logging
 import os
+import socket
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -15,16 +19,26 @@ from unittest import mock
 import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
+from datacube_assets.causemos.client import CauseMosClient, ProcessingFailed
 from datacube_assets.development.simulator_http import in_background
+from datacube_assets.dojo.client import DojoClient
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.gateway.server import application as gateway_application
 from datacube_assets.http_client import RetryPolicy
 from datacube_assets.orchestration.home import prepare
+from datacube_assets.sensors.reports import deliver
 from datacube_assets.settings import Settings
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.stores import StoreError
 from datacube_assets_tests.integration.secrets import found
 from datacube_assets_tests.integration.support import House, rows
@@ -85,10 +99,10 @@ def kept(quick_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(RetryPolicy, "_wait", lambda *_: 0.01)
     with mock.patch.dict(os.environ):
-        settings = Settings.from_environment(DATACUBE_HOME=str(quick_folder))
-        prepare(settings)
+        prepared = Settings.from_environment(DATACUBE_HOME=str(quick_folder))
+        prepare(prepared)
         with DagsterInstance.get() as instance:
-            yield House(quick_folder, settings, instance)
+            yield House(quick_folder, prepared, instance)
 
 
 def test_a_full_run_and_failing_ones_leave_no_secret_anywhere(
@@ -139,6 +153,114 @@ def test_a_full_run_and_failing_ones_leave_no_secret_anywhere(
     # The search itself works: what may be seen is found, in files and in what Dagster compressed.
     shown = found(kept.folder, {"address": f"{url}/good", "asset": "regional_timeseries"})
     assert {Path(where.rpartition(":")[0]).suffix for where in shown} >= {".json", ".db"}
+
+
+# --- odd addresses, odd answers --------------------------------------------------------------------------
+
+PLANTED = "pl4nt3d-TGFtdQ-secret"
+"""Known to nobody: no setting has it."""
+_BASIC = base64.b64encode(f"ann:{PLANTED}".encode()).decode()
+ODD_ANSWERS = (
+    f"X-Amz-Signature: {PLANTED}\r\n\r\n",
+    f"HTTP/1.1 200 OK\r\nAuthorization: Basic {_BASIC}\x00\r\n\r\n",
+    f"HTTP/1.1 302 Found\r\nLocation: https:/h/x?sig={PLANTED}\r\nContent-Length: 0\r\n\r\n",
+    f"HTTP/1.1 302 Found\r\nLocation: ftp://ann:{PLANTED}@h/x?{PLANTED}\r\nContent-Length: 0\r\n\r\n",
+    f"HTTP/1.1 418 X-Amz-Signature={PLANTED}\r\nContent-Length: 60\r\n\r\nAuthorization: Basic {_BASIC}",
+    f"HTTP/1.1 200 OK\r\nContent-Length: {PLANTED}\r\n\r\n",
+    f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{PLANTED}\r\n",
+)
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[tuple[str, list[str]]]:
+    """A server that answers as the list says, whatever it is asked; its host."""
+    answers = [ODD_ANSWERS[0]]
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as listening:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    with connection, contextlib.suppress(OSError):
+                        connection.recv(65536)
+                        connection.sendall(answers[0].encode("latin-1"))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}", answers
+        # On Linux, what waits in `accept` hears of it this way only.
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(
+    before=st.sampled_from(["", " ", "\ufeff", '"', "'", "\u200b"]),
+    scheme=st.sampled_from(["http", "HTTP", "https", "s3", ""]),
+    slashes=st.sampled_from(["://", ":/", ":\\\\", ":///"]),
+    user=st.sampled_from(["", f"ann:{PLANTED}@", f"ann:12/{PLANTED}@"]),
+    query=st.sampled_from(
+        [f"?X-Amz-Signature={PLANTED}", f"?{PLANTED}", f"#a?b={PLANTED}", f"?a='{PLANTED}' b"]
+    ),
+    answer=st.sampled_from(ODD_ANSWERS),
+)
+@example("\ufeff", "http", "://", "", f"?{PLANTED}", ODD_ANSWERS[0])
+@example("", "https", ":/", "", f"?sig={PLANTED}", ODD_ANSWERS[0])
+@example("", "http", "://", f"ann:{PLANTED}@", f"?sig={PLANTED}", ODD_ANSWERS[1])
+@example("", "", "", "", f"?X-Amz-Signature={PLANTED}", ODD_ANSWERS[0])
+def test_whatever_an_address_or_an_answer_looks_like_its_secrets_are_kept_and_told_nowhere(
+    kept: House,
+    odd: tuple[str, list[str]],
+    caplog: pytest.LogCaptureFixture,
+    before: str,
+    scheme: str,
+    slashes: str,
+    user: str,
+    query: str,
+    answer: str,
+) -> None:
+    """Mistyped addresses were kept whole, and errors of transport repeated what a server had sent."""
+    caplog.set_level(logging.DEBUG)
+    host, answers = odd
+    answers[0] = answer
+    address = f"{before}{scheme}{slashes if scheme else ''}{user}{host}/folder/x{query}"
+    told: list[str] = []
+
+    def tried(do: Callable[[], object]) -> None:
+        try:
+            told.append(repr(do()))
+        except Exception as error:
+            told.append("".join(traceback.format_exception(error)))
+
+    number = len(kept.instance.get_runs())
+    tried(lambda: kept.publish(address, run_id=f"odd-{number}", doc_ids=["d"]))
+    gateway = TestClient(
+        gateway_application(kept.settings, kept.instance),
+        base_url="http://localhost",
+        client=("127.0.0.1", 1),
+    )
+    body = {"model_id": "m", "run_id": f"queued-{number}", "data_paths": [address], "note": f"see {address}"}
+    gateway.headers["Host"] = "localhost"
+    told.append(gateway.put("/data-pipeline/enqueue", json=body).text)
+    told.append(gateway.get("/data-pipeline/jobs").text)
+    for run in kept.instance.get_runs():
+        asked = f'{{flow_run(where:{{id:{{_eq:"{run.run_id}"}}}}){{state logs {{message}}}}}}'
+        told.append(gateway.post("/graphql", json={"query": asked}).text)
+    with DojoClient(f"http://{host}", "ann", SECRETS["DOJO_PASSWORD"], retries=RetryPolicy(1)) as dojo:
+        tried(dojo.runs)
+        tried(lambda: dojo.run("r"))
+    with CauseMosClient(f"http://{host}") as causemos:
+        failed = ProcessingFailed(run_id="r", data_id="m", doc_ids=("d",), is_indicator=False, flow_id="f")
+        outbox = Outbox(Lake(open_store(kept.settings.lake)))
+        outbox.post(Report(f"f{number}", "processing-failed", "m:r", failed.model_dump(mode="json"), None, 1))
+        deliver(outbox, causemos, outbox.lake, 10**15, told.append)
+    planted = {"planted": PLANTED, "basic": _BASIC}
+    everything = "\n".join([*told, caplog.text])
+    assert [name for name, secret in planted.items() if secret in everything] == [], address
+    assert found(kept.folder, planted) == [], address
 
 
 @pytest.mark.slow

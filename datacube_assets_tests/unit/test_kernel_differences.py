@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from datacube_assets.kernels import grid, spatial, views
 from datacube_assets.kernels.errors import InputError
@@ -180,7 +182,7 @@ def test_difference_08_a_feature_without_any_value_has_no_extrema_and_no_grid_st
 
 def test_difference_08_the_number_of_left_out_objects_is_known() -> None:
     points = normalized([{**KENYA, "value": 3.0}, {**KENYA, "feature": "empty", "value": None}])
-    cells = dict(temporal_cells(points.table, points.layout, ("month",)))["month"]
+    cells = dict(temporal_cells([points.table], points.layout, ("month",)))["month"]
     assert views.grid_stats("month", grid.grid_cells(cells)).left_out == 1
     country = spatial.regional_aggregates(cells, points.layout)["country"]
     assert views.regional_extrema("month", "country", country, points.layout).left_out == 1
@@ -209,6 +211,42 @@ def test_difference_09_points_beyond_the_mercator_limit_are_in_no_tile_and_no_st
     assert made.line(GLOBAL, JAN_2020).endswith(",7")
     assert made.points.report.beyond_mercator == 6
     assert made.points.report.missing_coordinates == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [(190.0, -170.0), (350.1, -9.9), (180.0, -180.0), (359.999, -0.001), (-190.7, 169.3)]
+)
+def test_difference_09_a_longitude_and_its_wrapped_one_are_one_place(one: float, other: float) -> None:
+    made = tiles_of((10.0, one), (10.0, other))
+    assert made.line(GLOBAL, JAN_2020).endswith(",1"), "one cell, not two"
+    assert made.points.report.wrapped_longitudes == 1
+    assert [float(row["lng"]) for row in made.rows(RAW)] == [one, other], "as it came"
+    assert set(made.points.column("lng")) == {other}
+
+
+@given(st.floats(-180, 180, exclude_max=True))
+def test_difference_09_longitudes_inside_stay_bit_by_bit(lng: float) -> None:
+    (kept,) = normalized([{"lat": 1.0, "lng": lng}]).column("lng")
+    assert kept.hex() == lng.hex()
+
+
+@pytest.mark.parametrize(
+    ("places", "tiles"),
+    [
+        ([(10.0, 10.0)], True),
+        ([(10.0, 10.0), (90.0, 10.0)], True),
+        ([(90.0, 10.0), (-89.0, 0.0)], False),
+        ([(500_000.0, 4_000_000.0)], False),
+        ([(10.0, NAN), (NAN, 10.0)], False),
+    ],
+)
+@pytest.mark.parametrize("valued", [True, False])
+def test_there_are_tiles_and_grid_data_where_there_is_a_tile(
+    places: list[tuple[float, float]], tiles: bool, valued: bool
+) -> None:
+    made = datacube([{"lat": lat, "lng": lng, "value": 1.0 if valued else None} for lat, lng in places])
+    assert made.data_info["has_tiles"] is (tiles and valued)
+    assert made.data_info["region_levels"] == (["grid data"] if tiles and valued else [])
 
 
 def test_difference_10_times_before_1677_are_dropped_and_counted_like_those_after_2262() -> None:

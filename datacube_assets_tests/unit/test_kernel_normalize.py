@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import decimal
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow.parquet import encryption
 
 from datacube_assets.kernels import parts as parts_module
 from datacube_assets.kernels.errors import InputError
@@ -177,11 +180,163 @@ def test_region_columns_whose_type_differs_between_parts_read_none_in_the_raw_ro
     assert [row["admin1"] for row in made.rows("raw/f/raw/raw.csv")] == ["None", "A", "None", "1.5"]
 
 
-def test_the_index_that_pandas_declared_is_dropped_under_whatever_name() -> None:
-    table = as_table({"q": ["a"], "row": [5], "Unnamed: 0.1": [0], "__index_level_0__": [0]})
-    metadata = b'{"index_columns": ["row"], "column_indexes": [], "columns": []}'
-    part = as_part(table.replace_schema_metadata({b"pandas": metadata}))
+def test_an_index_without_a_name_is_no_column() -> None:
+    names = ["Unnamed: 0.1", "__index_level_0__", "__index_level_12__", "__null_dask_index__"]
+    part = as_part({"q": ["a"], **{name: [0] for name in names}})
     assert set(part.columns) == {"timestamp", "feature", "value", "q"}
+
+
+@pytest.mark.parametrize("engine", ["pyarrow", "fastparquet"])
+@pytest.mark.parametrize(
+    ("name", "columns"), [(None, []), ("crop", ["crop"]), (["admin1", "crop"], ["admin1", "crop"])]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_difference_18_an_index_level_is_a_column_where_it_has_a_name(
+    engine: Any, name: Any, columns: list[str], tmp_path: Path
+) -> None:
+    if engine == "fastparquet" and isinstance(name, list):
+        pytest.skip("it writes no such index")
+    frame = as_table({"value": [1.0, 2.0]}).to_pandas()
+    levels = [["x"], ["a", "b"]]
+    frame.index = pd.MultiIndex.from_product(levels) if isinstance(name, list) else pd.Index(["x", "y"])
+    frame.index.names = name if isinstance(name, list) else [name]
+    frame.to_parquet(tmp_path / "part", engine=engine)
+    part = Part(str(tmp_path / "part"), "part")
+    assert sorted(set(part.columns) - {"timestamp", "feature", "value"}) == columns
+
+
+def test_difference_18_a_level_called_index_is_a_column_as_well_unless_its_writer_gave_it_the_name() -> None:
+    frame = as_table({"value": [1.0]}).to_pandas().rename_axis("index")
+    file = io.BytesIO()
+    frame.iloc[[0]].set_index(pd.Index([7], name="index")).to_parquet(file)
+    assert "index" in Part(file, "part").columns
+
+
+@pytest.mark.parametrize("key", [b"pandas", b"ARROW:schema"])
+@pytest.mark.parametrize(
+    "hint",
+    [
+        *(b"", b"no JSON", b"\xff", b"null", b"[]", b'"x"', b"{}", b'{"index_columns": null}', b"[" * 10_000),
+        *(b'{"index_columns": {"a": 1}}', b'{"index_columns": [["q"], {"kind": "range"}, 3]}', b"AAAA"),
+        b'{"index_columns": ["index", "q"], "creator": "pyarrow"}',
+        b'{"index_columns": ["index", "q"], "creator": {"library": null}}',
+    ],
+)
+def test_what_writers_leave_beside_the_columns_is_a_hint(key: bytes, hint: bytes) -> None:
+    table = as_table({"q": ["a"], "index": [5]})
+    file = io.BytesIO()
+    with pq.ParquetWriter(file, table.schema, store_schema=False) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({key: hint})
+    part = Part(cast(Any, io.BytesIO(file.getvalue())), "part")
+    assert part.columns == table.column_names
+    (batch,) = part.batches()
+    assert batch["q"].to_pylist() == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+@pytest.mark.parametrize("at_once", [3, 10_000])
+def test_texts_are_dictionaries_whatever_their_encoding(
+    encoding: str, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts_module, "PLAIN_ROWS", at_once)
+    rows = 100
+    table = as_table(
+        {
+            "value": [float(number) for number in range(rows)],
+            "crop": pa.array([None if number % 7 == 0 else f"crop {number % 5}" for number in range(rows)]),
+            "kind": pa.array(["a", "b"] * (rows // 2)).dictionary_encode(),
+            "seen": pa.array(range(rows), pa.timestamp("us", "Africa/Nairobi")),
+        }
+    )
+    file = io.BytesIO()
+    encodings = {"crop": encoding, "kind": encoding, "feature": encoding, "value": "PLAIN"}
+    pq.write_table(table, file, use_dictionary=False, column_encoding=encodings, row_group_size=30)
+    plain = io.BytesIO()
+    pq.write_table(table, plain)
+    part, other = (Part(cast(Any, io.BytesIO(one.getvalue())), "part") for one in (file, plain))
+    for _ in range(2):
+        batch = pa.concat_tables(part.batches())
+        assert batch.to_pylist() == table.to_pylist()
+        assert batch.schema.types == next(iter(other.batches())).schema.types
+    for groups in (range(1, 3), range(4)):
+        found = pa.concat_tables(part.batches(groups))["value"].to_pylist()
+        assert found == table["value"].to_pylist()[groups.start * 30 : groups.stop * 30]
+
+
+def test_dictionaries_that_are_given_up_half_way_lose_no_row_and_read_none_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts_module, "BATCH_ROWS", 10)
+    rows = as_table({"value": [float(number) for number in range(50)], "crop": ["a", "b"] * 25})
+    part = as_part(rows)
+    failing = iter(part._read(range(1)))
+
+    def read(groups: Any) -> Any:
+        yield next(failing)
+        yield next(failing)
+        raise OSError("Not yet implemented")
+
+    monkeypatch.setattr(part, "_read", read)
+    found = [batch["value"].to_pylist() for batch in part.batches()]
+    assert [value for batch in found for value in batch] == rows["value"].to_pylist()
+    assert max(map(len, found)) <= 10
+
+
+def test_times_of_96_bits_are_the_times_that_microseconds_are() -> None:
+    years = (1, 1000, 1677, 1700, 2020, 2262, 2263, 9999)
+    days = [dt.datetime.fromisoformat(f"{year:04}-01-01T00:00:00.000001") for year in years]
+    table = as_table({"timestamp": pa.array(days, pa.timestamp("us")), "value": [1.0] * len(days)})
+    spark = io.BytesIO()
+    pq.write_table(table, spark, use_deprecated_int96_timestamps=True)
+    (batch,) = Part(cast(Any, io.BytesIO(spark.getvalue())), "part").batches()
+    found = [normalize(one, plan(profile(one), Options())) for one in (batch, next(as_part(table).batches()))]
+    assert found[0] == found[1]
+    assert found[0][1].num_invalid_ts == 5
+
+
+@pytest.mark.parametrize("plaintext", [True, False])
+def test_an_encrypted_file_is_refused_whether_or_not_its_footer_can_be_read(plaintext: bool) -> None:
+    class Keys(encryption.KmsClient):  # type: ignore[misc]
+        def __init__(self, _: Any) -> None:
+            super().__init__()
+
+        def wrap_key(self, key: bytes, _: str) -> bytes:
+            return base64.b64encode(key)
+
+    kms = encryption.KmsConnectionConfig()
+    how = encryption.EncryptionConfiguration(
+        "key", column_keys={"key": ["value"]}, plaintext_footer=plaintext
+    )
+    properties = encryption.CryptoFactory(Keys).file_encryption_properties(kms, how)
+    file, table = io.BytesIO(), as_table({"value": [1.0]})
+    with pq.ParquetWriter(file, table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(InputError, match="it is encrypted"):
+        Part(cast(Any, io.BytesIO(file.getvalue())), "part")
+
+
+def test_bytes_are_text_where_a_writer_marks_no_text() -> None:
+    columns = {"feature": pa.array([b"rain"]), "country": pa.array(["Côte d'Ivoire".encode()])}
+    file = io.BytesIO()
+    pq.write_table(as_table(columns), file, store_schema=False)
+    (batch,) = Part(cast(Any, io.BytesIO(file.getvalue())), "part").batches()
+    points = normalize(batch, plan(profile(batch), Options()))[0]
+    assert (points["feature"].to_pylist(), points["country"].to_pylist()) == (["rain"], ["Côte d'Ivoire"])
+
+
+def test_bytes_beside_text_are_refused_unless_there_are_none() -> None:
+    for values, problem in (([b"\x01"], "cells of type binary cannot be read"), ([None], "")):
+        file = io.BytesIO()
+        pq.write_table(as_table({"shape": pa.array(values, pa.binary())}), file, store_schema=False)
+        part = Part(cast(Any, io.BytesIO(file.getvalue())), "part")
+        if problem:
+            with pytest.raises(InputError, match=problem) as caught:
+                list(part.batches())
+            assert (caught.value.file, caught.value.column) == ("part", "shape")
+        else:
+            (batch,) = part.batches()
+            assert plan(profile(batch), Options()).layout.qualifiers == ()
 
 
 # --- values ----------------------------------------------------------------------------------------

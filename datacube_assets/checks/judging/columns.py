@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
-from datacube_assets.kernels.schema import COORDINATES, REGION_LEVELS, Column, Layout, cell_column
+from datacube_assets.kernels.schema import COORDINATES, RANGES, REGION_LEVELS, Column, Layout, cell_column
 
 Declared = list[tuple[str, str]]
 """Names and types of columns, in order."""
@@ -50,14 +50,9 @@ def _is_there(one: Column, layout: Layout, *, by_qualifier: bool, ranges: bool) 
         return one.name in layout.coordinates
     if one.name == "value" and one.type == "string":
         return by_qualifier
-    if one.name.startswith(("s_min_", "s_max_")) and not ranges:
+    if one.name in RANGES and not ranges:
         return False
-    return layout.weighted or not needs_weights(one.name)
-
-
-def needs_weights(name: str) -> bool:
-    """Whether a column is only there with a weight column."""
-    return "wavg" in name or name.startswith("weight")
+    return layout.weighted or not one.only_with_weights
 
 
 def columns_as_declared(files: Mapping[str, tuple[Declared, pa.Schema]]) -> Verdict:

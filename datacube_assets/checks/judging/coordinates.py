@@ -41,6 +41,9 @@ def coordinates(report: Report, layout: Layout, squares: Mapping[tuple[str, int,
             else []
         ),
     ]
+    alone = set(COORDINATES) - set(layout.coordinates)
+    if len(alone) == 1 and not _misnamed(layout):
+        odd.append(f"no row has a value in the column {alone.pop()}, and there are no tiles without it")
     with_coordinates = report.points - report.missing_coordinates
     if with_coordinates and with_coordinates == report.beyond_mercator:
         odd.append("no row has a place on the map, and there will be no tiles")

@@ -215,7 +215,7 @@ function fillTimes() {
   const iso = (when, resolution) => new Date(when).toISOString().slice(0, resolution === "year" ? 4 : 7);
   const resolution = kind === "bins" ? "month" : $("resolution").value;
   const times = (feature?.times[resolution].all ?? []).map((when) => [iso(when, resolution), moment(when, resolution)]);
-  options("time", kind === "regions" ? [["", "all"], ...times] : times);
+  options("time", kind === "regions" ? [["", "all"], ...times] : kind === "bins" ? times : []);
   options("qualifier", [["", "nothing"], ...Object.keys(feature?.qualifiers ?? {}).map((name) => [name, name])]);
   for (const label of $("table").querySelectorAll("[data-of]")) label.hidden = !label.dataset.of.split(" ").includes(kind);
   $("by").hidden ||= !Object.keys(feature?.qualifiers ?? {}).length;

@@ -228,11 +228,24 @@ async function renew() {
       await new Promise((done) => setTimeout(done, RETRY));
       if (choice !== wanted) return;
     }
+    blank();
     await attempt(() => load());
     if (choice === wanted) news(`${chosenRuns().map(nameOf).join(" or ")} was published anew. Everything shown is of the new version.`);
   } finally {
     renewing = false;
   }
+}
+
+// Nothing of the version before may stand beside the first of the new one.
+function blank() {
+  turn += 1;
+  panelTurn += 1;
+  for (const { bins } of panes) {
+    bins?.show([], NO_LOOK);
+    bins?.showCircles([]);
+  }
+  $("ramp").hidden = true;
+  for (const id of ["cell", "series", "regions"]) $(id).replaceChildren(el("p", { className: "hint" }, "Reading the new version ..."));
 }
 
 async function firstGone(wanted) {
