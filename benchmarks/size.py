@@ -104,12 +104,12 @@ CASES: Final = {
     # A quarter of a degree: 1,440 by 720 places.
     "global-grid": Input(features=4, places=1_036_800, regions=200),
     "one-feature": Input(places=20_000, repeats=104, regions=20_000, coordinates=False),
-    "one-place": Input(places=1, repeats=416_667, regions=1),
+    "one-place": Input(places=1, repeats=4_166_667, regions=1),
     "features": Input(features=5_000, places=50, regions=10, coordinates=False),
     "qualifier-values": Input(places=1_000, qualifier_values=200, coordinates=False),
     "regions": Input(places=41_667, regions=41_667, coordinates=False),
 }
-"""Sizes that each strain something else; about 99.5, 49.9, 10, 6, 4.8 and 1 million rows."""
+"""Sizes that each strain something else; about 99.5, 49.9, 100, 6, 4.8 and 1 million rows."""
 _TENTHS: Final = {
     "global-grid": "places",
     "one-feature": "repeats",

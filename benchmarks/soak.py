@@ -6,8 +6,8 @@
 Daemon, webserver, simulators of Dojo and CauseMos, a real S3 server for lake and buckets, and a Dask cluster
 are processes of their own. Runs finish in Dojo one after the other, some are executed again, and at times an
 earlier state comes back. Meanwhile runs, daemon, code server and workers are killed with SIGKILL; Dojo and
-CauseMos answer 503, break off, or send a byte at a time; Dojo lists documents twice; and where libfaketime is
-installed, the clock of all that Dagster runs jumps. With `--outage N` CauseMos is away in the end until so
+CauseMos answer 503, break off, or send a byte at a time; Dojo lists documents twice; and where there is
+a C compiler, the clock of all that Dagster runs jumps. With `--outage N` CauseMos is away in the end until so
 many reports wait. Nothing may be lost, told twice or wrong: published objects are compared, byte for byte,
 with those of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
 """
@@ -19,6 +19,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -116,34 +117,31 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 @dataclass
 class Clock:
-    """The clock of everything that Dagster runs: wrong by some seconds, where libfaketime is installed."""
+    """The clock of everything that Dagster runs: wrong by some seconds, where there is a C compiler."""
 
     file: Path
-    library: str
+    library: Path | None
 
     @classmethod
     def of(cls, folder: Path) -> Clock:
-        found = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        clock = cls(folder / "clock", str(found[0]) if found else "")
+        compiler, library = shutil.which("cc"), folder / "clock.so"
+        source = Path(__file__).with_name("clock.c")
+        if compiler:
+            command = [compiler, "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
+            subprocess.run(command, check=True)
+        clock = cls(folder / "clock", library if compiler else None)
         clock.jump(0)
         return clock
 
     def environment(self) -> dict[str, str]:
-        if not self.library:
-            return {}
-        return {
-            "LD_PRELOAD": self.library,
-            "FAKETIME_TIMESTAMP_FILE": str(self.file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        }
+        return {"LD_PRELOAD": str(self.library), "CLOCK_FILE": str(self.file)} if self.library else {}
 
     def jump(self, seconds: int) -> bool:
         """Set the clock so many seconds off the true time; says whether there is a clock to set."""
         renewed = self.file.with_suffix(".new")
-        renewed.write_text(f"{seconds:+d}s")
+        renewed.write_text(str(seconds))
         renewed.replace(self.file)
-        return bool(self.library)
+        return self.library is not None
 
 
 @contextlib.contextmanager

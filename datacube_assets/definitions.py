@@ -29,7 +29,7 @@ from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.publishing import Publisher
-from datacube_assets.resources.storage import BucketsResource, LakeIOManager, LakeResource
+from datacube_assets.resources.storage import LakeIOManager, LakeResource, buckets_of
 from datacube_assets.resources.ui import UserInterface, documentation
 from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, list_runs
 from datacube_assets.sensors.reports import build_reports_sensor
@@ -40,9 +40,7 @@ from datacube_assets.settings import Settings, names
 def build_resources(settings: Settings) -> dict[str, object]:
     """The resources of the graph, by the names that assets ask for."""
     lake = LakeResource(url=settings.lake, s3_endpoint=settings.s3_endpoint, shard_rows=settings.shard_rows)
-    buckets = BucketsResource(
-        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
-    )
+    buckets = buckets_of(settings)
     dask = DaskResource(
         mode=settings.dask_mode,
         workers=settings.dask_workers,
@@ -61,9 +59,14 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "limits": LimitsResource(document=LimitsFile.read(settings.check_limits).model_dump_json()),
+        "limits": LimitsResource(
+            document=LimitsFile.read(settings.check_limits).model_dump_json(),
+            max_objects=settings.max_objects,
+        ),
         "ui": ui,
-        "publisher": Publisher(lake=lake, buckets=buckets, dask=dask, ui=ui),
+        "publisher": Publisher(
+            lake=lake, buckets=buckets, dask=dask, ui=ui, lease_seconds=settings.lease_seconds
+        ),
         "io_manager": LakeIOManager(lake=lake, ui=ui),
         "dojo": DojoResource(
             url=settings.dojo_url,

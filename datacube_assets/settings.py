@@ -17,7 +17,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from datacube_assets.check_limits import LimitsError, LimitsFile
-from datacube_assets.http_client.redaction import keep_secret
+from datacube_assets.redaction import keep_secret
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {
     "development": ("https", "http", "s3", "file"),
@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     """Seals what is secret in addresses of parts; empty: a key of the home folder."""
     max_part_bytes: int = Field(0, alias="DATACUBE_MAX_PART_BYTES", ge=0)
     """Size beyond which a part is refused; 0 for any."""
+    max_objects: int = Field(20_000_000, alias="DATACUBE_MAX_OBJECTS", ge=1)
+    """Objects of a datacube beyond which it is refused before the first one is written."""
     check_limits: str = Field("", alias="DATACUBE_CHECK_LIMITS")
     """TOML file with the limits that asset checks judge by; empty for the defaults."""
     sensor_interval: int = Field(30, alias="DATACUBE_SENSOR_INTERVAL", ge=1)
@@ -106,6 +108,8 @@ class Settings(BaseSettings):
     """Whether materializations show pictures in Dagster's UI."""
     docs_url: str = Field("", alias="DATACUBE_DOCS_URL")
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
+    lease_seconds: float = Field(60, alias="DATACUBE_LEASE_SECONDS", ge=1, le=3600)
+    """After how many seconds without a sign of life a publisher is taken for dead by others."""
     view_url: str = Field("", alias="DATACUBE_VIEW_URL")
     """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
 

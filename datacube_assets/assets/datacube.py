@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, MetadataValue
 
 from datacube_assets.assets import pictures
-from datacube_assets.assets.aggregates import breakdowns
+from datacube_assets.assets.aggregates import breakdowns, global_aggregates, grid_cells, regional_aggregates
+from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import views
@@ -35,6 +36,11 @@ GROUP = "datacube"
 
 Works = dict[str, View]
 """How the objects of an asset are formatted, by piece of work."""
+
+
+TABLES = (normalized_points, temporal_cells, global_aggregates, regional_aggregates, grid_cells)
+"""No object is touched before all of them, and their checks, are done: whoever is refused keeps the older
+datacube as it was."""
 
 
 WorksOf = Callable[[Lake, LakeTable, LakeTable], Works]
@@ -65,7 +71,7 @@ def _published(
     """An asset of this group, which publishes a family of objects."""
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
-        asset = datacube_asset(GROUP, {"s3"}, description)(compute)
+        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES)(compute)
         FAMILIES[asset.key.path[-1]] = Family(asset, of, works, task)
         return asset
 
@@ -88,7 +94,7 @@ def raw_data(
 ) -> MaterializeResult[None]:
     same_version(raw_dojo_output, normalized_points)
     info = RunInfo.of(normalized_points)
-    many = sorted(set(info.report.num_rows_per_feature) - set(_with_few_rows(info)))
+    many = sorted(set(info.report.num_rows_per_feature) - set(features_with_few_rows(info)))
     return publisher.publish(
         context,
         raw_dojo_output,
@@ -97,14 +103,15 @@ def raw_data(
     )
 
 
-def _with_few_rows(info: RunInfo) -> list[str]:
+def features_with_few_rows(info: RunInfo) -> list[str]:
+    """Features whose rows are published as they were delivered."""
     rows = info.report.num_rows_per_feature
     return sorted(feature for feature in rows if rows[feature] <= info.request.raw_count_threshold)
 
 
 def _works_of_rows(points: LakeTable) -> Works:
     info = RunInfo.of(points)
-    few = _with_few_rows(info)
+    few = features_with_few_rows(info)
     return {"raw": partial(_raw_data, info=info, features=few)} if few else {}
 
 

@@ -20,9 +20,9 @@ from datacube_assets.dojo.documents import is_string_part
 from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest, digest
-from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SOURCE_TAG
+from datacube_assets.redaction import public
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder

@@ -44,8 +44,9 @@ def of_points(lake: Lake, table: LakeTable) -> bytes:
     info = RunInfo.of(table)
     mapped = info.layout.mappable
     parts: list[pa.Table] = []
-    for shard in shards_of(table):
-        parts.append(lake.read_all(table, shard, ["feature", "value", *(("lat", "lng") if mapped else ())]))
+    columns = ["feature", "value", *(("lat", "lng") if mapped else ())]
+    for part in itertools.chain.from_iterable(lake.batches(table, one, columns) for one in shards_of(table)):
+        parts.append(part)
         if sum(part.num_rows for part in parts) >= MAX_ROWS:
             break
     points = pa.concat_tables(parts).unify_dictionaries()

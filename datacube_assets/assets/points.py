@@ -114,12 +114,12 @@ class _CellsOfShard:
 
     def __call__(self, shard: str) -> list[TableFile]:
         info = RunInfo.of(self.points)
-        points = self.lake.read_all(self.points, shard)
+        batches = self.lake.batches(self.points, shard)
         number = shard.removeprefix(POINTS).rstrip("-")
         # Writing a table takes about as long as making the next.
         with ThreadPoolExecutor(1, "writer") as writer:
             written = [
                 writer.submit(self.lake.write_file, self.folder, f"{period}-{number}", table)
-                for period, table in cells_of_points(points, info.layout, info.periods)
+                for period, table in cells_of_points(batches, info.layout, info.periods)
             ]
             return [file.result() for file in written]

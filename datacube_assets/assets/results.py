@@ -39,7 +39,7 @@ def pipeline_results(
     version = same_version(normalized_points, global_aggregates)
     info, lake = RunInfo.of(normalized_points), publisher.lake.open()
     body = results_of(lake, normalized_points, global_aggregates)
-    bucket = publisher.bucket(normalized_points)
+    bucket = publisher.bucket(context, normalized_points)
     published = complete(
         lake,
         bucket,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -72,9 +73,13 @@ def datacube_asset(
     metadata: Mapping[str, Any] | None = None,
     deps: Sequence[AssetsDefinition] = (),
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
-    """An asset as all are: partitioned by model run, in a group, patient, its errors told to people."""
+    """An asset as all are: partitioned by model run, in a group, patient, its errors told to people.
+
+    It waits for `deps` and their checks, too, if it does not take them as input anyway.
+    """
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
+        inputs = inspect.signature(compute).parameters
         defined: AssetsDefinition = asset(
             group_name=group,
             partitions_def=model_runs,
@@ -82,7 +87,7 @@ def datacube_asset(
             kinds=kinds,
             owners=[OWNER],
             metadata={DOCUMENTATION: MetadataValue.text(PAGES[group]), **(metadata or {})},
-            deps=deps,
+            deps=[other for other in deps if other.key.path[-1] not in inputs],
             description=description,
         )(told(repeated(compute)))
         return defined
@@ -168,8 +173,8 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "kept: no value": report.num_missing_val,
         "unmapped: no place": report.missing_coordinates,
         "unmapped: polar": report.beyond_mercator,
-        "wrapped: longitude over 180": report.wrapped_longitudes,
-        "kept: impossible coordinates": report.impossible_coordinates,
+        "wrapped: longitude": report.wrapped_longitudes,
+        "kept: odd place": report.impossible_coordinates,
         "rows per feature": dict(report.num_rows_per_feature),
     }
     if report.min_timestamp is not None and report.max_timestamp is not None:

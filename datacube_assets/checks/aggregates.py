@@ -6,8 +6,9 @@ How that is judged is in `conservation.py` and `columns.py`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,21 +19,29 @@ from datacube_assets.assets.aggregates import (
     grid_cells,
     regional_aggregates,
 )
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.estimates import estimates
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.checks.check import REMAKE, Subject, listed, stops
-from datacube_assets.checks.judging import columns, conservation
-from datacube_assets.checks.judging.conservation import GRID_MEASURES, Compared
+from datacube_assets.checks.judging import columns, conservation, sizes
+from datacube_assets.checks.judging.conservation import GRID_MEASURES, Compared, Sizes
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
+from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.schema import (
     GLOBAL_COLUMNS,
     GRID_COLUMNS,
+    MEANS,
     REGIONAL_COLUMNS,
     RESOLUTIONS,
+    WEIGHTED_MEANS,
     Column,
     Layout,
     Period,
+    Resolution,
 )
+from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
+from datacube_assets.storage.points import shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 _SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
@@ -42,6 +51,50 @@ _WEIGHTS = tuple(column.name for column in REGIONAL_COLUMNS if column.only_with_
 def _measures(layout: Layout) -> list[str]:
     """The columns of global and regional tables that add up."""
     return [*_SIZES, *(_WEIGHTS if layout.weighted else ())]
+
+
+Compare = Callable[[Sizes | None], Compared]
+"""Compares totals; knowing the sizes, it tells what cancelled from what is lost."""
+
+
+def _judged(compare: Compare, sizes: Callable[[], Sizes]) -> Compared:
+    """What differs by more than rounding; sizes are found only where something differs."""
+    compared = compare(None)
+    return compare(sizes()) if compared.differing else compared
+
+
+def _sizes_of(subject: Subject, table: LakeTable, period: Period) -> Sizes:
+    """What the totals of a period of a table are added up from."""
+
+    def find() -> Sizes:
+        cells = subject.beside(temporal_cells, table)
+        layout = RunInfo.of(cells).layout
+        work = _SizesOfCells(subject.lake, cells, layout.weighted)
+        return pa.concat_tables(subject.map(work, cells.names(f"{period}-"), f"sizes-{period}"))
+
+    return subject.once(f"sizes of {period}", find)
+
+
+@dataclass(frozen=True)
+class _SizesOfCells:
+    lake: Lake
+    cells: LakeTable
+    weighted: bool
+
+    def __call__(self, name: str) -> Sizes:
+        measures = (*WEIGHTED_MEANS, "weight") if self.weighted else MEANS
+        cells = self.lake.read(self.cells, name, [*conservation.KEYS, *measures])
+        return conservation.sizes_of_cells(cells, weighted=self.weighted)
+
+
+@dataclass(frozen=True)
+class _SizesOfPoints:
+    lake: Lake
+    points: LakeTable
+
+    def __call__(self, shard: str) -> Sizes:
+        batches = self.lake.batches(self.points, shard, ["feature", "value"])
+        return pa.concat_tables(map(conservation.sizes_of_points, batches))
 
 
 def _times_add_up(subject: Subject) -> Verdict:
@@ -56,14 +109,26 @@ def _times_add_up(subject: Subject) -> Verdict:
         ]
         by_period[period] = pa.concat_tables(rows) if rows else None
     months = by_period["month"]
-    compared, counts = Compared(), {}
+    counts = {}
     for period, totals in by_period.items():
         counts[f"cells by {period}"] = 0 if totals is None else pc.sum(totals["cells"]).as_py()
         counts[f"rows of cells by {period}"] = sum(
             file.rows for file in cells.files if file.name.startswith(f"{period}-")
         )
-        if totals is not None and months is not None:
-            compared += conservation.compare(totals, months, ["s_sum_t_sum"], {"period": period})
+
+    def compare(sizes: Sizes | None) -> Compared:
+        found = [
+            conservation.compare(totals, months, ["s_sum_t_sum"], {"period": period}, sizes)
+            for period, totals in by_period.items()
+            if totals is not None and months is not None
+        ]
+        return sum(found, Compared())
+
+    def sizes() -> Sizes:
+        points = subject.beside(normalized_points, table)
+        return pa.concat_tables(subject.map(_SizesOfPoints(lake, points), shards_of(points), "sizes"))
+
+    compared = _judged(compare, sizes)
     equal = all(
         counts[f"cells by {period}"] == counts[f"rows of cells by {period}"] for period in info.periods
     )
@@ -78,8 +143,9 @@ def _qualifiers_add_up(subject: Subject) -> Verdict:
     table = subject.table(global_aggregates)
     used = breakdowns(subject.lake, subject.beside(normalized_points, table)).everywhere()
     measures = _measures(RunInfo.of(table).layout)
-    compared = Compared()
-    for resolution, breakdown in itertools.product(RESOLUTIONS, used):
+
+    def compare(resolution: Resolution, breakdown: Breakdown, sizes: Sizes | None) -> Compared:
+        compared = Compared()
         features = pa.array(sorted(breakdown.features), pa.string())
         whole_folder, parts_folder = (
             aggregate_folder(resolution), aggregate_folder(resolution, qualifier=breakdown.qualifier)
@@ -89,7 +155,15 @@ def _qualifiers_add_up(subject: Subject) -> Verdict:
             parts = _read(subject.lake, table, f"{parts_folder}{chunk}", measures)
             mapped = whole.filter(pc.is_in(whole["feature"].cast(pa.string()), features))
             where = {"qualifier": breakdown.qualifier, "resolution": resolution}
-            compared += conservation.compare(parts, mapped, measures, where)
+            compared += conservation.compare(parts, mapped, measures, where, sizes)
+        return compared
+
+    compared = Compared()
+    for resolution, breakdown in itertools.product(RESOLUTIONS, used):
+        compared += _judged(
+            partial(compare, resolution, breakdown),
+            partial(_sizes_of, subject, table, resolution),
+        )
     return _conserved(compared, "Sums over the values of each qualifier, and over all places,")
 
 
@@ -99,16 +173,19 @@ def _regions_add_up(subject: Subject) -> Verdict:
     if not layout.levels:
         return Verdict(True, "There are no regions.")
     whole = subject.beside(global_aggregates, table)
-    pieces = [
-        (resolution, chunk)
-        for resolution in RESOLUTIONS
-        for chunk in _chunks_of(
-            (whole, aggregate_folder(resolution)),
-            *((table, aggregate_folder(resolution, level)) for level in layout.levels),
-        )
-    ]
-    work = _RegionsOfChunk(subject.lake, table, whole, layout)
-    compared = sum(subject.map(work, pieces, "regions"), Compared())
+    compared = Compared()
+    for resolution in RESOLUTIONS:
+        folders = (aggregate_folder(resolution, level) for level in layout.levels)
+        chunks = _chunks_of((whole, aggregate_folder(resolution)), *((table, folder) for folder in folders))
+
+        def compare(
+            sizes: Sizes | None, resolution: Resolution = resolution, chunks: Sequence[str] = chunks
+        ) -> Compared:
+            work = _RegionsOfChunk(subject.lake, table, whole, layout, resolution, sizes)
+            name = f"regions-{resolution}{'' if sizes is None else '-again'}"
+            return sum(subject.map(work, chunks, name), Compared())
+
+        compared += _judged(compare, partial(_sizes_of, subject, table, resolution))
     return _conserved(compared, "Sums over the regions of each level, and over all places,")
 
 
@@ -120,15 +197,18 @@ class _RegionsOfChunk:
     regions: LakeTable
     whole: LakeTable
     layout: Layout
+    resolution: Resolution
+    sizes: Sizes | None
 
-    def __call__(self, piece: tuple[Period, str]) -> Compared:
-        period, chunk = piece
+    def __call__(self, chunk: str) -> Compared:
         measures = _measures(self.layout)
-        whole = _read(self.lake, self.whole, f"{aggregate_folder(period)}{chunk}", measures)
+        whole = _read(self.lake, self.whole, f"{aggregate_folder(self.resolution)}{chunk}", measures)
         compared = Compared()
         for level in self.layout.levels:
-            parts = _read(self.lake, self.regions, f"{aggregate_folder(period, level)}{chunk}", measures)
-            compared += conservation.compare(parts, whole, measures, {"level": level, "resolution": period})
+            folder = aggregate_folder(self.resolution, level)
+            parts = _read(self.lake, self.regions, f"{folder}{chunk}", measures)
+            where = {"level": level, "resolution": self.resolution}
+            compared += conservation.compare(parts, whole, measures, where, self.sizes)
         return compared
 
 
@@ -151,7 +231,10 @@ def _map_holds_every_point(subject: Subject) -> Verdict:
             for name in whole.names(aggregate_folder(resolution))
         ]
         where = {"resolution": resolution}
-        compared += conservation.compare(_joined(parts), _joined(totals), GRID_MEASURES, where)
+        compared += _judged(
+            partial(conservation.compare, _joined(parts), _joined(totals), GRID_MEASURES, where),
+            partial(_sizes_of, subject, table, resolution),
+        )
     told = _conserved(compared, "Sums over the map (and over what is not on it), and over all places,")
     return Verdict(told.passed, told.says, {**told.figures, "points that are not on the map": off})
 
@@ -216,6 +299,15 @@ def _conserved(compared: Compared, what: str) -> Verdict:
     )
 
 
+def _objects_within_limit(subject: Subject) -> Verdict:
+    def find() -> Mapping[str, Estimate]:
+        selected = {key.path[-1] for key in subject.context.run.asset_selection or ()}
+        made = {asset.key.path[-1] for asset in DATACUBE_ASSETS}
+        return estimates(subject.lake, subject.run, made & selected)
+
+    return sizes.within_limit(subject.once("estimates", find), subject.max_objects)
+
+
 def _columns(subject: Subject) -> Verdict:
     table = subject.table(global_aggregates)
     # The same functions make month and year, so that in a run one of them speaks for both.
@@ -256,6 +348,18 @@ def _first_of_folders(table: LakeTable) -> list[str]:
 
 
 OF_AGGREGATES = (
+    *(
+        stops(
+            asset,
+            "objects_within_limit",
+            "The datacube has no more objects than DATACUBE_MAX_OBJECTS allows. They are counted in the "
+            "tables, and their bytes estimated, before the first one is written. All three tables have this "
+            "check, because a run may make one of them only.",
+            _objects_within_limit,
+            after=(global_aggregates, regional_aggregates, grid_cells),
+        )
+        for asset in (global_aggregates, regional_aggregates, grid_cells)
+    ),
     stops(
         global_aggregates,
         "times_add_up",

@@ -63,6 +63,8 @@ class LimitsResource(ConfigurableResource["LimitsResource"]):
 
     document: str = "{}"
     """As JSON, so that the UI shows what is in force."""
+    max_objects: int = 20_000_000
+    """Of a datacube."""
 
     def of(self, model_id: str) -> Limits:
         return LimitsFile.model_validate_json(self.document).of(model_id)
@@ -86,6 +88,10 @@ class Subject:
     @cached_property
     def limits(self) -> Limits:
         return self.all_limits.of(self.run.model_id)
+
+    @property
+    def max_objects(self) -> int:
+        return self.all_limits.max_objects
 
     @cached_property
     def everything(self) -> bool:

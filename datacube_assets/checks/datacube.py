@@ -146,7 +146,7 @@ def _altered(checksum: bytes, body: bytes | None) -> str:
 
 def _extrema_are_of_the_table(subject: Subject) -> Verdict:
     table = subject.table(regional_aggregates)
-    subject.published_from(regional_extrema, table)
+    head = subject.published_from(regional_extrema, table)
     layout = RunInfo.of(table).layout
     chunks = [
         (resolution, level, name)
@@ -165,7 +165,7 @@ def _extrema_are_of_the_table(subject: Subject) -> Verdict:
             wanted[keys.regional_extrema(resolution, level, feature)] = extremes
     if len(wanted) > subject.limits.sampled_objects:
         wanted = dict(chance.sample(sorted(wanted.items(), key=_first), subject.limits.sampled_objects))
-    wrong = subject.judged(wanted, _other_extrema)
+    wrong = _but_left_out(subject.judged(wanted, _other_extrema), head)
     return _same_objects(wrong, "The extrema are those of the tables", "lists of extrema")
 
 
@@ -221,10 +221,7 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
         samples |= {_tile_key(resolution, tile): tile for tile in tiles_}
     if left_out > head["left_out"] and not odd:
         odd.append("more tiles are missing than were left out")
-    wrong = subject.judged(samples, _unlike)
-    if head["left_out"]:
-        # A key may have been too long for the store.
-        wrong = {key: said for key, said in wrong.items() if said != _NOT_THERE}
+    wrong = _but_left_out(subject.judged(samples, _unlike), head)
     told = _same_objects(wrong, "Tiles hold what the table holds, at every zoom", "tiles")
     figures = {**told.figures, "by zoom, 0 to 8": counts}
     return (
@@ -289,6 +286,13 @@ def _unlike(tile: conservation.Tile, body: bytes | None) -> str:
     except ValueError as error:
         return str(error)
     return "" if tile.agrees(found) else f"its bins add up to {found}, in the table to {tile.bins}"
+
+
+def _but_left_out(said: Mapping[str, str], head: Mapping[str, Any]) -> Mapping[str, str]:
+    """What is said of objects that cannot have been left out, because their key is too long or shared."""
+    if not head["left_out"]:
+        return said
+    return {key: one for key, one in said.items() if one != _NOT_THERE}
 
 
 def _same_objects(wrong: Mapping[str, str], passed: str, what: str) -> Verdict:

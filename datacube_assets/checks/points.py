@@ -17,7 +17,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
 from datacube_assets.partitions import model_runs
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
-from datacube_assets.storage.points import POINTS, shards_of
+from datacube_assets.storage.points import POINTS, REGIONS, shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 
@@ -68,6 +68,11 @@ def _same_features(subject: Subject) -> Verdict:
         if table is not None:
             features[key] = table.info["features"]
     return plausibility.same_features(subject.info.features, features)
+
+
+def _regions_can_be_asked_for(subject: Subject) -> Verdict:
+    layout = subject.info.layout
+    return plausibility.askable_regions(subject.lake.read(subject.points, REGIONS), layout)
 
 
 def _cells_hold_every_row(subject: Subject) -> Verdict:
@@ -123,7 +128,7 @@ class _Summary:
     columns: list[str]
 
     def __call__(self, shard: str) -> plausibility.Summary:
-        tables = (self.lake.read(self.points, name, self.columns) for name in self.points.names(shard))
+        tables = self.lake.batches(self.points, shard, self.columns)
         return sum(map(plausibility.summary, tables), plausibility.Summary({}, {}))
 
 
@@ -190,6 +195,12 @@ OF_POINTS = (
         "features_are_those_of_other_runs",
         "Features that most of the newest other runs of the model have are here, too.",
         _same_features,
+    ),
+    warns(
+        normalized_points,
+        "regions_can_be_asked_for",
+        "No region id has more than four parts between `__`, which the reader cannot answer for.",
+        _regions_can_be_asked_for,
     ),
     stops(
         temporal_cells,

@@ -17,9 +17,18 @@ from datacube_assets.cli.operate import copy, gc, reprocess, withdraw
 from datacube_assets.cli.publish import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
 from datacube_assets.orchestration.startup import keep_memory
+from datacube_assets.redaction import redacting
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Gate(click.Group):
+    """Commands whose errors say no more than may be shown."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        with redacting():
+            return super().invoke(ctx)
+
+
+@click.group(cls=_Gate, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__)
 def main() -> None:
     """Turn model output from Dojo into the datacubes that CauseMos shows.

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from datacube_assets.cli.options import store_options, told
-from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.schema import REGION_LEVELS
-from datacube_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from datacube_assets.read import Explanation
+    from datacube_assets.settings import Settings
 
+_LEVELS = ("country", "admin1", "admin2", "admin3")
+"""Written out, since where they are defined takes long to import."""
 _SHOWN = 20
 """Rows and cells that a person is shown, unless more are asked for."""
 _COLUMNS = ("part", "row", "timestamp", "value", "counted", "reason")
@@ -37,7 +37,7 @@ _COLUMNS = ("part", "row", "timestamp", "value", "counted", "reason")
     "--time", "when", required=True, metavar="TIME", help="A month (2020-01), a year (2020), or `all`."
 )
 @click.option("--region", metavar="ID", help="A region: names from the country down, joined by `__`.")
-@click.option("--level", type=click.Choice(REGION_LEVELS), help="Its level, where the id does not tell.")
+@click.option("--level", type=click.Choice(_LEVELS), help="Its level, where the id does not tell.")
 @click.option("--bin", "bin_", metavar="Z/X/Y/BIN", help="A bin of a tile of the map.")
 @click.option("--qualifier", metavar="NAME=VALUE", help="One value of a qualifier.")
 @click.option("--figure", default="s_sum_t_sum", show_default=True, metavar="NAME", help="Which figure.")
@@ -76,6 +76,8 @@ def explain(
         raise click.BadParameter("give NAME=VALUE, such as crop=maize", param_hint="--qualifier")
     with told():
         try:
+            from datacube_assets.dojo.model_run import ModelRun
+
             run = ModelRun.from_key(key)
             cube = open_tables(settings.lake, run.model_id, run.run_id, s3_endpoint=settings.s3_endpoint)
             found = cube.explain(

@@ -21,8 +21,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.redaction import public
 from datacube_assets.settings import Settings
 
 KEY_FILE = "address.key"

@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from datacube_assets.dojo.request import NonEmpty, digest
-from datacube_assets.http_client.redaction import public
+from datacube_assets.redaction import public
 
 _STRING_PART = re.compile(r".*_str(.[0-9]+)?.parquet.gzip$")
 

@@ -18,8 +18,8 @@ from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.parameters import is_run_id
-from datacube_assets.http_client.redaction import beginning
 from datacube_assets.orchestration.failures import reason
+from datacube_assets.redaction import beginning
 from datacube_assets.settings import Settings
 
 STATES: Mapping[DagsterRunStatus, str] = {

@@ -19,8 +19,8 @@ from datacube_assets.dojo.documents import reason_of
 from datacube_assets.dojo.fetch import Source, check_address
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import HIDDEN, redacted
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.redaction import HIDDEN, redacted
 from datacube_assets.settings import Settings, names
 
 LARGEST_REQUEST = 1_000_000

@@ -45,8 +45,8 @@ from datacube_assets.gateway.parameters import (
     parsed,
 )
 from datacube_assets.gateway.queue import ActiveRunError, FullError, RequestQueue, UnknownRunError
-from datacube_assets.http_client.redaction import redacted
 from datacube_assets.orchestration.home import open_instance
+from datacube_assets.redaction import redacted
 from datacube_assets.settings import Settings, names, networks
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store

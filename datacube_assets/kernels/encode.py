@@ -69,11 +69,13 @@ class Objects:
         return (view[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True))
 
     @classmethod
-    def of(cls, bodies: Mapping[str, bytes], content_type: str) -> Objects:
-        """A batch of a few objects that were made one by one."""
-        offsets = np.concatenate(([0], np.cumsum([len(body) for body in bodies.values()], dtype=np.int64)))
-        buffer = np.frombuffer(b"".join(bodies.values()), np.uint8)
-        return cls(pa.array(list(bodies), pa.string()), buffer, offsets.astype(np.int64), content_type)
+    def of(cls, bodies: Mapping[str, bytes] | Sequence[tuple[str, bytes]], content_type: str) -> Objects:
+        """A batch of a few objects that were made one by one: bodies by key, or pairs of both."""
+        pairs = list(bodies.items()) if isinstance(bodies, Mapping) else bodies
+        offsets = np.concatenate(([0], np.cumsum([len(body) for _, body in pairs], dtype=np.int64)))
+        buffer = np.frombuffer(b"".join(body for _, body in pairs), np.uint8)
+        made = pa.array([key for key, _ in pairs], pa.string())
+        return cls(made, buffer, offsets.astype(np.int64), content_type)
 
     @classmethod
     def concat(cls, batches: Sequence[Objects]) -> Objects:

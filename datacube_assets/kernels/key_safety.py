@@ -19,14 +19,16 @@ Keys: TypeAlias = Sequence[str] | pa.Array
 
 LONGEST_KEY = 1024
 """Bytes that S3 takes for a key; a folder that stands for a bucket takes no more."""
-_UNSAFE = r"(^|/)(\.{1,2})?(/|$)|[\x00-\x1f\x7f]"
+LONGEST_PART = 255
+"""Bytes of a part of a key that a store takes whose parts are names of files."""
+_UNSAFE = r"(^|/)(\.{1,2})?(/|$)|\x00"
 _UNSAFE_KEY = re.compile(_UNSAFE.replace("$", r"\Z"))
 _MANY = 100
 """Keys from which on looking through all of them at once is quicker."""
 
 
 class UnsafeKeyError(ValueError):
-    """A key with an empty, `.` or `..` part or a control character: it could leave the store's root."""
+    """A key with an empty, `.` or `..` part or the character NUL: it could leave the store's root."""
 
 
 def check_keys(keys: Keys) -> None:
@@ -37,7 +39,7 @@ def check_keys(keys: Keys) -> None:
         found = pc.index(pc.match_substring_regex(_array(keys), _UNSAFE), True).as_py()
     if found >= 0:
         raise UnsafeKeyError(
-            f"the key {str(keys[found])!r} has a part that is empty, `.`, `..` or not printable"
+            f"the key {str(keys[found])!r} has a part that is empty, `.` or `..`, or holds NUL"
         )
 
 
@@ -49,3 +51,8 @@ def key_sizes(keys: Keys) -> npt.NDArray[np.int32]:
     """Size of each key in bytes."""
     sizes: npt.NDArray[np.int32] = pc.binary_length(_array(keys)).to_numpy()
     return sizes
+
+
+def longest_part(key: str) -> int:
+    """Size in bytes of the longest part of a key."""
+    return max(len(part.encode()) for part in key.split("/"))

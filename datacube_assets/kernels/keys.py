@@ -1,14 +1,15 @@
 """Keys of the published objects (docs/objects.md#where-objects-are), built here and nowhere else.
 
-Names from outside enter keys as they are, because the reader builds its keys from the same names;
-`segment` is the one rule that keeps them from leaving their folder. What the objects contain is in
-`encode.py`.
+Names from outside enter keys as they are, because the reader builds its keys from the same names. A key is
+changed as a whole, and only in two cases. Empty parts vanish, because S3 clients, the reader's too, make one
+`/` of several before they ask. What would leave its folder, or cannot be asked for, is percent-encoded: a
+part that is `.` or `..`, an empty name, and the character NUL. What objects contain is in `encode.py`.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,35 +20,34 @@ from datacube_assets.kernels.schema import RegionLevel, Resolution
 Texts: TypeAlias = pa.Array
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ENCODED = re.compile(r"[\x00-\x1f\x7f%]")
-_NEEDS_CARE = re.compile(r"[\x00-\x1f\x7f]|^$|^\.{1,2}$|(^|/)\.{0,2}/|/\.{0,2}$")
+_EMPTY = "%empty"
+_DOTS = r"/(\.{1,2})/"
+_MAY_SHARE = r"/|\x00|^\.{0,2}$"
 
 
 def segment(name: str) -> str:
-    """A name as it stands in a key.
+    """The name of a feature, region or value as it enters a key.
 
-    Unchanged, a `/` included (which nests the key), except that it can neither climb nor vanish:
-    control characters, the dots of a part that is `.` or `..`, and a `/` that would leave an empty part
-    are percent-encoded, and with them a `%` of the same name; an empty name is `%empty`. No two such
-    names get the same key. The readers cannot ask for them anyway
-    (docs/specification/reader.md#names-in-keys).
+    What becomes of the key as a whole is decided when it is joined.
     """
-    if not _NEEDS_CARE.search(name):
-        return name
-    safe = _ENCODED.sub(lambda match: f"%{ord(match[0]):02X}", name)
-    parts: list[str] = []
-    for part in safe.split("/"):
-        if parts and (part == "" or parts[-1] == ""):
-            parts[-1] += f"%2F{part}"
-        else:
-            parts.append(part)
-    dotted = (part.replace(".", "%2E") if part in (".", "..") else part for part in parts)
-    return "/".join(dotted) or "%empty"
+    return _without_nul(name) or _EMPTY
+
+
+def _without_nul(name: str) -> str:
+    return name.replace("\x00", "%00")
 
 
 def segments(names: Texts) -> Texts:
     """`segment` of each name of a text array."""
     return pa.array([segment(name) for name in names.to_pylist()], pa.string())
+
+
+def may_share(names: Texts) -> bool:
+    """Whether objects with such names may have a key in common, as `a/b` in `c` and `a` in `b/c` have.
+
+    Without a `/` in a name, and without names that are changed, every key is made once.
+    """
+    return _any(pc.match_substring_regex(names, _MAY_SHARE))
 
 
 def check_identity(kind: str, name: str) -> None:
@@ -84,27 +84,29 @@ def run_prefix(model_id: str, run_id: str) -> str:
 
 
 def raw(feature: str) -> str:
-    return f"raw/{segment(feature)}/raw/raw.csv"
+    return _whole(f"raw/{segment(feature)}/raw/raw.csv")
 
 
 def region_lists(feature: str) -> str:
-    return f"raw/{segment(feature)}/info/region_lists.json"
+    return _whole(f"raw/{segment(feature)}/info/region_lists.json")
 
 
 def qualifier_list(feature: str, qualifier: str) -> str:
-    return f"raw/{segment(feature)}/info/qualifiers/{segment(qualifier)}.json"
+    return _whole(f"raw/{segment(feature)}/info/qualifiers/{_without_nul(qualifier)}.json")
 
 
 def qualifier_counts(feature: str) -> str:
-    return f"raw/{segment(feature)}/info/qualifier_counts.json"
+    return _whole(f"raw/{segment(feature)}/info/qualifier_counts.json")
 
 
 def global_timeseries(resolution: Resolution, feature: str) -> str:
-    return f"{resolution}/{segment(feature)}/timeseries/global/global.csv"
+    return _whole(f"{resolution}/{segment(feature)}/timeseries/global/global.csv")
 
 
 def qualifier_timeseries(resolution: Resolution, feature: str, qualifier: str, column: str) -> str:
-    return f"{resolution}/{segment(feature)}/timeseries/qualifiers/{segment(qualifier)}/{column}.csv"
+    return _whole(
+        f"{resolution}/{segment(feature)}/timeseries/qualifiers/{_without_nul(qualifier)}/{column}.csv"
+    )
 
 
 def regional_timeseries(resolution: Resolution, level: RegionLevel, feature: Texts, region: Texts) -> Texts:
@@ -115,23 +117,23 @@ def regional_timeseries(resolution: Resolution, level: RegionLevel, feature: Tex
 def regional_qualifier_timeseries(
     resolution: Resolution, level: RegionLevel, feature: Texts, qualifier: str, value: Texts, region: Texts
 ) -> Texts:
-    middle = f"/regional/{level}/timeseries/qualifiers/{segment(qualifier)}/"
+    middle = f"/regional/{level}/timeseries/qualifiers/{_without_nul(qualifier)}/"
     return _join(f"{resolution}/", feature, middle, value, "/", region, ".csv")
 
 
 def regional_map(
     resolution: Resolution, level: RegionLevel, feature: str, timestamp: int, qualifier: str | None
 ) -> str:
-    last = "default/default" if qualifier is None else f"qualifiers/{segment(qualifier)}"
-    return f"{resolution}/{segment(feature)}/regional/{level}/aggs/{timestamp}/{last}.csv"
+    last = "default/default" if qualifier is None else f"qualifiers/{_without_nul(qualifier)}"
+    return _whole(f"{resolution}/{segment(feature)}/regional/{level}/aggs/{timestamp}/{last}.csv")
 
 
 def regional_extrema(resolution: Resolution, level: RegionLevel, feature: str) -> str:
-    return f"{resolution}/{segment(feature)}/regional/{level}/stats/default/extrema.json"
+    return _whole(f"{resolution}/{segment(feature)}/regional/{level}/stats/default/extrema.json")
 
 
 def grid_stats(resolution: Resolution, feature: str, timestamp: int) -> str:
-    return f"{resolution}/{segment(feature)}/stats/grid/{timestamp}.csv"
+    return _whole(f"{resolution}/{segment(feature)}/stats/grid/{timestamp}.csv")
 
 
 def tiles(resolution: Resolution, zoom: int, feature: Texts, timestamp: Texts, x: Texts, y: Texts) -> Texts:
@@ -144,4 +146,25 @@ RESULTS = "results/results.json"
 
 def _join(*parts: str | Texts) -> Texts:
     scalars = (pa.scalar(part) if isinstance(part, str) else part for part in parts)
-    return pc.binary_join_element_wise(*scalars, "")
+    joined = pc.binary_join_element_wise(*scalars, "")
+    if _any(pc.match_substring(joined, "//")):
+        joined = pc.replace_substring_regex(joined, "//+", "/")
+    if _any(pc.match_substring(joined, "/.")) and _any(pc.match_substring_regex(joined, _DOTS)):
+        if isinstance(joined, pa.Scalar):
+            return pa.scalar(_undotted(joined.as_py()))
+        joined = pa.array([_undotted(key) for key in joined.to_pylist()], pa.string())
+    return joined
+
+
+def _any(mask: Any) -> bool:
+    return bool(mask.as_py() if isinstance(mask, pa.Scalar) else pc.any(mask).as_py())
+
+
+def _whole(key: str) -> str:
+    """A key as it is asked for, none of whose parts leaves the folder."""
+    return _undotted(re.sub("//+", "/", key))
+
+
+def _undotted(key: str) -> str:
+    parts = (part.replace(".", "%2E") if part in (".", "..") else part for part in key.split("/"))
+    return "/".join(parts)

@@ -132,7 +132,7 @@ def deepest(table: pa.Table) -> Iterator[Level]:
     count = cast(Ints, column(table, "s_count"))
     sums, means = (cast(Floats, column(table, name)) for name in ("s_sum_t_sum", "s_sum_t_mean"))
     buckets = bucket_starts(table)
-    begins = _begins(quadkey, buckets)
+    begins = first_differences(quadkey, buckets)
     start = 0
     while start < len(quadkey):
         rows = slice(start, _next_piece(begins, start))
@@ -141,7 +141,7 @@ def deepest(table: pa.Table) -> Iterator[Level]:
         start = rows.stop
 
 
-def _begins(quadkey: Quadkeys, buckets: Rows) -> npt.NDArray[np.uint8]:
+def first_differences(quadkey: Quadkeys, buckets: Rows) -> npt.NDArray[np.uint8]:
     """`Level.begins` of rows in order of bucket and quadkey, no two of them the same."""
     begins = np.zeros(len(quadkey), np.uint8)
     for start in range(1, len(quadkey), BLOCK_CELLS):

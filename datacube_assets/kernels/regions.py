@@ -13,8 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.kernels.groups import Coded, Codes, Tuples, encode_text
+from datacube_assets.kernels.groups import Coded, Codes, Mask, Tuples, encode_text
 from datacube_assets.kernels.schema import MISSING, REGION_LEVELS, REGION_SEPARATOR, RegionLevel
+
+
+def answerable(ids: pa.Array) -> Mask:
+    """Which ids the reader can be asked for: it splits them at `__`, and more than four parts stop it."""
+    separators = pc.count_substring(ids, REGION_SEPARATOR)
+    mask: Mask = separators.to_numpy(zero_copy_only=False) < len(REGION_LEVELS)
+    return mask
 
 
 @dataclass(frozen=True)

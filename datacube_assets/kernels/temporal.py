@@ -1,12 +1,14 @@
 """Points to temporal cells: one row per place, feature, qualifier combination and period.
 
-The temporal step of docs/specification/from-rows-to-figures.md#temporal-cells. Sums over
+The temporal step of docs/specification/from-rows-to-figures.md#temporal-cells. Points come in batches,
+because one place may have any number of them: what is held is a batch, and the cells so far. Sums over
 places belong to `spatial.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -27,7 +29,7 @@ from datacube_assets.kernels.groups import (
     group_by,
 )
 from datacube_assets.kernels.schema import Layout, Period, cell_column
-from datacube_assets.kernels.sums import exact_sums
+from datacube_assets.kernels.sums import ExactSums, exact_sums
 
 MONTHS_PER_YEAR = 12
 
@@ -46,20 +48,87 @@ def bucket_starts(timestamps: Ints, period: Period) -> Ints:
 
 
 def temporal_cells(
-    points: pa.Table, layout: Layout, periods: tuple[Period, ...]
+    batches: Iterable[pa.Table], layout: Layout, periods: tuple[Period, ...]
 ) -> Iterator[tuple[Period, pa.Table]]:
     """Cells of each period (`schema.CELL_COLUMNS`), ordered by feature, time, place and qualifiers.
 
-    All points of a cell must be in `points`. Every column but the value and the weight splits cells,
-    and a missing coordinate is a place of its own.
+    All points of a cell must be in `batches`, of which there is one at least; how they are cut into batches
+    makes no difference. Every column but the value and the weight splits cells, and a missing coordinate is a
+    place of its own.
     """
-    keys = _Keys.of_points(points, layout)
-    sums = _lift(points, layout)
+    keys, sums = _months(batches, layout)
     # A coarser period is the sum of the finer: coarser() of months is what the rows would give.
     for period in ("month", "year", "all"):
-        keys, sums = _regroup(keys, sums, period)
+        if period != "month":
+            keys, sums = _regroup(keys, sums, period)
         if period in periods:
             yield period, keys.table(_finish(sums, layout))
+
+
+def _months(batches: Iterable[pa.Table], layout: Layout) -> tuple[_Keys, Sums]:
+    """The months of all points, and their sums."""
+    first, *others = itertools.islice(rest := iter(batches), 2)
+    if not others:
+        return _regroup(_Keys.of_points(first, layout), _lift(first, layout), "month")
+    waiting: list[_Partial] = []
+    for points in itertools.chain((first, *others), rest):
+        waiting.append(_Partial.of(points, layout))
+        if sum(map(len, waiting[1:])) > max(len(waiting[0]), MERGED_ROWS):
+            waiting = [_Partial.merged(waiting, layout)]
+    months = _Partial.merged(waiting, layout)
+    return _Keys.of_cells(months.cells, layout), months.rounded()
+
+
+MERGED_ROWS = 1_000_000
+"""Rows of partial results that wait to be merged, at least."""
+
+
+@dataclass(frozen=True)
+class _Partial:
+    """The months of some points, with sums that are not rounded yet."""
+
+    cells: pa.Table
+    """The columns that tell cells apart."""
+    sums: Sums
+
+    def __len__(self) -> int:
+        return int(self.cells.num_rows)
+
+    @classmethod
+    def of(cls, points: pa.Table, layout: Layout) -> _Partial:
+        keys = _Keys.of_points(points, layout).at("month")
+        groups = group_by([keys.feature, keys.time, keys.place])
+        sums: Sums = {}
+        for name, values in _lift(points, layout).items():
+            if values.dtype.kind == "i":
+                sums[name] = groups.reduce(np.add, values)
+            else:
+                sums |= ExactSums.of(values, groups).columns(name)
+        return cls(keys.take(groups.first).table({}), sums)
+
+    @classmethod
+    def merged(cls, partials: Sequence[_Partial], layout: Layout) -> _Partial:
+        """The same of all their points."""
+        cells = pa.concat_tables([partial.cells for partial in partials]).unify_dictionaries()
+        before = {name: np.concatenate([one.sums[name] for one in partials]) for name in partials[0].sums}
+        keys = _Keys.of_cells(cells, layout)
+        groups = group_by([keys.feature, keys.time, keys.place])
+        sums: Sums = {}
+        for name, values in before.items():
+            measure, _, slice_ = name.partition("#")
+            if not slice_:
+                sums[name] = groups.reduce(np.add, values)
+            elif name not in sums:
+                sums |= ExactSums.from_columns(measure, before).merge(groups).columns(measure)
+        return cls(keys.take(groups.first).table({}), sums)
+
+    def rounded(self) -> Sums:
+        """The sums as numbers."""
+        measures = dict.fromkeys(name.partition("#")[0] for name in self.sums)
+        return {
+            name: self.sums[name] if name in self.sums else ExactSums.from_columns(name, self.sums).values()
+            for name in measures
+        }
 
 
 @dataclass(frozen=True)
@@ -76,15 +145,23 @@ class _Keys:
 
     @classmethod
     def of_points(cls, points: pa.Table, layout: Layout) -> _Keys:
-        columns: dict[str, Coded] = {level: encode_text(points[level]) for level in layout.levels}
+        return cls._of(points, layout, {name: name for name in layout.qualifiers})
+
+    @classmethod
+    def of_cells(cls, cells: pa.Table, layout: Layout) -> _Keys:
+        return cls._of(cells, layout, {name: cell_column(name) for name in layout.qualifiers})
+
+    @classmethod
+    def _of(cls, table: pa.Table, layout: Layout, qualifiers: Mapping[str, str]) -> _Keys:
+        columns: dict[str, Coded] = {level: encode_text(table[level]) for level in layout.levels}
         for name in layout.coordinates:
-            columns[name] = encode_floats(cast(Floats, column(points, name)))
-        for name in layout.qualifiers:
-            columns[cell_column(name)] = encode_text(points[name])
-        place = Tuples.of(list(columns.values()), points.num_rows)
+            columns[name] = encode_floats(cast(Floats, column(table, name)))
+        for name, there in qualifiers.items():
+            columns[cell_column(name)] = encode_text(table[there])
+        place = Tuples.of(list(columns.values()), table.num_rows)
         return cls(
-            encode_text(points["feature"]),
-            encode_ints(cast(Ints, column(points, "timestamp"))),
+            encode_text(table["feature"]),
+            encode_ints(cast(Ints, column(table, "timestamp"))),
             place,
             columns,
         )

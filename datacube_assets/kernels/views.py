@@ -52,7 +52,7 @@ from datacube_assets.kernels.groups import (
 from datacube_assets.kernels.morton import PRECISIONS, deinterleave
 from datacube_assets.kernels.pyramid import Level, pyramid
 from datacube_assets.kernels.qualifiers import Breakdowns
-from datacube_assets.kernels.regions import Regions
+from datacube_assets.kernels.regions import Regions, answerable
 from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import (
@@ -108,30 +108,35 @@ def _raw_cells(values: pa.ChunkedArray) -> pl.Series:
 
 
 def region_lists(regions: pa.Table, layout: Layout) -> Objects:
-    """region_lists.json of each feature, from its distinct regions; none when no level survived."""
+    """region_lists.json of each feature, from its distinct regions; none when no level survived.
+
+    Without the ids that stop the reader when it is asked for them: nobody is to choose one.
+    """
     if not layout.levels or not regions.num_rows:
-        return Objects.of({}, JSON)
+        return Objects.of([], JSON)
     known = Regions.of(regions, layout.levels)
     tuples = known.tuples.codes
     ids = {level: known.level(level, tuples) for level in layout.levels}
     feature = encode_text(regions["feature"])
-    bodies = {}
+    readable = {level: answerable(coded.values) for level, coded in ids.items()}
+    bodies = []
     for start, end in _runs(feature.codes):
         lists: dict[str, list[str]] = {level: [] for level in REGION_LEVELS}
         for level, coded in ids.items():
             distinct = np.unique(coded.codes[start:end])
+            distinct = distinct[readable[level][distinct]]
             lists[level] = coded.values.take(pa.array(distinct)).to_pylist()
-        bodies[keys.region_lists(_name(feature, start))] = json_body(lists)
+        bodies.append((keys.region_lists(_name(feature, start)), json_body(lists)))
     return Objects.of(bodies, JSON)
 
 
 def qualifier_lists(values: pa.Table, features: Sequence[str], breakdowns: Breakdowns) -> Objects:
     """Lists of values of every qualifier per feature, and the counts of every feature."""
-    bodies: dict[str, bytes] = {}
+    bodies: list[tuple[str, bytes]] = []
     feature, qualifier = encode_text(values["feature"]), encode_text(values["qualifier"])
     for start, end in _runs(feature.codes * qualifier.radix + qualifier.codes):
         key = keys.qualifier_list(_name(feature, start), _name(qualifier, start))
-        bodies[key] = json_body(values["value"].slice(start, end - start).to_pylist())
+        bodies.append((key, json_body(values["value"].slice(start, end - start).to_pylist())))
     limits = breakdowns.thresholds
     thresholds = {
         "max_count": limits.max_count,
@@ -140,7 +145,7 @@ def qualifier_lists(values: pa.Table, features: Sequence[str], breakdowns: Break
     }
     for name in features:
         document = {"thresholds": thresholds, "counts": breakdowns.counts.get(name, {})}
-        bodies[keys.qualifier_counts(name)] = json_body(document)
+        bodies.append((keys.qualifier_counts(name), json_body(document)))
     return Objects.of(bodies, JSON)
 
 
@@ -172,14 +177,14 @@ def qualifier_timeseries(
         shape = (len(time.values), len(names))
         header = csv_header(["timestamp", *value.values.take(pa.array(names)).to_pylist()])
         first = pl.Series(time.values.to_numpy())
-        bodies = {}
+        bodies = []
         for name, figure in figures.items():
             pivoted = np.full(shape, np.nan)
             pivoted[position] = figure[rows]
             cells = [_pivoted_cells(pivoted[:, i], whole=name == "s_count") for i in range(shape[1])]
             buffer, _ = csv_lines([first, *cells])
             key = keys.qualifier_timeseries(resolution, _name(feature, start), qualifier, name)
-            bodies[key] = header + buffer.tobytes()
+            bodies.append((key, header + buffer.tobytes()))
         yield Objects.of(bodies, CSV)
 
 
@@ -192,17 +197,28 @@ def _pivoted_cells(values: Floats, *, whole: bool) -> pl.Series:
 def regional_timeseries(
     resolution: Resolution, level: RegionLevel, table: pa.Table, layout: Layout, qualifier: str | None = None
 ) -> Iterator[Objects]:
-    """One file per feature, region [and qualifier value]: a line per timestamp."""
+    """One file per feature, region [and qualifier value]: a line per timestamp.
+
+    None of regions that the reader cannot be asked for.
+    """
     region, time = encode_text(table["region_id"]), encode_ints(cast(Ints, column(table, "timestamp")))
     parts = {"feature": encode_text(table["feature"]), "region": region}
     if qualifier is not None:
         parts["value"] = encode_text(table["value"])
     order = group_by([*parts.values(), time])
     parts = {name: coded.take(order.first) for name, coded in parts.items()}
+    rows_in_order = order.first
     cuts = group_by(list(parts.values())).starts
     cuts = np.append(cuts, table.num_rows)
-    figures = {name: values[order.first] for name, values in published(table, layout).items()}
-    stamps = cast(Ints, column(table, "timestamp"))[order.first]
+    asked = answerable(region.values)[parts["region"].codes]
+    left_out = int(np.count_nonzero(~asked[cuts[:-1]]))
+    if left_out:
+        sizes = np.diff(cuts)[asked[cuts[:-1]]]
+        cuts = np.append(0, np.cumsum(sizes))
+        rows_in_order = rows_in_order[asked]
+        parts = {name: Coded(coded.codes[asked], coded.values) for name, coded in parts.items()}
+    figures = {name: values[rows_in_order] for name, values in published(table, layout).items()}
+    stamps = cast(Ints, column(table, "timestamp"))[rows_in_order]
     named = {name: Coded(coded.codes, keys.segments(coded.values)) for name, coded in parts.items()}
     header = ("timestamp", *published_columns(layout.weighted))
     for objects, rows in _batches(cuts):
@@ -215,7 +231,10 @@ def regional_timeseries(
                 resolution, level, texts["feature"], qualifier, texts["value"], texts["region"]
             )
         cells = [pl.Series(stamps[rows]), *_cells({name: values[rows] for name, values in figures.items()})]
-        yield csv_objects(made, header, cells, first - first[0])
+        yield replace(csv_objects(made, header, cells, first - first[0]), left_out=left_out)
+        left_out = 0
+    if left_out:
+        yield replace(Objects.of([], CSV), left_out=left_out)
 
 
 # --- regional tables -------------------------------------------------------------------------------
@@ -256,7 +275,8 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
     times = cast(Ints, column(table, "timestamp"))
     figures = published(table, layout)
     del figures["s_count"]
-    bodies, left_out = {}, 0
+    bodies: list[tuple[str, bytes]] = []
+    left_out = 0
     for start, end in _runs(feature.codes):
         document: dict[str, dict[str, list[dict[str, Any]]]] = {"min": {}, "max": {}}
         for name, values in figures.items():
@@ -273,7 +293,9 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
                     for row in rows
                 ]
         if all(document["min"].values()):
-            bodies[keys.regional_extrema(resolution, level, _name(feature, start))] = json_body(document)
+            bodies.append(
+                (keys.regional_extrema(resolution, level, _name(feature, start)), json_body(document))
+            )
         else:
             left_out += 1
     return replace(Objects.of(bodies, JSON), left_out=left_out)
@@ -283,8 +305,12 @@ def regional_extrema(resolution: Resolution, level: RegionLevel, table: pa.Table
 
 
 def spatial_tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:
-    """Tiles of zoom 8 to 0, per feature and timestamp."""
-    return _merged(_tiles(resolution, table))
+    """Tiles of zoom 8 to 0, per feature and timestamp.
+
+    Subtiles none of whose cells has a value are left out: their weight is zero, and the reader divides by it.
+    """
+    count = cast(Ints, column(table, "s_count"))
+    return _merged(_tiles(resolution, table if count.all() else table.filter(pa.array(count > 0))))
 
 
 def _tiles(resolution: Resolution, table: pa.Table) -> Iterator[Objects]:

@@ -20,6 +20,7 @@ import os
 import re
 import tarfile
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,14 +33,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.redaction import public
 from datacube_assets.storage.copying import content_type
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import DESCRIPTOR, Lake, LakeTable, scratch_folder
+from datacube_assets.storage.leases import Holder
+from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import (
     HEAD,
     MANIFESTS,
@@ -48,6 +51,7 @@ from datacube_assets.storage.publishing import (
     fragments,
     manifest,
     manifest_entries,
+    ownership,
 )
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
@@ -260,7 +264,8 @@ def restore(path: Path, lake: Lake, bucket: Store, progress: Progress, *, replac
         _check_documents(path, run, files)
         if not replace:
             _refuse_what_is_there(lake, bucket, run)
-        _write(contents, run, files, lake, bucket, progress)
+        with overwriting(bucket, run, Holder(lake.store.url, f"import {uuid.uuid4().hex}")) as owned:
+            _write(contents, run, files, lake, owned, progress)
     return _archived(run, contents)
 
 
@@ -459,7 +464,7 @@ def _write(
 def _write_head(lake: Lake, bucket: Store, run: ModelRun, name: str, file: Path) -> None:
     head = json.loads(file.read_bytes())
     # Here the objects are in this bucket.
-    lake.write_document(f"{run.folder}/{name.removeprefix(LAKE)}", {**head, "bucket": bucket.url})
+    lake.write_document(f"{run.folder}/{name.removeprefix(LAKE)}", {**head, **ownership(bucket)})
 
 
 def _batches(names: Sequence[str], files: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:

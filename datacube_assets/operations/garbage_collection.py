@@ -17,7 +17,7 @@ from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
 from datacube_assets.operations.inventory import orphaned
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.partitions import REQUEST_TAG
-from datacube_assets.resources.storage import BucketsResource
+from datacube_assets.resources.storage import buckets_of
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
 from datacube_assets.storage.lake import Lake
@@ -34,6 +34,7 @@ class Collected:
     """What was found."""
 
     found: tuple[Orphan, ...]
+    """When it was to be deleted, only what was."""
     unfinished: tuple[ModelRun, ...]
     """Partitions with a publication that broke off, and that only a run can mend."""
     deleted: bool
@@ -85,9 +86,7 @@ def collect(
     """
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     lake.store.check("DATACUBE_LAKE", write=delete)
-    buckets = BucketsResource(
-        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
-    )
+    buckets = buckets_of(settings)
 
     def bucket_of(run: ModelRun) -> Store:
         document = lake.read_document(request_key(run))
@@ -103,6 +102,7 @@ def collect(
             bucket_of=bucket_of,
             open_bucket=lambda url: open_store(url, settings.s3_endpoint),
             busy=lambda run: is_busy(instance, run),
+            term=settings.lease_seconds,
             # A storage without any run is hardly the one that these reports are about.
             known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
             known_request=(
@@ -118,8 +118,9 @@ def collect(
                 unfinished.append(orphans.run)
             progress(number, number, f"places looked at, last {orphans.run or 'requests and reports'}")
             if delete and (orphans.run is None or not is_busy(instance, orphans.run)):
-                orphans.delete()
-            found += orphans.found
+                found += orphans.delete()
+            elif not delete:
+                found += orphans.found
         forgotten = tuple(orphaned(lake, instance))
     return Collected(tuple(found), tuple(unfinished), delete, forgotten)
 

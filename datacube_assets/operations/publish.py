@@ -5,10 +5,11 @@ Runs the same job as the UI and the sensors, on the same Dagster storage; tells 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,11 +42,14 @@ from datacube_assets.partitions import (
     model_runs,
     run_tags,
 )
+from datacube_assets.resources.storage import buckets_of
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.leases import WAIT, Holder, LeaseHeldError, acquire
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.stores import StoreError
 
 STEPS = len(ASSETS)
 
@@ -87,9 +91,10 @@ def process(
     process is at work on the same partition; ChecksFailedError when a check stops publication.
     """
     run, run_id = ModelRun.of(request), str(uuid.uuid4())
+    run.check()
     refuse_beside_another(instance, run)
     try:
-        with locked(instance, run.key, run_id):
+        with locked(instance, run.key, run_id), _owned(settings, request, run_id):
             return _process(settings, instance, request, progress, begun, run_id, from_scratch=from_scratch)
     except Locked:
         raise InputError(
@@ -97,6 +102,28 @@ def process(
             run=str(run),
             remedy="Wait until that command is through, or end it",
         ) from None
+
+
+@contextlib.contextmanager
+def _owned(settings: Settings, request: DatacubeRequest, run_id: str) -> Iterator[None]:
+    """Hold the datacube's lease from the start, which the steps that publish share.
+
+    Raises InputError while somebody else holds it.
+    """
+    run, bucket = ModelRun.of(request), buckets_of(settings).open(request)
+    with contextlib.ExitStack() as held:
+        # What else is wrong with a bucket is better said by the first step, which names the setting.
+        with contextlib.suppress(StoreError, OSError):
+            try:
+                tenure = acquire(bucket, run, Holder(settings.lake, run_id, settings.lease_seconds))
+            except LeaseHeldError as error:
+                raise InputError(
+                    str(error).removesuffix(WAIT),
+                    run=str(run),
+                    remedy=WAIT.strip(),
+                ) from None
+            held.callback(tenure.release)
+        yield
 
 
 def _process(

@@ -179,11 +179,22 @@ def _causemos(settings: Settings, seconds: float) -> Part:
 
 
 def _store(name: str, url: str, settings: Settings, setting: str) -> Part:
+    store = open_store(url, settings.s3_endpoint)
     try:
-        open_store(url, settings.s3_endpoint).check(setting)
+        store.check(setting)
+        sure = name == "lake" or store.swaps_for_sure()
     except StoreError as error:
         return Part(name, "broken", str(error), {"url": url})
-    return Part(name, "well", f"{url} can be read and written", {"url": url})
+    figures = {"url": url} if name == "lake" else {"url": url, "conditional writes": sure}
+    if not sure:
+        return Part(
+            name,
+            "warning",
+            f"{url} can be read and written, but its server ignores conditions of writes: taking the lease "
+            "of a datacube takes some seconds, and requests that are held up for longer may defeat it",
+            figures,
+        )
+    return Part(name, "well", f"{url} can be read and written", figures)
 
 
 def _dask(settings: Settings) -> Part:

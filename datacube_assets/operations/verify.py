@@ -23,8 +23,15 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.leases import read_lease
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.publishing import RESULTS_ASSET, described, manifest, manifest_entries
+from datacube_assets.storage.publishing import (
+    RESULTS_ASSET,
+    described,
+    made_twice,
+    manifest,
+    manifest_entries,
+)
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 ASSETS = tuple(asset.key.path[-1] for asset in DATACUBE_ASSETS)
@@ -114,6 +121,7 @@ def _verify_objects(
     for url, tables in recorded_in.items():
         bucket = open_store(url, settings.s3_endpoint)
         bucket.check("the bucket of a manifest", write=False)
+        _check_owner(bucket, run, [head for head in heads.values() if head["bucket"] == url], verified)
         recorded = pa.concat_tables(tables).combine_chunks()
         verified.recorded += recorded.num_rows
         looked = look(recorded, bucket.listing(run.prefix))
@@ -129,6 +137,17 @@ def _verify_objects(
             verified.found("altered", [key for key, there in faults if there])
             verified.read += some.num_rows
             progress("objects", start + some.num_rows, unread.num_rows)
+
+
+def _check_owner(
+    bucket: Store, run: ModelRun, heads: Sequence[Mapping[str, Any]], verified: Verified
+) -> None:
+    lease = read_lease(bucket, run)
+    if lease is not None and lease.owner and any(head.get("owner") != lease.owner for head in heads):
+        verified.problems.append(
+            f"{bucket.url} was published into by another home since: {lease.home}, on {lease.host}. "
+            "Process it again, if this home is to own it"
+        )
 
 
 def _verify_tables(
@@ -149,8 +168,9 @@ def _verify_tables(
             verified.problems.append(f"{asset} is published from another version of its table")
             continue
         bucket = open_store(head["bucket"], settings.s3_endpoint)
-        made = [_empty(), *_formatted(lake, bucket, run, table, works, asset, progress)]
-        _compare(pa.concat_tables(made), entries[asset], verified)
+        made = pa.concat_tables([_empty(), *_formatted(lake, bucket, run, table, works, asset, progress)])
+        made = made.filter(pc.invert(pc.is_in(made["key"], made_twice(made["key"]))))
+        _compare(made, entries[asset], verified)
     if RESULTS_ASSET in heads:
         points, aggregates = lake.table(run, "normalized_points"), lake.table(run, "global_aggregates")
         body = results_of(lake, points, aggregates)

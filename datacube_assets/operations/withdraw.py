@@ -15,7 +15,7 @@ from datacube_assets.operations.garbage_collection import is_busy
 from datacube_assets.orchestration.locks import Locked, locked
 from datacube_assets.orchestration.withdrawal import Progress, Withdrawn
 from datacube_assets.orchestration.withdrawal import withdraw as take_back
-from datacube_assets.resources.storage import BucketsResource
+from datacube_assets.resources.storage import buckets_of
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -33,9 +33,7 @@ def withdraw(
 ) -> Withdrawn:
     """Take a datacube back. Raises InputError while a run of it waits or is at work."""
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
-    buckets = BucketsResource(
-        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
-    )
+    buckets = buckets_of(settings)
     by = str(uuid.uuid4())
     busy = InputError(
         "a run of it waits or is at work",

@@ -1,8 +1,8 @@
 """Which runs at the command line are alive, and that there are no two for one partition.
 
 Dagster's queue keeps the runs apart that it starts itself. A command that publishes holds a lock, which
-the system takes from it when it dies, however that happens. The lock is one of this machine: commands on
-several machines, or with different homes, are kept apart by nobody.
+the system takes from it when it dies, however that happens. The lock is one of this machine and home. Those
+of other machines and homes are kept apart by the lease of the published datacube (`storage/leases.py`).
 
 These are the kernel's locks as they are, not those of the library filelock: there whoever looks has to take
 the lock alone, so that two that look at once take each other for a command at work, and where a file system

@@ -23,6 +23,8 @@ from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import telling
 from datacube_assets.storage.garbage_collection import TABLES
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.leases import Holder
+from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import manifest, manifests_folder, withdraw_results
 from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import Ticket, doc_ids_of, drop, names_waiting, partition_mark
@@ -74,7 +76,7 @@ def withdraw(
 
     `tables` deletes what the lake computed of it, `parts` the raw parts; with both nothing of it remains.
     Without, it can be published again from what is there. CauseMos is told (as a failure, for which it has a
-    word) only where `tell` says so.
+    word) only where `tell` says so. Raises LeaseHeldError while somebody publishes it, here or elsewhere.
     """
     run.check()
     waiting = [name for name in names_waiting(lake) if Ticket.of(name).partition == partition_mark(run)]
@@ -83,9 +85,11 @@ def withdraw(
     drop(lake, waiting)
     objects = size = 0
     for bucket in _buckets_of(lake, buckets, open_bucket, run):
-        withdraw_results(lake, bucket, run, unless="")
-        found = list(bucket.entries(run.prefix))
-        _delete(bucket, [entry.key for entry in found], "objects", progress)
+        # Somebody else may publish there, from another machine or home.
+        with overwriting(bucket, run, Holder(lake.store.url, f"withdrawal {by}")) as owned:
+            withdraw_results(lake, owned, run, unless="")
+            found = list(bucket.entries(run.prefix))
+            _delete(owned, [entry.key for entry in found], "objects", progress)
         objects += len(found)
         size += sum(entry.bytes for entry in found)
     # Records go after what they record.

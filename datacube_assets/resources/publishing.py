@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dagster import AssetExecutionContext, ConfigurableResource, DataVersion, MaterializeResult, MetadataValue
+from dagster import (
+    AssetExecutionContext,
+    ConfigurableResource,
+    DataVersion,
+    InitResourceContext,
+    MaterializeResult,
+    MetadataValue,
+)
+from pydantic import PrivateAttr
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -22,6 +31,8 @@ from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface
 from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.leases import TERM, Holder, OwnedBucket, Tenure, acquire
+from datacube_assets.storage.ownership import settled
 from datacube_assets.storage.publishing import Publication, Published, standing
 from datacube_assets.storage.stores import Store
 
@@ -36,10 +47,32 @@ class Publisher(ConfigurableResource["Publisher"]):
     buckets: BucketsResource
     dask: DaskResource
     ui: UserInterface
+    lease_seconds: float = TERM
 
-    def bucket(self, table: LakeTable) -> Store:
-        """The bucket of the run that a table belongs to."""
-        return self.buckets.open(DatacubeRequest.model_validate(table.info["request"]))
+    _held: dict[tuple[str, str], Tenure] = PrivateAttr(default_factory=dict)
+    """Leases by bucket and partition, from the first step that publishes to the end of the run."""
+
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Iterator[Publisher]:
+        """Give back what leases were taken when the run ends, however it ends."""
+        try:
+            yield self
+        finally:
+            while self._held:
+                self._held.popitem()[1].release()
+
+    def bucket(self, context: AssetExecutionContext, table: LakeTable) -> OwnedBucket:
+        """The bucket of the run that a table belongs to, in which nobody else publishes meanwhile.
+
+        Raises LeaseHeldError while somebody else does.
+        """
+        run = ModelRun.from_key(context.partition_key)
+        bucket = self.buckets.open(DatacubeRequest.model_validate(table.info["request"]))
+        tenure = self._held.get((bucket.url, run.key))
+        if tenure is None or tenure.is_lost:
+            me = Holder(self.lake.url, context.run.run_id, self.lease_seconds)
+            tenure = self._held[bucket.url, run.key] = acquire(bucket, run, me)
+        return settled(self.lake.open(), tenure, table.version, anew=FROM_SCRATCH in context.run.tags)
 
     def publish(
         self,
@@ -58,12 +91,15 @@ class Publisher(ConfigurableResource["Publisher"]):
         """
         started = time.monotonic()
         asset, run = context.asset_key.path[-1], ModelRun.from_key(context.partition_key)
-        lake, bucket = self.lake.open(), self.bucket(table)
+        lake, bucket = self.lake.open(), self.bucket(context, table)
         anew = FROM_SCRATCH in context.run.tags
         published = None if anew else standing(lake, bucket, run, asset, table.version)
         if published is None:
             attempt = f"{context.run.run_id}-{uuid.uuid4().hex[:8]}"
-            publication = Publication.begin(lake, bucket, run, asset, table.version, attempt, anew=anew)
+            may_share = table.info.get("may_share", True)
+            publication = Publication.begin(
+                lake, bucket, run, asset, table.version, attempt, anew=anew, may_share=may_share
+            )
             work = _Publish(publication, table, dict(works))
             rows = {file.name: file.rows for file in table.files}
             done = self.dask.map(
@@ -109,7 +145,9 @@ class _Publish:
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
     """What was published, for the UI."""
+    shared = {"keys that several objects would have": MetadataValue.json(list(published.shared))}
     return {
+        **(shared if published.shared else {}),
         "objects": published.objects,
         "bytes": published.bytes,
         "objects written": published.put,

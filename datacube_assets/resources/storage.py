@@ -13,6 +13,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
+from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
@@ -59,6 +60,13 @@ class BucketsResource(ConfigurableResource["BucketsResource"]):
     def at(self, url: str) -> Store:
         """A bucket by its address."""
         return open_store(url, self.s3_endpoint)
+
+
+def buckets_of(settings: Settings) -> BucketsResource:
+    """The buckets that settings name."""
+    return BucketsResource(
+        models=settings.models_bucket, indicators=settings.indicators_bucket, s3_endpoint=settings.s3_endpoint
+    )
 
 
 class LakeIOManager(ConfigurableIOManager):

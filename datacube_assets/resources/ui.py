@@ -21,9 +21,9 @@ from dagster import ConfigurableResource, DagsterLogManager, Failure, InitResour
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.http_client.redaction import redacted, redacting
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import run_tags
+from datacube_assets.redaction import redacted, redacting
 from datacube_assets.resources.dask import WorkersLostError
 from datacube_assets.settings import SettingsError
 from datacube_assets.storage.lake import MissingTableError, MixedVersionsError

@@ -34,9 +34,9 @@ from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
-from datacube_assets.http_client.redaction import redacting
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
 from datacube_assets.partitions import NAME_TAG, SOURCE_TAG, model_runs, run_tags
+from datacube_assets.redaction import redacting
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.telling import tell_failure

@@ -49,9 +49,9 @@ from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.http_client.redaction import public, redacting
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.redaction import public, redacting
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.repeating import WILL_RETRY, could_not_be_repeated

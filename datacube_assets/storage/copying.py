@@ -7,6 +7,7 @@ everything is there.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import CSV, JSON, PROTOBUF
 from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.leases import Holder
+from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import RESULTS_ASSET, IncompleteDatacubeError, manifest
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
@@ -36,15 +39,29 @@ class Copied:
 
 
 def copy(
-    lake: Lake, source: Store, target: Store, run: ModelRun, progress: Callable[[int, int], None]
+    lake: Lake,
+    source: Store,
+    target: Store,
+    run: ModelRun,
+    progress: Callable[[int, int], None],
+    *,
+    me: Holder | None = None,
 ) -> Copied:
     """Copy all objects of a run, results.json last; `progress` is told objects done and objects in all.
 
-    Copying again makes good a copy that was interrupted. Raises IncompleteDatacubeError when the datacube
+    Copying again makes good a copy that was interrupted. The target is owned meanwhile, so that nobody else
+    publishes into it. Raises IncompleteDatacubeError when the datacube
     is not complete, or is published anew meanwhile; then there is no results.json at the target. Raises
     StoreError when the target cannot take it.
     """
     _check_target(lake, source, target, run)
+    with overwriting(target, run, me or Holder(lake.store.url, f"copy {uuid.uuid4().hex}")) as bucket:
+        return _copy(lake, source, bucket, run, progress)
+
+
+def _copy(
+    lake: Lake, source: Store, target: Store, run: ModelRun, progress: Callable[[int, int], None]
+) -> Copied:
     results = f"{run.prefix}{keys.RESULTS}"
     before = _state(lake, source, run)
     sizes = dict(source.list(run.prefix))

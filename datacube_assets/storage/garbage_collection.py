@@ -7,15 +7,18 @@ touched, nor anything that is not ours. How tables and manifests are written is 
 `publishing.py`.
 
 It may run beside runs: whatever is younger than a limit is left alone, and so are partitions that a run
-is at work on.
+is at work on. Before something is deleted it is looked for again, under the lease of the partition, so that
+what a run has made meanwhile stays. In a bucket where another home has published since, nothing is ours.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 from urllib.parse import unquote
 
@@ -24,6 +27,14 @@ import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import DESCRIPTOR, Lake
+from datacube_assets.storage.leases import (
+    TERM,
+    Holder,
+    LeaseHeldError,
+    OwnedBucket,
+    acquire,
+    read_lease,
+)
 from datacube_assets.storage.publishing import HEAD, MANIFESTS, manifest, manifest_entries, manifests_folder
 from datacube_assets.storage.reports import SETTLED
 from datacube_assets.storage.requests import JOINED, STARTED, names_waiting
@@ -70,11 +81,17 @@ class Orphans:
     """In the order in which it has to be deleted."""
     unfinished: bool = False
     """Whether a publication died in a way that only materializing the partition again can mend."""
+    search: Search | None = None
+    """What found it."""
 
-    def delete(self) -> None:
-        """Delete it; calling this again after it broke off deletes the rest."""
-        for store, some in itertools.groupby(self.found, key=lambda orphan: orphan.store):
-            store.delete_many([orphan.entry.key for orphan in some])
+    def delete(self) -> Sequence[Orphan]:
+        """Delete what nothing refers to yet and nobody has changed since; what that was is returned.
+
+        Calling this again after it broke off deletes the rest.
+        """
+        if self.run is None or self.search is None:
+            return _delete([orphan for orphan in self.found if orphan in _as_they_were(self.found)], {})
+        return self.search.delete(self.run, self.found)
 
 
 @dataclass(frozen=True)
@@ -94,13 +111,15 @@ class Search:
     """Whether Dagster still has a run of that id."""
     known_request: Callable[[str], bool] = lambda _: True
     """Whether Dagster still has a run of the request of that name."""
+    term: float = TERM
+    """Seconds of the leases under which is deleted."""
 
     def orphans(self) -> Iterator[Orphans]:
         """What nothing refers to, partition by partition; each is looked at when it is asked for."""
         for folder, entries in itertools.groupby(self.lake.store.entries("runs/"), key=_run_folder):
             run = _run_of(folder)
             if run is not None and not self.busy(run):
-                found = self._of_run(run, list(entries))
+                found = replace(self._of_run(run, list(entries)), search=self)
                 if found.found or found.unfinished:
                     yield found
         rest = self._reports() + self._requests()
@@ -108,6 +127,27 @@ class Search:
             rest += self._leftovers(folder)
         if rest:
             yield Orphans(None, rest)
+
+    def delete(self, run: ModelRun, found: Sequence[Orphan]) -> Sequence[Orphan]:
+        """Delete what was found of a partition, and is found again while nobody else may publish."""
+        buckets = {orphan.store.url: orphan.store for orphan in found if orphan.store != self.lake.store}
+        if not buckets:
+            own = self.bucket_of(run)
+            buckets[own.url] = own
+        me = Holder(self.lake.store.url, f"gc {uuid.uuid4().hex}", self.term)
+        with contextlib.ExitStack() as leases:
+            owned: dict[str, Store] = {}
+            try:
+                for url, bucket in buckets.items():
+                    tenure = acquire(bucket, run, me, patient=False)
+                    leases.callback(tenure.release)
+                    owned[url] = OwnedBucket(bucket, tenure)
+            except LeaseHeldError:
+                return []
+            if self.busy(run):
+                return []
+            again = self._of_run(run, list(self.lake.store.entries(f"{run.folder}/"))).found
+            return _delete([orphan for orphan in found if orphan in set(again)], owned)
 
     def _of_run(self, run: ModelRun, entries: list[Entry]) -> Orphans:
         of: dict[tuple[str, ...], list[Entry]] = {}
@@ -174,6 +214,12 @@ class Search:
         strays: list[Orphan] = []
         doubtful: set[str] = set()
         for url, bucket in buckets.items():
+            lease = read_lease(bucket, run)
+            owners = {head.get("owner") for head in heads if head["bucket"] == url}
+            if lease is not None and lease.owner and lease.owner not in owners:
+                # Another home has published there since.
+                doubtful |= named.keys()
+                continue
             recorded = self._recorded(run, url)
             entries = list(bucket.entries(run.prefix))
             leftovers = [entry for entry in entries if is_leftover(entry.key)]
@@ -245,6 +291,23 @@ class Search:
 
     def _old(self, kind: Kind, store: Store, entries: Iterable[Entry]) -> list[Orphan]:
         return [Orphan(kind, store, entry) for entry in entries if entry.modified < self.before]
+
+
+def _delete(found: Sequence[Orphan], owned: Mapping[str, Store]) -> Sequence[Orphan]:
+    for store, some in itertools.groupby(found, key=lambda orphan: orphan.store):
+        owned.get(store.url, store).delete_many([orphan.entry.key for orphan in some])
+    return found
+
+
+def _as_they_were(found: Sequence[Orphan]) -> set[Orphan]:
+    """Those that nobody has changed since."""
+    folders = {(orphan.store.url, orphan.entry.key.rpartition("/")[0]): orphan.store for orphan in found}
+    now = {
+        (url, entry.key): entry
+        for (url, folder), store in folders.items()
+        for entry in store.entries(f"{folder}/")
+    }
+    return {orphan for orphan in found if now.get((orphan.store.url, orphan.entry.key)) == orphan.entry}
 
 
 def _run_folder(entry: Entry) -> str:

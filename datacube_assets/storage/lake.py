@@ -122,6 +122,33 @@ class Lake:
             raise MissingTableError(f"the table {table.folder} has no file {prefix}*")
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables).unify_dictionaries()
 
+    def batches(self, table: LakeTable, prefix: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of files whose names start so, `ROWS_AT_ONCE` at most where there are more than that.
+
+        Raises MissingTableError.
+        """
+        files = [file for file in table.files if file.name.startswith(prefix)]
+        if sum(file.rows for file in files) <= ROWS_AT_ONCE:
+            yield self.read_all(table, prefix, columns)
+            return
+        waiting: list[pa.Table] = []
+        for file in files:
+            for group in self._row_groups(table, file.name, columns):
+                if waiting and sum(part.num_rows for part in waiting) + group.num_rows > ROWS_AT_ONCE:
+                    yield pa.concat_tables(waiting).unify_dictionaries()
+                    waiting = []
+                waiting.append(group)
+        yield pa.concat_tables(waiting).unify_dictionaries()
+
+    def _row_groups(self, table: LakeTable, name: str, columns: list[str] | None) -> Iterator[pa.Table]:
+        with (
+            self._naming_file(table, name),
+            pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
+        ):
+            for number in range(file.num_row_groups):
+                group = file.read_row_group(number, columns)
+                yield group if columns is None else group.select(columns)
+
     def read_slice(self, table: LakeTable, name: str, number: int) -> pa.Table:
         """One slice of a file that `write_slices` wrote. Raises MissingTableError."""
         with (
@@ -198,6 +225,8 @@ class Lake:
         self.store.put(key, json.dumps(document, indent=1, sort_keys=True).encode(), durably=durably)
 
 
+ROWS_AT_ONCE = 2_000_000
+"""Rows that `batches` holds. A shard of points has fewer, unless one place has more."""
 PARQUET: dict[str, Any] = {"compression": "lz4", "write_statistics": False}
 """How lake tables are written: nearly as small as with zstd, and read three times as fast."""
 

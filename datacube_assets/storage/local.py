@@ -24,19 +24,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import shown
-from datacube_assets.kernels.key_safety import LONGEST_KEY, Keys, check_keys, key_sizes
+from datacube_assets.kernels.key_safety import (
+    LONGEST_KEY,
+    LONGEST_PART,
+    Keys,
+    check_keys,
+    key_sizes,
+    longest_part,
+)
+from datacube_assets.storage import local_records
 from datacube_assets.storage.stores import (
     LISTING,
+    OWN,
     WRITING,
     Body,
     Entry,
+    Fence,
     MissingObjectError,
     StoreError,
     StoreUnavailable,
 )
 
-_LONGEST_FILE_NAME = 255
-"""Bytes."""
 _NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -160,20 +168,40 @@ class LocalStore:
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         sizes = key_sizes(keys)
-        short = sizes <= _LONGEST_FILE_NAME
+        short = sizes <= self._longest_name
         for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
             # A key may be longer than a name as long as no part of it is.
-            short[i] = max(len(part.encode()) for part in str(keys[i]).split("/")) <= _LONGEST_FILE_NAME
+            short[i] = longest_part(str(keys[i])) <= self._longest_name
         return short
 
-    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+    @cached_property
+    def _longest_name(self) -> int:
+        """Bytes of a file name that the file system takes, 255 mostly, fewer on one that encrypts names."""
+        folder = Path(self.root or "/")
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        with contextlib.suppress(OSError):
+            return min(os.pathconf(folder, "PC_NAME_MAX"), LONGEST_PART)
+        return LONGEST_PART
+
+    def put_many(
+        self, keys: Sequence[str], bodies: Iterable[Body], content_type: str, *, fence: Fence | None = None
+    ) -> None:
+        fence = fence or _always
         if len(keys) == 1:
             # Nothing is gained by haste, and results.json is alone in its batch.
-            self.put(keys[0], next(iter(bodies)))
+            body = next(iter(bodies))
+            fence()
+            self.put(keys[0], body)
             return
         check_keys(keys)
         with self._with_room(), self._no_file_is_a_folder():
-            self._put_many(keys, bodies)
+            self._put_many(keys, bodies, fence)
+
+    def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
+        # Whoever would delete what is staged waits for `changing`, so nothing has to be staged.
+        fence()
+        self.put_many([key], [body], content_type)
 
     @contextlib.contextmanager
     def _no_file_is_a_folder(self) -> Iterator[None]:
@@ -186,10 +214,11 @@ class LocalStore:
                 "keys of which one goes on where another ends. Rename them, or write to S3, which takes both"
             ) from error
 
-    def _put_many(self, keys: Sequence[str], bodies: Iterable[Body]) -> None:
+    def _put_many(self, keys: Sequence[str], bodies: Iterable[Body], fence: Fence) -> None:
         made: set[str] = set()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         for key, body in zip(keys, bodies, strict=True):
+            fence()
             path = f"{self.root}/{key}"
             folder = path[: path.rindex("/")]
             if folder not in made:
@@ -226,16 +255,31 @@ class LocalStore:
                         os.unlink(entry.path)
             self._remove_empty(folder)
 
-    def delete_many(self, keys: Sequence[str]) -> None:
+    def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
         check_keys(keys)
+        fence = fence or _always
         folders = set()
         for key in keys:
+            fence()
             path = f"{self.root}/{key}"
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.unlink(path)
             folders.add(os.path.dirname(path))
         for folder in sorted(folders, key=len, reverse=True):
             self._remove_empty(folder)
+
+    def record(self, key: str) -> tuple[bytes, str] | None:
+        return local_records.read(self._path(key))
+
+    def swap(self, key: str, body: bytes, seen: str | None, *, contested: bool = False) -> str:
+        with self._with_room():
+            return local_records.swap(self._path(key), body, seen)
+
+    def changing(self, key: str, *, alone: bool = False) -> contextlib.AbstractContextManager[bool | None]:
+        return local_records.changing(self._path(key), alone=alone)
+
+    def swaps_for_sure(self) -> bool:
+        return True
 
     def _remove_empty(self, folder: str) -> None:
         # A bucket has no empty folders, so neither has the folder in its place.
@@ -251,7 +295,7 @@ class LocalStore:
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
         for folder, folders, names in os.walk(start):
-            folders[:] = [name for name in folders if not name.startswith(WRITING)]
+            folders[:] = [name for name in folders if name != OWN and not name.startswith(WRITING)]
             for name in names:
                 if not name.startswith(WRITING):
                     path = os.path.join(folder, name)
@@ -259,19 +303,21 @@ class LocalStore:
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
-        for folder, _, names in os.walk(start):
+        for folder, folders, names in os.walk(start):
+            folders[:] = [name for name in folders if name != OWN]
             for name in names:
                 path = os.path.join(folder, name)
                 # A run beside us may have deleted it by now.
                 with contextlib.suppress(FileNotFoundError):
                     found = os.stat(path)
-                    yield Entry(path[len(self.root) + 1 :], found.st_size, found.st_mtime)
+                    tag = f"{found.st_ino}-{found.st_mtime_ns}"
+                    yield Entry(path[len(self.root) + 1 :], found.st_size, found.st_mtime, tag)
 
     def folders(self, prefix: str) -> Sequence[str]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
         try:
             with os.scandir(start) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir())
+                return sorted(entry.name for entry in entries if entry.is_dir() and entry.name != OWN)
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -286,7 +332,7 @@ class LocalStore:
             ):
                 for entry in found:
                     if entry.is_dir():
-                        folders.append(f"{folder}/{entry.name}")
+                        folders += [f"{folder}/{entry.name}"] * (entry.name != OWN)
                     else:
                         names.append(entry.name)
             files = pa.array(names, pa.string())
@@ -296,6 +342,10 @@ class LocalStore:
         key = pa.chunked_array(keys, pa.string())
         unknown = [pa.nulls(len(key), LISTING.field(name).type) for name in ("size", "checksum")]
         return pa.table([key, *unknown], schema=LISTING)
+
+
+def _always() -> None:
+    """A fence that nobody stands behind."""
 
 
 @contextlib.contextmanager

@@ -177,8 +177,11 @@ def normalize_parts(lake: Lake, run: ModelRun, raw: LakeTable, shard_rows: int, 
     regions = merge_values([one.regions for one in done])
     features = tuple(regions["feature"].cast(pa.string()).unique().to_pylist())
     files.append(lake.write_file(folder, REGIONS, regions))
-    files.append(lake.write_file(folder, QUALIFIER_VALUES, merge_values([one.values for one in done])))
-    info = RunInfo(request, what, report, features)
+    values = merge_values([one.values for one in done])
+    files.append(lake.write_file(folder, QUALIFIER_VALUES, values))
+    names = [*regions.columns, *values.select(["qualifier", "value"]).columns]
+    may_share = any(keys.may_share(column.unique().cast(pa.string())) for column in names)
+    info = RunInfo(request, what, report, features, may_share)
     return LakeTable(folder, raw.version, tuple(files), info.to_json())
 
 

@@ -6,6 +6,9 @@ there, stale objects are written down, deleted, and the new fragments become the
 manifest names are the traces of an attempt that died: their objects are never trusted, so a re-run writes
 or deletes each of them.
 
+Whether manifests may be believed at all is a matter of the lease (`leases.py`, `ownership.py`): they say what
+is in the bucket as long as nobody else has published there.
+
 `results.json` says that a datacube is complete. It is withdrawn before the first object of another
 version is published, and written by `complete` only when every asset stands at the same version.
 """
@@ -29,6 +32,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON, Objects
 from datacube_assets.storage.lake import PARQUET, Lake, file_name
+from datacube_assets.storage.leases import OwnedBucket
 from datacube_assets.storage.stores import MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
@@ -37,6 +41,7 @@ MANIFESTS = "manifests"
 HEAD = "manifest.json"
 """Name of the document that makes a manifest of fragments."""
 _STALE = "stale.parquet"
+_LISTED = 10
 _READERS = 16
 """Fragments of a manifest fetched at the same time."""
 
@@ -52,6 +57,8 @@ class Published:
     deleted: int = 0
     left_out: int = 0
     """Objects that would stop the reader, whose key is too long for the store, or that share a key."""
+    shared: tuple[str, ...] = ()
+    """The first of the keys that several objects would have."""
 
     def __add__(self, other: Published) -> Published:
         return Published(
@@ -60,6 +67,7 @@ class Published:
             self.put + other.put,
             self.deleted + other.deleted,
             self.left_out + other.left_out,
+            (self.shared + other.shared)[:_LISTED],
         )
 
 
@@ -88,6 +96,8 @@ class Publication:
     abandoned: tuple[str, ...] = field(default=())
     """Keys in the lake of fragments of attempts that died."""
     anew: bool = False
+    may_share: bool = True
+    """Whether two objects may have one key (`keys.may_share`)."""
     began: float = field(default_factory=time.time)
     """Seconds UTC."""
 
@@ -106,16 +116,18 @@ class Publication:
         attempt: str,
         *,
         anew: bool = False,
+        may_share: bool = True,
     ) -> Publication:
         """Start publishing; withdraws results.json when it belongs to another version.
 
-        `anew` writes every object, also those that the manifest says are there.
+        `anew` writes every object, also those that the manifest says are there. Without `may_share` nobody
+        looks for keys that are made twice.
         """
         withdraw_results(lake, bucket, run, unless=version)
         folder = f"{manifests_folder(run)}/{asset}"
         head = lake.read_document(f"{folder}/{HEAD}")
         previous = None
-        if head is not None and head["bucket"] == bucket.url:
+        if head is not None and is_ours(head, bucket):
             previous = _Fragments(f"{folder}/{head['attempt']}", head["fragments"])
         known = (
             {f"{previous.folder}/{name}" for names in previous.names.values() for name in names}
@@ -124,7 +136,8 @@ class Publication:
         )
         listed = {key for key, _ in lake.store.list(f"{folder}/") if not key.endswith(f"/{HEAD}")}
         # A fragment of this attempt's own name is of no earlier one: a retry begins with a new name.
-        return cls(lake, bucket, run, asset, version, attempt, previous, tuple(sorted(listed - known)), anew)
+        abandoned = tuple(sorted(listed - known))
+        return cls(lake, bucket, run, asset, version, attempt, previous, abandoned, anew, may_share)
 
     def publish(self, work: str, batches: Iterable[Objects]) -> tuple[Published, list[str]]:
         """Publish the objects of one piece of work; returns what was done and the fragments' names.
@@ -152,6 +165,8 @@ class Publication:
         """Delete stale objects, and what attempts that died left half written; then make the new fragments
         the manifest. Call once, after all pieces.
         """
+        if self.may_share:
+            published += self._without_shared(fragments)
         stale = self._stale(fragments)
         if stale:
             # Written down first: should this attempt die, the old manifest must not be believed about them.
@@ -161,23 +176,52 @@ class Publication:
         for fragment in self.abandoned:
             doubtful = self._keys_if_there(fragment)["key"].to_pylist()
             self.bucket.sweep(doubtful, self.began)
+        if isinstance(self.bucket, OwnedBucket):
+            self.bucket.tenure.check()
         self.lake.write_document(
             f"{self.folder}/{HEAD}",
             {
                 "version": self.version,
-                "bucket": self.bucket.url,
+                **ownership(self.bucket),
                 "attempt": self.attempt,
                 "fragments": fragments,
                 "objects": published.objects,
                 "bytes": published.bytes,
                 "left_out": published.left_out,
+                "shared": list(published.shared),
             },
         )
         current = {f"{self.folder}/{self.attempt}/{name}" for names in fragments.values() for name in names}
         current.add(f"{self.folder}/{HEAD}")
         old = [key for key, _ in self.lake.store.list(f"{self.folder}/") if key not in current]
+        if isinstance(self.bucket, OwnedBucket):
+            # Somebody who took the lease by now has traces here of its own.
+            self.bucket.tenure.check()
         self.lake.store.delete_many(old)
         return published
+
+    def _without_shared(self, fragments: Mapping[str, Sequence[str]]) -> Published:
+        """Take back the objects of keys that were made more than once; returns what that changes.
+
+        Names with `/` can make one key of two: `a/b` in `c`, and `a` in `b/c`. Whoever asks for it may mean
+        either, so neither is published.
+        """
+        names = [name for some in fragments.values() for name in some]
+        tables = [self._read(f"{self.folder}/{self.attempt}/{name}") for name in names]
+        shared = made_twice(pa.concat_tables([_SCHEMA.empty_table(), *tables])["key"])
+        if not len(shared):
+            return Published()
+        keys_ = shared.to_pylist()
+        self.bucket.delete_many(keys_)
+        taken, size = 0, 0
+        for name, table in zip(names, tables, strict=True):
+            there = pc.is_in(table["key"], shared)
+            if pc.any(there).as_py():
+                gone = table.filter(there)
+                taken, size = taken + gone.num_rows, size + pc.sum(gone["size"]).as_py()
+                self._put_fragment(name, table.filter(pc.invert(there)))
+        listed = tuple(key.removeprefix(self.run.prefix) for key in keys_[:_LISTED])
+        return Published(-taken, -size, -taken, left_out=taken, shared=listed)
 
     def _put_fragment(self, name: str, entries: pa.Table) -> None:
         self.lake.store.put(f"{self.folder}/{self.attempt}/{name}", _to_parquet(entries))
@@ -236,16 +280,31 @@ def manifest(lake: Lake, run: ModelRun, asset: str) -> dict[str, Any] | None:
     return lake.read_document(f"{manifests_folder(run)}/{asset}/{HEAD}")
 
 
+def ownership(bucket: Store) -> dict[str, Any]:
+    """What a manifest says of the bucket that its objects are in, and of who owns the datacube there."""
+    if not isinstance(bucket, OwnedBucket):
+        return {"bucket": bucket.url}
+    return {"bucket": bucket.url, "owner": bucket.owner, "number": bucket.number}
+
+
+def is_ours(head: Mapping[str, Any], bucket: Store) -> bool:
+    """Whether a manifest is about what is in the bucket: nobody else has published there since."""
+    if head["bucket"] != bucket.url:
+        return False
+    return not isinstance(bucket, OwnedBucket) or head.get("owner") == bucket.owner
+
+
 def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str) -> Published | None:
     """What an asset has published from this version, if nothing was begun since; else None."""
     head = manifest(lake, run, asset)
-    if head is None or head["version"] != version or head["bucket"] != bucket.url:
+    if head is None or head["version"] != version or not is_ours(head, bucket):
         return None
     folder = f"{manifests_folder(run)}/{asset}"
     known = fragments(run, asset, head)
     if {key for key, _ in lake.store.list(f"{folder}/")} != {*known, f"{folder}/{HEAD}"}:
         return None
-    return Published(head["objects"], head["bytes"], left_out=head["left_out"])
+    shared = tuple(head.get("shared", ()))
+    return Published(head["objects"], head["bytes"], left_out=head["left_out"], shared=shared)
 
 
 def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
@@ -260,20 +319,21 @@ def fragments(run: ModelRun, asset: str, head: Mapping[str, Any]) -> list[str]:
     return [f"{folder}/{name}" for names in head["fragments"].values() for name in names]
 
 
-def fragment_entries(lake: Lake, fragments: Sequence[str]) -> pa.Table:
-    """Key, size in bytes and checksum of the objects of some fragments."""
+def fragment_entries(lake: Lake, fragments: Sequence[str], columns: Sequence[str] = ()) -> pa.Table:
+    """Key, size in bytes and checksum of the objects of some fragments, or only some `columns` of it."""
     if fragments and lake.store.local_path(fragments[0]) is None:
         with ThreadPoolExecutor(_READERS, "manifest") as readers:
             tables = list(readers.map(partial(_read, lake), fragments))
     else:
         tables = [_read(lake, fragment) for fragment in fragments]
-    return pa.concat_tables([_SCHEMA.empty_table(), *tables])
+    names = list(columns) or _SCHEMA.names
+    return pa.concat_tables([table.select(names) for table in (_SCHEMA.empty_table(), *tables)])
 
 
 def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -> bool:
     """Delete results.json if it belongs to another version: the datacube is about to become a mixture."""
     head = manifest(lake, run, RESULTS_ASSET)
-    if head is not None and head["version"] == unless and head["bucket"] == bucket.url:
+    if head is not None and head["version"] == unless and is_ours(head, bucket):
         return False
     # The record goes first: were it left without its object, the object would never be written again.
     lake.store.delete_many([f"{manifests_folder(run)}/{RESULTS_ASSET}/{HEAD}"])
@@ -303,7 +363,7 @@ def complete(
     """
     _check_complete(lake, bucket, run, version, assets)
     publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt, anew=anew)
-    published, fragments = publication.publish("results", [Objects.of({keys.RESULTS: body}, JSON)])
+    published, fragments = publication.publish("results", [Objects.of([(keys.RESULTS, body)], JSON)])
     published = publication.finish(published, {"results": fragments})
     try:
         # Another run may have begun with another input meanwhile.
@@ -317,7 +377,7 @@ def complete(
 def _check_complete(lake: Lake, bucket: Store, run: ModelRun, version: str, assets: Sequence[str]) -> None:
     for asset in assets:
         head = manifest(lake, run, asset)
-        if head is None or head["version"] != version or head["bucket"] != bucket.url:
+        if head is None or head["version"] != version or not is_ours(head, bucket):
             state = "is not published yet" if head is None else "is published from another input"
             raise IncompleteDatacubeError(
                 f"{run} is not complete: {asset} {state}. Materialize {asset}, or all assets of the partition"
@@ -330,15 +390,14 @@ _SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa
 def described(
     objects: Objects, bucket: Store, run: ModelRun
 ) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.bool_]]]:
-    """What a manifest says of objects (key, size in bytes, checksum), and which of them are published."""
+    """What a manifest says of objects (key, size in bytes, checksum), and which the store takes."""
     # MD5 tells changes, not forgeries; it is also what S3 answers as the tag of an object.
     checksums = [hashlib.md5(body, usedforsecurity=False).digest() for body in objects.bodies()]
     keys_ = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
     fragment = pa.table(
         [keys_, pa.array(objects.sizes(), pa.int64()), pa.array(checksums, pa.binary(16))], schema=_SCHEMA
     )
-    made = fragment["key"].combine_chunks()
-    return fragment, bucket.storable(made) & _unambiguous(made)
+    return fragment, bucket.storable(fragment["key"].combine_chunks())
 
 
 def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -351,17 +410,13 @@ def _changed(fragment: pa.Table, trusted: pa.Table | None) -> np.ndarray[Any, np
     return ~unchanged
 
 
-def _unambiguous(made: pa.Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which keys are made once. Names with `/` can make the same key twice: `a/b` in `c`, and `a` in `b/c`.
-
-    Whoever asks for such a key may mean either, so neither is published.
-    """
-    encoded = made.dictionary_encode()
-    if len(encoded.dictionary) == len(made):
-        return np.ones(len(made), np.bool_)
-    codes = encoded.indices.to_numpy()
-    once: np.ndarray[Any, np.dtype[np.bool_]] = (np.bincount(codes) == 1)[codes]
-    return once
+def made_twice(made: pa.ChunkedArray) -> pa.Array:
+    """The keys that occur more than once, sorted."""
+    if pc.count_distinct(made).as_py() == len(made):
+        return pa.array([], pa.string())
+    counted = pc.value_counts(made.combine_chunks())
+    shared = counted.field("values").filter(pc.greater(counted.field("counts"), 1))
+    return shared.take(pc.sort_indices(shared))
 
 
 def _read(lake: Lake, key: str) -> pa.Table:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from datacube_assets.dojo.request import digest
-from datacube_assets.http_client.redaction import redacted
+from datacube_assets.redaction import redacted
 from datacube_assets.storage.lake import DamagedError, Lake
 
 Kind = Literal["queue-runtime", "processing-succeeded", "processing-failed"]

@@ -32,6 +32,8 @@ class RunInfo:
     report: Report
     features: tuple[str, ...]
     """Features that have points, sorted."""
+    may_share: bool = True
+    """Whether two objects may have one key (`keys.may_share`)."""
 
     @classmethod
     def of(cls, table: LakeTable) -> RunInfo:
@@ -42,6 +44,7 @@ class RunInfo:
             _PLAN.validate_python(info["plan"]),
             _REPORT.validate_python(info["report"]),
             tuple(info["features"]),
+            info.get("may_share", True),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -53,6 +56,7 @@ class RunInfo:
             "plan": {**plan, **sets},
             "report": _REPORT.dump_python(self.report, mode="json"),
             "features": list(self.features),
+            "may_share": self.may_share,
         }
 
     @property

@@ -12,8 +12,9 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
@@ -22,12 +23,29 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datacube_assets.kernels.key_safety import LONGEST_KEY, Keys, check_keys, key_sizes
+from datacube_assets.kernels.key_safety import (
+    LONGEST_KEY,
+    LONGEST_PART,
+    Keys,
+    check_keys,
+    key_sizes,
+    longest_part,
+)
 from datacube_assets.settings import aws_environment
+from datacube_assets.storage import s3_records
 from datacube_assets.storage.s3_client import s3_client
+from datacube_assets.storage.s3_control import ControlKeys, Listed, has_control
 from datacube_assets.storage.s3_errors import BrokenAnswer, explained
 from datacube_assets.storage.s3_retries import MAX_CONCURRENCY, again, throttle
-from datacube_assets.storage.stores import LISTING, Body, Entry, MissingObjectError, StoreError
+from datacube_assets.storage.stores import (
+    LISTING,
+    Body,
+    Entry,
+    Fence,
+    MissingObjectError,
+    StoreError,
+    is_own,
+)
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -43,6 +61,11 @@ _READ_WHOLE, _READ_AHEAD = 16_000_000, 4_000_000
 """Bytes up to which an object is read at once, and how many of a larger one."""
 _DELETED_AT_ONCE = 1000
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
+_UNLISTED = ("invalid path", "Got invalid list response")
+"""What the client says of a listing in which a key has control characters."""
+_REPLACED = "\ufffd"
+"""What some servers write in a listing for a character that XML does not have."""
+_TOO_LONG = ("KeyTooLong", "InvalidObjectName", "File name too long", "name too long")
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,10 @@ class S3:
 
     def _open(self, kind: str = "single") -> S3Store:
         return s3_client(self.bucket, self.prefix, self.endpoint, kind, aws_environment())
+
+    @property
+    def _control(self) -> ControlKeys:
+        return ControlKeys(self.bucket, self.prefix, self.endpoint)
 
     def local_path(self, key: str) -> Path | None:
         return None
@@ -96,12 +123,17 @@ class S3:
 
         def get() -> bytes:
             with explained(self, "read", key):
+                if has_control(key):
+                    return self._control.get(key)
                 return bytes(obstore.get(self._open(), key).bytes())
 
         return again(get)
 
     def open(self, key: str) -> str | BinaryIO:
         import obstore
+
+        if has_control(key):
+            return io.BytesIO(self.get(key))
 
         def opened() -> BinaryIO:
             with explained(self, "read", key):
@@ -131,6 +163,9 @@ class S3:
     def tail(self, key: str, size: int) -> bytes:
         import obstore
 
+        if has_control(key):
+            return self.get(key)[-size:]
+
         def tail() -> bytes:
             with explained(self, "read", key):
                 return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
@@ -142,6 +177,8 @@ class S3:
 
         check_keys([key])
         with explained(self, "write", key):
+            if has_control(key):
+                return self._control.put(key, bytes(body), _content_type(key))
             obstore.put(self._open(), key, _plain(body), attributes={"Content-Type": _content_type(key)})
 
     def put_file(self, key: str, path: Path) -> None:
@@ -149,41 +186,83 @@ class S3:
 
         check_keys([key])
         with explained(self, "write", key):
+            if has_control(key):
+                return self._control.put(key, path.read_bytes(), _content_type(key))
             obstore.put(self._open(), key, path, attributes={"Content-Type": _content_type(key)})
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        prefix = len(self.prefix.encode()) + 1
-        return key_sizes(keys) + prefix <= LONGEST_KEY
+        sizes = key_sizes(keys)
+        short = sizes + len(self.prefix.encode()) + 1 <= LONGEST_KEY
+        for i in np.flatnonzero(short & (sizes > LONGEST_PART)).tolist():
+            if longest_part(str(keys[i])) > LONGEST_PART:
+                short[i] = _takes_long_parts(self)
+        return short
 
-    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+    def put_many(
+        self, keys: Sequence[str], bodies: Iterable[Body], content_type: str, *, fence: Fence | None = None
+    ) -> None:
         import obstore
 
         check_keys(keys)
         store, attributes = self._open("batch"), {"Content-Type": content_type}
 
         def put(item: tuple[str, Body]) -> None:
+            if fence is not None:
+                fence()
             with explained(self, "write", item[0]):
+                if has_control(item[0]):
+                    return self._control.put(item[0], bytes(item[1]), content_type)
                 obstore.put(store, item[0], _plain(item[1]), attributes=attributes)
 
         self._each(zip(keys, bodies, strict=True), put, len(keys))
 
+    def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
+        import obstore
+
+        self.put_many([staged], [body], content_type, fence=fence)
+        fence()
+        # The server copies only what is staged yet, however late it hears of this.
+        with explained(self, "write", key):
+            obstore.copy(self._open(), staged, key)
+        self.delete_many([staged])
+
+    def record(self, key: str) -> tuple[bytes, str] | None:
+        return s3_records.read(self, self._open(), key)
+
+    def swap(self, key: str, body: bytes, seen: str | None, *, contested: bool = False) -> str:
+        return s3_records.swap(self, self._open(), key, body, seen, contested=contested)
+
+    def changing(self, key: str, *, alone: bool = False) -> AbstractContextManager[bool | None]:
+        # Nothing keeps a server from doing what it was asked before.
+        return nullcontext(False)
+
+    def swaps_for_sure(self) -> bool:
+        return s3_records.conditional(self, self._open())
+
     def sweep(self, keys: Sequence[str], before: float) -> None:
         """Nothing: an object is there whole or not at all."""
 
-    def delete_many(self, keys: Sequence[str]) -> None:
+    def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
         import obstore
 
         check_keys(keys)
         store = self._open("batch")
 
         def delete(some: tuple[str, ...]) -> None:
+            if fence is not None:
+                fence()
             try:
                 with explained(self, "delete", some[0]):
+                    if has_control(some[0]):
+                        return self._control.delete(some[0])
                     obstore.delete(store, list(some))
             except MissingObjectError:
                 pass  # S3 itself passes over what is not there; a server may not.
 
-        self._each(_batched(keys, _DELETED_AT_ONCE), delete, -(-len(keys) // _DELETED_AT_ONCE))
+        alone = [(key,) for key in keys if has_control(key)]
+        plain = [key for key in keys if not has_control(key)] if alone else keys
+        batches = [*_batched(plain, _DELETED_AT_ONCE), *alone]
+        self._each(iter(batches), delete, len(batches))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for item in self._listed(prefix):
@@ -196,7 +275,7 @@ class S3:
             with explained(self, "list"):
                 return obstore.list_with_delimiter(self._open(), prefix or None)["common_prefixes"]
 
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in again(found))
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in again(found) if not is_own(f"{path}/"))
 
     def listing(self, prefix: str) -> pa.Table:
         items = self._listed(prefix)
@@ -205,15 +284,26 @@ class S3:
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         for item in self._listed(prefix):
-            yield Entry(item["path"], item["size"], item["last_modified"].timestamp())
+            modified = item["last_modified"].timestamp()
+            yield Entry(item["path"], item["size"], modified, item["e_tag"] or "")
 
-    def _listed(self, prefix: str) -> Sequence[ObjectMeta]:
+    def _listed(self, prefix: str) -> Sequence[ObjectMeta | Listed]:
         import obstore
+        from obstore.exceptions import BaseError
 
-        def listed() -> Sequence[ObjectMeta]:
+        def listed() -> Sequence[ObjectMeta | Listed]:
             with explained(self, "list"):
-                pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
-                return [item for page in pages for item in page]
+                try:
+                    pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
+                    found: list[ObjectMeta | Listed] = [
+                        item for page in pages for item in page if not is_own(item["path"])
+                    ]
+                    if not any(_REPLACED in item["path"] for item in found):
+                        return found
+                except BaseError as error:
+                    if not any(words in str(error) for words in _UNLISTED):
+                        raise
+                return [item for item in self._control.list(prefix) if not is_own(item["path"])]
 
         return again(listed)
 
@@ -237,6 +327,31 @@ class S3:
                     done.result()
             finally:
                 stop.set()
+
+
+@lru_cache(maxsize=32)
+def _takes_long_parts(store: S3) -> bool:
+    """Whether the server takes keys with a part longer than the name of a file.
+
+    AWS does; servers that keep objects as files mostly do not, and nothing but trying tells. Some say so, one
+    calls it an error of its own, and one said it had taken the object and had not.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    probe, key = store._open("probe"), f"{PROBE_KEY}/{'n' * (LONGEST_PART + 1)}"
+    with explained(store, "write", PROBE_KEY):
+        try:
+            obstore.put(probe, key, b"")
+            obstore.head(probe, key)
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            if any(words in str(error) for words in _TOO_LONG):
+                return False
+            raise
+        obstore.delete(probe, [key])
+    return True
 
 
 class _Ranges(io.RawIOBase):

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from datacube_assets.http_client import UNTRUSTED, failure
+from datacube_assets.storage.s3_control import RefusedError
 from datacube_assets.storage.stores import MissingObjectError, StoreError, StoreUnavailable
 
 CREDENTIALS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
@@ -78,7 +79,7 @@ def explained(store: Addressed, doing: str, key: str = "", *, setting: str = "")
 
     try:
         yield
-    except (BaseError, FileNotFoundError) as error:
+    except (BaseError, FileNotFoundError, RefusedError) as error:
         # The original goes on for pages, with a server's whole answer in it.
         raise _failure(store, error, doing, key, setting) from None
 

@@ -6,7 +6,8 @@ The protocol, its errors and its listings belong here. Folders are in `local.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -22,12 +23,21 @@ Body = bytes | memoryview
 
 WRITING = ".writing-"
 """How the names of files in the making begin."""
+OWN = ".datacube~"
+"""Folder, wherever it is, of what a store keeps for itself: its records. It is in no listing. No folder of
+the lake can be called so, and in a bucket it stands where only `raw`, `results` and the like do."""
+Fence = Callable[[], None]
+"""Called right before each change of a batch; raises where the change may not be made."""
 LISTING = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
 """A listing: size in bytes and MD5 are null where only reading the object would tell."""
 
 
 class MissingObjectError(KeyError):
     """There is no object of this key."""
+
+
+class ChangedRecordError(RuntimeError):
+    """A record is not, or no longer, as it was seen."""
 
 
 class StoreError(RuntimeError):
@@ -46,11 +56,18 @@ class Entry:
     bytes: int
     modified: float
     """Seconds UTC of the last change."""
+    tag: str = ""
+    """What else tells it from what is written under its key later."""
 
 
 def is_leftover(key: str) -> bool:
     """Whether a key is what a write that broke off has left: the part of a file that was to be moved."""
     return f"/{WRITING}" in f"/{key}"
+
+
+def is_own(key: str) -> bool:
+    """Whether a key is of what the store keeps for itself."""
+    return f"/{OWN}/" in f"/{key}"
 
 
 class Store(Protocol):
@@ -78,8 +95,16 @@ class Store(Protocol):
     def put(self, key: str, body: Body, *, durably: bool = False) -> None:
         """Write one object; it appears whole or not at all. Written durably, it outlives a power cut."""
 
-    def put_many(self, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+    def put_many(
+        self, keys: Sequence[str], bodies: Iterable[Body], content_type: str, *, fence: Fence | None = None
+    ) -> None:
         """Write many objects; a crash may leave some unwritten, and of those that are new one in part."""
+
+    def put_staged(self, key: str, staged: str, body: Body, content_type: str, fence: Fence) -> None:
+        """Write one object that whoever deletes `staged` in time keeps from appearing.
+
+        The fence is called when all is ready. Raises MissingObjectError where `staged` was deleted.
+        """
 
     def put_file(self, key: str, path: Path) -> None:
         """Write one object from a local file, which may be moved away."""
@@ -87,8 +112,28 @@ class Store(Protocol):
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which keys are short enough for the store."""
 
-    def delete_many(self, keys: Sequence[str]) -> None:
+    def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
         """Delete objects; those that are not there are passed over."""
+
+    def record(self, key: str) -> tuple[bytes, str] | None:
+        """A small record and what tells its state from others, None when there is none."""
+
+    def swap(self, key: str, body: bytes, seen: str | None, *, contested: bool = False) -> str:
+        """Write a record that is as it was seen (None: not there); what tells the new state is returned.
+
+        Of several who have seen the same, one succeeds; `contested` says that there may be several. Bodies
+        must never be the same twice, and have 1,000 bytes at most. Raises ChangedRecordError.
+        """
+
+    def changing(self, key: str, *, alone: bool = False) -> AbstractContextManager[bool | None]:
+        """A time in which the owner of a record changes objects; one that is taken `alone` overlaps no other.
+
+        Gives True where the store sees to that, None where it does and others are at it, False where it
+        cannot.
+        """
+
+    def swaps_for_sure(self) -> bool:
+        """Whether the store itself compares before it writes a record; else swapping takes time."""
 
     def sweep(self, keys: Sequence[str], before: float) -> None:
         """Remove what writes that broke off left beside these keys, begun before a time (seconds UTC)."""

@@ -56,13 +56,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.listening import NamedHosts, listen
-from datacube_assets.http_client.redaction import redacted
 from datacube_assets.kernels.decode import UnreadableObjectError
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.key_safety import UnsafeKeyError
 from datacube_assets.kernels.morton import BINS_PER_TILE
 from datacube_assets.kernels.schema import region_levels
 from datacube_assets.read import NoDataError, PublishedDatacube
+from datacube_assets.redaction import redacted
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store

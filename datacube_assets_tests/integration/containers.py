@@ -242,7 +242,7 @@ class Containers:
 
     def up(self, seconds: float = 900) -> None:
         """Everything in the order of Compose, until all health checks pass."""
-        self.compose("up", "--no-start", "--no-build")
+        self.compose("up", "--no-start", "--no-build", "--scale", "dask-worker=2")
         services = yaml.safe_load((COMPOSE / "compose.yaml").read_text())["services"]
         started: set[str] = set()
         healthy: set[str] = set()
@@ -297,12 +297,12 @@ class Containers:
             check=False,
         )
 
-    def logs(self, name: str) -> str:
+    def logs(self, name: str, lines: int = 40) -> str:
         found = self.containers().get(name)
         if found is None:
             return f"there is no container of {name}"
         done = subprocess.run(
-            ["podman", "logs", "--tail", "40", found["Id"]],
+            ["podman", "logs", "--tail", str(lines), found["Id"]],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -28,6 +28,7 @@ from datacube_assets.storage.s3 import S3
 from datacube_assets.storage.stores import Body, Store
 
 POINTS: dict[str, str] = {
+    "lease taken": r"after swap .*/\.datacube~/lease",
     "request resolved": r"after put .*/dojo_request/request\.json",
     "raw part fetched": r"after put_file .*/raw_dojo_output/.*",
     "shard written": r"after put_file .*/normalized_points/.*",
@@ -41,11 +42,11 @@ POINTS: dict[str, str] = {
     "some objects published": r"after put_many .*",
     "all objects published": r"before put .*/manifests/.*/manifest\.json",
     "stale ones written down": r"after put .*/manifests/.*/stale\.parquet",
-    "stale ones deleted": r"after delete_many (?!.*(/results/|/manifests/|runs/)).*",
+    "stale ones deleted": r"after delete_many (?!.*(/results/|/manifests/|runs/|/\.datacube~/)).*",
     "manifest written": r"after put .*/manifests/(?!pipeline_results).*/manifest\.json",
     "traces of attempts deleted": r"after delete_many .*/manifests/(?!pipeline_results/manifest).*",
-    "results.json about to be written": r"before put_many .*/results/results\.json",
-    "results.json written": r"after put_many .*/results/results\.json",
+    "results.json about to be written": r"before put_staged .*/results/results\.json",
+    "results.json written": r"after put_staged .*/results/results\.json",
     "run finished": r"after put .*/manifests/pipeline_results/manifest\.json",
     "outcome about to be written down": r"before put reports/waiting/.*\.1\.json",
     "outcome written down": r"after put reports/waiting/.*\.1\.json",
@@ -68,12 +69,12 @@ def names(moment: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def watching(passed: Passed) -> Iterator[None]:
-    """Tell of every moment around a change to a store that this process makes, one at a time."""
+def watching(passed: Passed, *, one_at_a_time: bool = True) -> Iterator[None]:
+    """Tell of every moment around a change to a store that this process makes."""
     lock = threading.RLock()
 
     def tell(moment: str) -> None:
-        with lock:
+        with lock if one_at_a_time else contextlib.nullcontext():
             passed(moment)
 
     with contextlib.ExitStack() as patches:
@@ -83,19 +84,22 @@ def watching(passed: Passed) -> Iterator[None]:
         yield
 
 
-def _watched(kind: type[Any], tell: Passed) -> dict[str, Callable[..., None]]:
+def _watched(kind: type[Any], tell: Passed) -> dict[str, Callable[..., Any]]:
     """The methods of a store that change something, telling before and after."""
-    put, put_file, put_many, delete_many = kind.put, kind.put_file, kind.put_many, kind.delete_many
+    put_many, delete_many = kind.put_many, kind.delete_many
 
-    def one(name: str, method: Callable[..., None]) -> Callable[..., None]:
-        def told(store: Store, key: str, *arguments: Any, **options: Any) -> None:
+    def one(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def told(store: Store, key: str, *arguments: Any, **options: Any) -> Any:
             tell(f"before {name} {key}")
-            method(store, key, *arguments, **options)
+            done = method(store, key, *arguments, **options)
             tell(f"after {name} {key}")
+            return done
 
         return told
 
-    def many(store: Store, keys: Sequence[str], bodies: Iterable[Body], content_type: str) -> None:
+    def many(
+        store: Store, keys: Sequence[str], bodies: Iterable[Body], content_type: str, **options: Any
+    ) -> None:
         sent: list[str] = []
 
         def each() -> Iterator[Body]:
@@ -114,18 +118,19 @@ def _watched(kind: type[Any], tell: Passed) -> dict[str, Callable[..., None]]:
                 sent.append(key)
                 yield body
 
-        put_many(store, keys, each(), content_type)
+        put_many(store, keys, each(), content_type, **options)
         if sent:
             tell(f"after put_many {sent[-1]}")
 
-    def gone(store: Store, keys: Sequence[str]) -> None:
+    def gone(store: Store, keys: Sequence[str], **options: Any) -> None:
         for key in keys[:1]:
             tell(f"before delete_many {key}")
-        delete_many(store, keys)
+        delete_many(store, keys, **options)
         for key in keys[:1]:
             tell(f"after delete_many {key}")
 
-    return {"put": one("put", put), "put_file": one("put_file", put_file)} | {
+    single = ("put", "put_file", "put_staged", "swap")
+    return {name: one(name, getattr(kind, name)) for name in single} | {
         "put_many": many,
         "delete_many": gone,
     }
@@ -134,17 +139,12 @@ def _watched(kind: type[Any], tell: Passed) -> dict[str, Callable[..., None]]:
 # --- dying -----------------------------------------------------------------------------------------
 
 
-def die() -> None:
-    """End this process as a power failure would."""
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def dying_at(chosen: Callable[[str], bool]) -> Passed:
-    """Die at the first moment that is chosen."""
+    """Die at the first moment that is chosen, as in a power failure, or get another signal there."""
 
     def passed(moment: str) -> None:
         if chosen(moment):
-            die()
+            os.kill(os.getpid(), getattr(chosen, "sent", signal.SIGKILL))
 
     return passed
 
@@ -155,24 +155,26 @@ class Nth:
 
     n: int
     name: str = ""
+    sent: signal.Signals = signal.SIGKILL
+    """What happens there: death, or (SIGSTOP) sleep."""
 
     def __call__(self, moment: str) -> bool:
         self.n -= not self.name or self.name in names(moment)
         return self.n == 0
 
 
-_FORKS = multiprocessing.get_context("forkserver")
+FORKS = multiprocessing.get_context("forkserver")
 """A process that has imported everything once: its children start in no time, and with no threads."""
 _LONGEST = 240.0
 """Seconds after which a command is given up."""
-_FORKS.set_forkserver_preload(["datacube_assets_tests.integration.crashing"])
+FORKS.set_forkserver_preload(["datacube_assets_tests.integration.crashing"])
 
 
 def start(
     arguments: Sequence[str], environment: Mapping[str, str], fate: Nth | None = None
 ) -> ForkServerProcess:
     """Start the `datacube` command in a process of its own."""
-    process = _FORKS.Process(target=_command, args=(list(arguments), dict(environment), fate))
+    process = FORKS.Process(target=_command, args=(list(arguments), dict(environment), fate))
     process.start()
     return process
 

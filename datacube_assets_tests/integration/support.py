@@ -31,6 +31,7 @@ from datacube_assets.operations.publish import Outcome, process
 from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
+from datacube_assets_tests.reader_model import ask_for_everything
 
 JANUARY, FEBRUARY = 1_577_836_800_000, 1_580_515_200_000  # 2020
 DAY = 86_400_000
@@ -194,6 +195,8 @@ class Datacube:
                 check_object(key, body)
             except (AssertionError, ValueError, csv.Error) as error:
                 raise AssertionError(f"{key}: {error}\n{body[:500]!r}") from error
+        unasked = ask_for_everything(self.objects, most_tiles=100)
+        assert all("%" in key or ".tile" in key or "/__" in key for key in unasked), unasked
 
 
 def checksums(folder: Path) -> dict[str, str]:

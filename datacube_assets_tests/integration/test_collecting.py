@@ -21,7 +21,9 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.encode import CSV, Objects
 from datacube_assets.storage.garbage_collection import TABLES, Orphans, Search
 from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.leases import Holder, acquire
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.ownership import settled
 from datacube_assets.storage.publishing import Publication, complete, manifests_folder, standing
 from datacube_assets.storage.stores import Store
 
@@ -183,6 +185,60 @@ def test_objects_that_others_published_into_a_bucket_of_ours_are_not_strays(plac
     folder = place.lake.table_folder(other, "grid_cells", "one")
     place.lake.commit(other, "grid_cells", LakeTable(folder, "one", ()))
     assert place.found() == []
+
+
+def test_what_a_run_makes_between_look_and_deletion_stays(place: Place) -> None:
+    before = place.everything()
+    place.table("two", die=True)
+    place.publish("a.csv", "b.csv", "stray.csv", die=True)
+    place.bucket.put(f"{RUN.prefix}older stray.csv", b"x")
+    found = place.found()
+    assert len(found) == 1
+    # A run begins exactly now, makes good what died, and is through before the deletion.
+    place.table("two")
+    place.publish("a.csv", "b.csv", "stray.csv")
+    place.complete()
+    after = place.everything()
+    assert {orphan.entry.key for orphan in found[0].delete()} == {f"{RUN.prefix}older stray.csv"}
+    assert place.everything() == after - {f"{RUN.prefix}older stray.csv"}
+    assert f"{RUN.prefix}stray.csv" in place.everything() - before
+
+
+def test_nothing_is_deleted_while_somebody_publishes(place: Place) -> None:
+    place.publish("stray.csv", die=True)
+    (found,) = place.found()
+    tenure = acquire(place.bucket, RUN, Holder("home", "a run"))
+    before = place.everything()
+    assert found.delete() == []
+    assert place.everything() == before
+    tenure.release()
+    assert found.delete()
+    assert place.everything() < before
+
+
+def test_a_document_that_is_written_again_between_look_and_deletion_stays(place: Place) -> None:
+    for name in ("gone", "told"):
+        place.lake.write_document(f"reports/settled/{name}.1.json", {})
+    (found,) = place.found(known_run=lambda _: False)
+    place.lake.write_document("reports/settled/told.1.json", {"again": True})
+    assert [orphan.entry.key for orphan in found.delete()] == ["reports/settled/gone.1.json"]
+    assert place.lake.read_document("reports/settled/told.1.json") == {"again": True}
+
+
+def test_what_another_home_has_published_since_is_no_stray(place: Place, tmp_path: Path) -> None:
+    mine = Place(Lake(open_store((tmp_path / "mine").as_uri())), place.bucket)
+    other = Place(Lake(open_store((tmp_path / "other").as_uri())), place.bucket)
+    for home, keys in ((mine, ("a.csv", "b.csv")), (other, ("c.csv",))):
+        tenure = acquire(place.bucket, RUN, Holder(home.lake.store.url, f"run of {keys}"))
+        owned = Place(home.lake, settled(home.lake, tenure, "version x"))
+        owned.publish(*keys)
+        owned.complete()
+        tenure.release()
+    before = place.everything()
+    mine.publish("d.csv", die=True)
+    place.bucket.delete_many([f"{RUN.prefix}d.csv"])
+    assert [orphan for orphans in mine.found() for orphan in orphans.found] == []
+    assert place.everything() == before
 
 
 def test_a_write_that_broke_off_leaves_nothing_for_long(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from dagster import DagsterRunStatus
 
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.storage.reports import Outbox
+from datacube_assets.storage.stores import is_own
 from datacube_assets_tests.integration.crashing import POINTS, Nth, Traps, command, names, watching
 from datacube_assets_tests.integration.support import House, checksums, open_house, rows
 from datacube_assets_tests.integration.system import MODEL, System, system, wait_for
@@ -103,7 +104,8 @@ def place(request: pytest.FixtureRequest, quick_folder: Path) -> Place:
     def objects() -> dict[str, str]:
         items = client.list_objects_v2(Bucket="models", Prefix=f"{prefix}/").get("Contents", [])
         assert len(items) < 1000
-        return {item["Key"][len(prefix) + 1 :]: item["ETag"].strip('"') for item in items}
+        named = {item["Key"][len(prefix) + 1 :]: item["ETag"].strip('"') for item in items}
+        return {key: tag for key, tag in named.items() if not is_own(key)}
 
     return Place(home, {**environment, **server.environment(), **buckets}, objects, on_s3=True)
 

@@ -23,6 +23,15 @@ from datacube_assets_tests.integration.support import House, open_house, rows
 
 # --- snapshot --------------------------------------------------------------------------------------
 
+WAITED_FOR = [
+    "global_aggregates",
+    "grid_cells",
+    "normalized_points",
+    "regional_aggregates",
+    "temporal_cells",
+]
+"""What every asset of objects waits for."""
+
 ASSETS = {
     "dojo_request": ("dojo", []),
     "raw_dojo_output": ("dojo", ["dojo_request"]),
@@ -31,15 +40,15 @@ ASSETS = {
     "global_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "regional_aggregates": ("aggregates", ["normalized_points", "temporal_cells"]),
     "grid_cells": ("aggregates", ["temporal_cells"]),
-    "raw_data": ("datacube", ["normalized_points", "raw_dojo_output"]),
-    "region_lists": ("datacube", ["normalized_points"]),
-    "qualifier_lists": ("datacube", ["normalized_points"]),
-    "global_timeseries": ("datacube", ["global_aggregates"]),
-    "regional_timeseries": ("datacube", ["normalized_points", "regional_aggregates"]),
-    "regional_maps": ("datacube", ["regional_aggregates"]),
-    "regional_extrema": ("datacube", ["regional_aggregates"]),
-    "spatial_tiles": ("datacube", ["grid_cells"]),
-    "grid_stats": ("datacube", ["grid_cells"]),
+    "raw_data": ("datacube", sorted([*WAITED_FOR, "raw_dojo_output"])),
+    "region_lists": ("datacube", WAITED_FOR),
+    "qualifier_lists": ("datacube", WAITED_FOR),
+    "global_timeseries": ("datacube", WAITED_FOR),
+    "regional_timeseries": ("datacube", WAITED_FOR),
+    "regional_maps": ("datacube", WAITED_FOR),
+    "regional_extrema": ("datacube", WAITED_FOR),
+    "spatial_tiles": ("datacube", WAITED_FOR),
+    "grid_stats": ("datacube", WAITED_FOR),
     "pipeline_results": (
         "results",
         [
@@ -67,6 +76,7 @@ CHECKS = {
     "normalized_points:qualifiers_are_there": "warns",
     "normalized_points:places_are_in_their_country": "warns",
     "normalized_points:features_are_those_of_other_runs": "warns",
+    "normalized_points:regions_can_be_asked_for": "warns",
     "temporal_cells:cells_hold_every_row": "stops",
     "temporal_cells:columns_as_declared": "stops",
     "global_aggregates:times_add_up": "stops",
@@ -74,6 +84,9 @@ CHECKS = {
     "global_aggregates:columns_as_declared": "stops",
     "regional_aggregates:regions_add_up": "stops",
     "grid_cells:map_holds_every_point": "stops",
+    "global_aggregates:objects_within_limit": "stops",
+    "regional_aggregates:objects_within_limit": "stops",
+    "grid_cells:objects_within_limit": "stops",
     "raw_data:objects_as_recorded": "stops",
     "regional_extrema:extrema_are_of_the_table": "stops",
     "spatial_tiles:tiles_hold_every_point": "stops",

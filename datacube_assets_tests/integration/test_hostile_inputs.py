@@ -83,7 +83,7 @@ def check_conserved(made: Made) -> None:
     assert report.dropped == 0 or counted > 0
     values = points["value"].drop_null().to_numpy()
     assert np.isfinite(values).all()
-    for _, cells in temporal_cells(points, made.info.layout, made.info.periods):
+    for _, cells in temporal_cells([points], made.info.layout, made.info.periods):
         assert pc.sum(cells["rows"]).as_py() == points.num_rows
         if np.abs(values).max(initial=0.0) < 1e300:
             total = math.fsum(cells["t_sum"].to_pylist())

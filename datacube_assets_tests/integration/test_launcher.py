@@ -21,6 +21,7 @@ from dagster._core.utils import make_new_run_id
 from dagster._grpc.types import ExecuteRunArgs
 
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.orchestration import run_launcher
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.orchestration.run_launcher import LocalProcessLauncher, process_of
 from datacube_assets_tests.integration.crashing import start
@@ -103,6 +104,23 @@ def test_a_terminated_run_is_canceled_and_reported_so(held: Held) -> None:
     )
     assert told == ["processing-failed"]
     assert len(held.system.runs(f"{MODEL}:terminated")) == 1, "what somebody stopped is not repeated"
+
+
+def test_a_run_is_terminated_by_one_who_does_not_see_its_process(held: Held) -> None:
+    """As a webserver in another container does."""
+    run = held.start("elsewhere")
+    with mock.patch.object(run_launcher, "process_of", return_value=None):
+        assert held.system.instance.run_launcher.terminate(run.run_id)
+    wait_for(lambda: held.status(run) == DagsterRunStatus.CANCELED, "the end of the run")
+    wait_for(lambda: process_of(run.run_id) is None, "the end of its process")
+
+
+def test_a_run_that_is_ended_from_outside_is_repeated(held: Held) -> None:
+    """As one is whose node is drained: nobody asked for its termination."""
+    run = held.start("drained")
+    os.kill(held.process(run), signal.SIGTERM)
+    wait_for(lambda: held.status(run) == DagsterRunStatus.FAILURE, "the end of the run")
+    wait_for(lambda: len(held.system.runs(f"{MODEL}:drained")) == 2, "the retry")
 
 
 def test_a_run_whose_definitions_cannot_be_loaded_fails_and_says_why(held: Held) -> None:

@@ -410,11 +410,12 @@ def test_pandas_and_dask_read_the_files_of_a_table_by_fsspec(
     assert files.storage_options == ({"endpoint_url": s3_server.endpoint} if where == "s3" else {})
     frames = [pd.read_parquet(url, storage_options=files.storage_options) for url in files.urls]
     joined = pd.concat(frames)
-    asked = tables.cells(YIELD)
-    assert sorted(joined[joined.feature == YIELD].t_mean) == sorted(asked["t_mean"].to_pylist())
+    asked = tables.cells(YIELD)["t_mean"].drop_null().to_pylist()
+    assert len(asked) > 0
+    assert sorted(joined[joined.feature == YIELD].t_mean.dropna()) == sorted(asked)
     lazy = dd.read_parquet(files.urls, storage_options=files.storage_options, columns=["feature", "t_mean"])
     means = lazy[lazy.feature == YIELD].t_mean.compute(scheduler="threads")
-    assert sorted(means) == sorted(asked["t_mean"].to_pylist())
+    assert sorted(means.dropna()) == sorted(asked)
     with pytest.raises(NoDataError, match="no file 'week-'"):
         tables.files("temporal_cells", "week-")
     with pytest.raises(NoDataError, match="list_tables"):

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -64,6 +65,9 @@ ODD = [
     "..a",
     "-1-0.tile",
     "\u00a0x",
+    "line\nbreak",
+    "tab\tand\rreturn\r\n",
+    "\x01\x1f\x7f/\x1b",
 ]
 
 
@@ -212,7 +216,50 @@ def test_a_backslash_leaves_as_a_backslash(account: Account) -> None:
     assert [unquote(path).split("/")[-1] for _, path in between.requests] == ["back\\slash"]
 
 
-@pytest.mark.parametrize("key", ["a\nb", "a\x00b", "../x", "a//b", "a/"])
+def test_a_listing_with_nothing_but_a_control_character_is_right(account: Account) -> None:
+    store = account.store()
+    store.put_many(["a\x01b.csv", "plain.csv"], [b"1", b"2"], CSV)
+    assert sorted(key for key, _ in store.list("")) == ["a\x01b.csv", "plain.csv"]
+    assert sorted(store.listing("")["key"].to_pylist()) == ["a\x01b.csv", "plain.csv"]
+    store.put("a\tb.csv", b"3")
+    assert (store.get("a\tb.csv"), store.tail("a\tb.csv", 1)) == (b"3", b"3")
+    with pytest.raises(MissingObjectError):
+        store.get("b\tb.csv")
+
+
+def test_keys_with_parts_longer_than_file_names_are_left_out_where_the_server_refuses_them(
+    account: Account, house: House
+) -> None:
+    long = "n" * 300
+    assert account.store().storable([f"{long}.csv", "a/" * 200, "short.csv"]).tolist() == [False, True, True]
+    outcome = settled(account, house).publish(rows(country=[long, "Kenya", long, "Kenya"], admin1=None))
+    assert outcome.assets["regional_timeseries"]["objects"] == 2
+    left = {
+        name: value for name, value in outcome.assets["regional_timeseries"].items() if "left out" in name
+    }
+    assert list(left.values()) == [2]
+    assert "model/run/results/results.json" in account.listed()
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, b"<Error><Code>KeyTooLongError</Code></Error>", id="says so"),
+        pytest.param(400, b"<Error><Code>XMinioInvalidObjectName</Code></Error>", id="calls it invalid"),
+        pytest.param(200, b"", id="takes it and has it not"),
+    ],
+)
+def test_servers_refuse_long_parts_in_ways_of_their_own(account: Account, status: int, body: bytes) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        respond(handler, status if handler.command == "PUT" else 404, body, {"ETag": '"0"'})
+
+    with serving(answer) as url:
+        store = account.store(endpoint=url)
+        assert store.storable([f"{'n' * 300}.csv", "short.csv"]).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("key", ["a\x00b", "../x", "a//b", "a/"])
 def test_an_unsafe_key_is_refused_before_anything_is_sent(account: Account, key: str) -> None:
     store = account.store()
     with pytest.raises(UnsafeKeyError):

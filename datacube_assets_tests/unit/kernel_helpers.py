@@ -12,7 +12,7 @@ import datetime as dt
 import io
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import strategies as st
 
-from datacube_assets.kernels import grid, spatial, views
+from datacube_assets.kernels import grid, keys, spatial, views
 from datacube_assets.kernels.encode import Objects
 from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import Part
@@ -178,13 +178,30 @@ def datacube(
     **options: Any,
 ) -> Datacube:
     """Every object of a run, by chaining the kernels as the assets do."""
-    points = normalized(*frames, **options)
+    return datacube_of(
+        normalized(*frames, **options),
+        qualifiers=qualifiers,
+        thresholds=thresholds,
+        indicator=indicator,
+        raw_count_threshold=raw_count_threshold,
+    )
+
+
+def datacube_of(
+    points: Points,
+    *,
+    qualifiers: Mapping[str, Sequence[str]] | None = None,
+    thresholds: Thresholds | None = None,
+    indicator: bool = False,
+    raw_count_threshold: int = 10_000,
+) -> Datacube:
+    """The same of points. Objects that would share a key are left out."""
     layout = points.layout
     values = qualifier_values(points.table, layout)
     features = sorted(set(points.column("feature")))
     by = Breakdowns.of(values, qualifiers or {}, thresholds or Thresholds())
     periods: tuple[Period, ...] = RESOLUTIONS if indicator else (*RESOLUTIONS, "all")
-    cells = dict(temporal_cells(points.table, layout, periods))
+    cells = dict(temporal_cells([points.table], layout, periods))
 
     made: list[Objects] = [_raw(points, raw_count_threshold)]
     made.append(views.region_lists(feature_regions(points.table, layout), layout))
@@ -199,10 +216,22 @@ def datacube(
             grid_table = grid.grid_cells(cells[resolution])
             made.append(views.grid_stats(resolution, grid_table))
             made += views.spatial_tiles(resolution, grid_table)
+    times_made = Counter(key for batch in made for key in batch.keys)
+    shared = [key for key, times in times_made.items() if times > 1]
+    names = [
+        features,
+        *({str(name) for name in values[column].to_pylist()} for column in ("qualifier", "value")),
+    ]
+    regions = feature_regions(points.table, layout)
+    names += [set(regions[level].to_pylist()) for level in layout.levels]
+    if not any(keys.may_share(pa.array(list(some), pa.string())) for some in names):
+        assert not shared, "no key is made twice"
     objects = {
-        key: bytes(body) for batch in made for key, body in zip(batch.keys, batch.bodies(), strict=True)
+        key: bytes(body)
+        for batch in made
+        for key, body in zip(batch.keys, batch.bodies(), strict=True)
+        if times_made[key] == 1
     }
-    assert len(objects) == sum(len(batch) for batch in made), "no key is made twice"
     objects["results/results.json"] = views.results(
         points.report,
         layout,

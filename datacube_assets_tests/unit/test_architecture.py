@@ -14,9 +14,9 @@ import datacube_assets.kernels
 
 PACKAGE = Path(datacube_assets.__file__).parent
 LAYERS = (
-    "kernels", "http_client", "progress", "check_limits", "settings", "dojo", "causemos", "partitions",
-    "storage", "read", "resources", "assets", "checks", "orchestration", "sensors", "definitions", "gateway",
-    "operations", "view", "development", "cli",
+    "kernels", "redaction", "http_client", "progress", "check_limits", "settings", "dojo", "causemos",
+    "partitions", "storage", "read", "resources", "assets", "checks", "orchestration", "sensors",
+    "definitions", "gateway", "operations", "view", "development", "cli",
 )  # fmt: skip
 """Packages and modules of the root, from the bottom up: each imports itself and what stands before it."""
 FOLDER = Path(datacube_assets.kernels.__file__).parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datacube_assets.check_limits import Limits, LimitsError, LimitsFile
-from datacube_assets.checks.judging import columns, conservation, objects, plausibility
+from datacube_assets.checks.judging import columns, conservation, objects, plausibility, sizes
 from datacube_assets.checks.judging.plausibility import Summary, summary
+from datacube_assets.kernels import grid, spatial
 from datacube_assets.kernels.encode import tile_objects
+from datacube_assets.kernels.estimate import Estimate
+from datacube_assets.kernels.qualifiers import feature_regions
 from datacube_assets.kernels.report import Report
-from datacube_assets.kernels.schema import GLOBAL_COLUMNS, Layout
+from datacube_assets.kernels.schema import GLOBAL_COLUMNS, REGIONAL_COLUMNS, Layout
+from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.settings import Settings, SettingsError
+from datacube_assets_tests.unit.kernel_helpers import normalized
 
 IN_2019, IN_2021 = 1_546_318_800, 1_609_459_200
 """Seconds UTC."""
@@ -193,6 +199,115 @@ def test_sums_that_overflowed_or_differ_by_rounding_are_no_fault() -> None:
     overflowed = totals(sum=[0.1, 0.2, float("inf")])
     assert not compare(overflowed, totals()).differing
     assert compare(totals(cells=[1, 2, 4], sum=[0.1, 0.2, float("inf")]), totals()).differing
+
+
+Numbers = st.one_of(
+    st.floats(-1e3, 1e3),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.1, 0.2, -0.3, 1e16, -1e16, 5e-324, -1e-310, 1.7e308, -1.7e308, 0.0]),
+    st.none(),
+)
+
+
+def judged(parts: pa.Table, whole: pa.Table, measures: list[str], added: pa.Table) -> conservation.Compared:
+    """As a run judges: what was added up is looked at where totals differ."""
+    compared = conservation.compare(parts, whole, measures)
+    return conservation.compare(parts, whole, measures, sizes=added) if compared.differing else compared
+
+
+@given(
+    st.lists(
+        st.tuples(Numbers, st.sampled_from([1.0, -1.0, 0.5, 1e-9, None]), st.integers(0, 8)),
+        min_size=1,
+        max_size=12,
+    ),
+    st.booleans(),
+)
+def test_sound_data_is_never_refused_however_its_values_cancel(
+    cases: list[tuple[float | None, float | None, int]], mirrored: bool
+) -> None:
+    if mirrored:
+        cases = [*cases, *((-value if value else value, wt, place + 1) for value, wt, place in cases)]
+    rows = [
+        {
+            "value": value,
+            "wt": wt,
+            "country": "Avaria",
+            "admin1": f"A{place % 4}",
+            "lat": float(place % 3),
+            "lng": float(place),
+            "timestamp": 86_400_000 * 20 * place,
+        }
+        for value, wt, place in cases
+    ]
+    points = normalized(rows, weight_column="wt")
+    layout, measures = points.layout, [*SIZES, *WEIGHTS]
+    totals_: dict[str, pa.Table] = {}
+    for period, cells in temporal_cells([points.table], layout, ("month", "year", "all")):
+        added = conservation.sizes_of_cells(cells, weighted=True)
+        whole = spatial.global_aggregates(cells, layout)
+        for table in spatial.regional_aggregates(cells, layout).values():
+            assert not judged(table, whole, measures, added).differing
+        grid_table = grid.grid_cells(cells)
+        assert not judged(grid_table, whole, list(conservation.GRID_MEASURES), added).differing
+        totals_[period] = conservation.whole_period(whole, ["s_sum_t_sum"])
+    added = conservation.sizes_of_points(points.table.select(["feature", "value"]))
+    for period in ("year", "all"):
+        assert not judged(totals_[period], totals_["month"], ["s_sum_t_sum"], added).differing
+
+
+SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
+WEIGHTS = [column.name for column in REGIONAL_COLUMNS if column.only_with_weights]
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e6], ids=["cancelling", "around one", "far from zero"])
+def test_one_ordinary_row_less_among_a_million_is_found_by_sums_alone(shift: float) -> None:
+    chance = np.random.default_rng(7)
+    values = chance.normal(0, 1, 1_000_000) + shift
+    lost = int(np.flatnonzero(np.abs(values) > 0.5)[0])
+
+    def table(numbers: Any) -> pa.Table:
+        feature = pa.DictionaryArray.from_arrays(pa.array(np.zeros(len(numbers), np.int32)), ["a"])
+        return pa.table(
+            {"feature": feature, "timestamp": np.zeros(len(numbers), np.int64), "s_sum_t_sum": numbers}
+        )
+
+    added = conservation.sizes_of_points(table(values).rename_columns(["feature", "timestamp", "value"]))
+    whole = table(np.array([math.fsum(values)]))
+    assert not judged(table(values[::-1].copy()), whole, ["s_sum_t_sum"], added).differing
+    assert judged(table(np.delete(values, lost)), whole, ["s_sum_t_sum"], added).differing == 1
+
+
+def test_what_cancelled_is_told_from_what_is_lost_by_what_was_added_up() -> None:
+    added = conservation.sizes_of_cells(
+        totals(t_sum=[0.1, 5e15, 1.0], t_mean=[0.1, 5e15, 1.0]).drop_columns(["cells", "sum"]), weighted=False
+    ).rename_columns(["feature", "timestamp", "addends", "sum, absolute", "s_sum_t_mean, absolute"])
+    cancelled = totals(sum=[0.1, 0.4, 1e300])
+    assert compare(cancelled, totals()).differing == 1
+    assert not conservation.compare(cancelled, totals(), ["cells", "sum"], sizes=added).differing
+    lost = totals(sum=[0.2, 0.2, 1e300])
+    assert conservation.compare(lost, totals(), ["cells", "sum"], sizes=added).differing == 1
+
+
+def test_a_datacube_of_more_objects_than_allowed_is_told_what_makes_most_of_them() -> None:
+    found = {"spatial_tiles": Estimate(70, 4_100_000_000), "regional_maps": Estimate(30, 900)}
+    assert sizes.within_limit(found, 100).passed
+    refused = sizes.within_limit(found, 99)
+    assert not refused.passed
+    assert "100 objects of about 4.1 GB, and 99 are allowed; 70 of them are of spatial_tiles" in refused.says
+    assert "compute_tiles" in refused.says
+    assert refused.figures["by asset"]["regional_maps"] == {"objects": 30, "bytes": 900}
+
+
+def test_regions_that_the_reader_cannot_be_asked_for_are_named() -> None:
+    points = normalized([{"country": "A__B__C__D__E"}, {"country": "F", "admin1": "G__H"}])
+    regions = feature_regions(points.table, points.layout)
+    verdict = plausibility.askable_regions(regions, points.layout)
+    assert not verdict.passed
+    assert verdict.figures["examples"] == ["A__B__C__D__E", "A__B__C__D__E__None"]
+    assert "A__B__C__D__E" in verdict.says
+    plain = normalized([{"country": "F", "admin1": "G__H"}])
+    assert plausibility.askable_regions(feature_regions(plain.table, plain.layout), plain.layout).passed
 
 
 # --- columns ---------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ import pytest
 from datacube_assets.dojo.address_encryption import KEY_FILE, Seal
 from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch, is_public
 from datacube_assets.http_client import RetryPolicy
-from datacube_assets.http_client.redaction import public
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.redaction import public
 
 BODY = bytes(range(256)) * 4_000
 MEGABYTE = 1_000_000

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datacube_assets.kernels import grid, spatial
+from datacube_assets.kernels import grid, spatial, temporal
 from datacube_assets.kernels.groups import encode_floats, encode_text, group_by
 from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS, Resolution
 from datacube_assets.kernels.shards import Chunks, shard_numbers
@@ -386,13 +388,33 @@ def sharded(points: Points, shards: int) -> list[pa.Table]:
 Numbers = st.none() | st.floats(-1e6, 1e6) | st.floats(allow_nan=False, allow_infinity=False)
 
 
+@given(
+    tables(Numbers, st.floats(0, 100)), st.lists(st.integers(0, 30), max_size=5), st.booleans(), st.booleans()
+)
+def test_cells_of_batches_are_those_of_one_pass_to_the_last_digit(
+    rows: list[Row], cuts: list[int], weighted: bool, merged_early: bool
+) -> None:
+    points = normalized(rows, weight_column="wt" if weighted else "")
+    edges = [0, *sorted(min(cut, points.table.num_rows) for cut in cuts), points.table.num_rows]
+    batches = [points.table.slice(start, end - start) for start, end in itertools.pairwise(edges)]
+    with patch.object(temporal, "MERGED_ROWS", 0 if merged_early else 1_000_000):
+        found = dict(temporal_cells(batches, points.layout, ("month", "year", "all")))
+    once = dict(temporal_cells([points.table], points.layout, ("month", "year", "all")))
+    assert {period: table.to_pylist() for period, table in found.items()} == {
+        period: table.to_pylist() for period, table in once.items()
+    }
+    assert all(found[period].schema == table.schema for period, table in once.items())
+
+
 @given(tables(Numbers, st.floats(0, 100)), st.integers(1, 6), st.booleans())
 def test_merged_shards_equal_one_pass_to_the_last_digit(rows: list[Row], shards: int, weighted: bool) -> None:
     points = normalized(rows, weight_column="wt" if weighted else "")
     layout = points.layout
     for period in ("month", "year", "all"):
-        whole = dict(temporal_cells(points.table, layout, (period,)))[period]
-        parts = [dict(temporal_cells(shard, layout, (period,)))[period] for shard in sharded(points, shards)]
+        whole = dict(temporal_cells([points.table], layout, (period,)))[period]
+        parts = [
+            dict(temporal_cells([shard], layout, (period,)))[period] for shard in sharded(points, shards)
+        ]
         assert sum(part.num_rows for part in parts) == whole.num_rows, "no cell is in two shards"
         for by in (None, Breakdown("crop", frozenset(FEATURES)), Breakdown("crop", frozenset("g"))):
             merged = spatial.merge_global(

@@ -209,7 +209,7 @@ def test_only_the_three_required_columns_give_a_datacube() -> None:
         "year/f/timeseries/global/global.csv",
     ]
     points = normalized([{"timestamp": 0, "value": 1.0}])
-    cells = dict(temporal_cells(points.table, points.layout, ("month",)))["month"]
+    cells = dict(temporal_cells([points.table], points.layout, ("month",)))["month"]
     assert spatial.regional_aggregates(cells, points.layout) == {}
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from datacube_assets.http_client import redaction
-from datacube_assets.http_client.redaction import keep_secret, public, redact_error, redacted, secrets_of
+from datacube_assets import redaction
+from datacube_assets.redaction import keep_secret, public, redact_error, redacted, secrets_of
 
 SECRET = "s3cr3t-TmFpcm9iaQ"
 

@@ -1,15 +1,18 @@
 """Is nothing lost and nothing counted twice on the way from points to aggregates and tiles?
 
-Totals of tables are compared, per feature and time: whole numbers exactly, sums of floats to one part in
-10**9 of what was added up, because each table rounds its sums for itself. Where a sum overflowed nothing
-can be told. Which tables are compared with which is in `of_aggregates.py` and `of_objects.py`.
+Totals of tables are compared, per feature and time: whole numbers exactly, sums of floats within what
+rounding can do. That depends on what was added up, not on what came out: numbers that cancel leave little,
+and the rounding of much. The tables hold sums only. So totals are first compared as if nothing had
+cancelled, and only where they differ by more than that, `Sizes` are found in the cells or points. Where a
+sum overflowed nothing can be told. Which tables are compared with which is in `checks/aggregates.py` and
+`checks/datacube.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +33,15 @@ from datacube_assets.kernels.projection import on_map
 from datacube_assets.kernels.pyramid import pyramid
 from datacube_assets.kernels.runs import bucket_starts
 from datacube_assets.kernels.schema import COORDINATES
+from datacube_assets.kernels.spatial import lift
 
-TOLERANCE = 1e-9
-"""Of the sum of the absolute numbers."""
 GRID_MEASURES = ("s_count", "s_sum_t_sum", "s_sum_t_mean")
 KEYS = ("feature", "timestamp")
+
+
+Sizes: TypeAlias = pa.Table
+"""What totals were added up from: feature, timestamp, `addends` (how many numbers), and of each float
+measure the sum of the absolute numbers, as `MEASURE, absolute`. Rows of one feature and time add up."""
 
 
 @dataclass(frozen=True)
@@ -53,25 +60,50 @@ class Compared:
         )
 
 
+def rounding(addends: npt.ArrayLike, size: npt.ArrayLike) -> Floats:
+    """How far apart two sums of the same numbers may be, added up in any order and in any steps.
+
+    `size` is the sum of the absolute numbers. Each of `addends` - 1 additions rounds by 2**-53 of it at
+    most, in whatever order; each step between tables rounds once more.
+    """
+    count = np.asarray(addends, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bound: Floats = 4 * (count + _STEPS) * (_UNIT * np.asarray(size, np.float64) + _SMALLEST)
+    return bound
+
+
+_UNIT, _SMALLEST = 2.0**-53, 2.0**-1074
+_STEPS = 1 << 16
+"""Room for the steps from a value to the total of a table: 3e-11 of the size, however few the numbers."""
+
+
 def compare(
-    parts: pa.Table, whole: pa.Table, measures: Sequence[str], where: Mapping[str, Any] | None = None
+    parts: pa.Table,
+    whole: pa.Table,
+    measures: Sequence[str],
+    where: Mapping[str, Any] | None = None,
+    sizes: Sizes | None = None,
 ) -> Compared:
     """Compare the sums of the parts of each feature and time with the whole.
 
     Both tables have feature, timestamp and the measures; of either, many rows may be of one feature and
-    time. `where` is added to the examples of what differs.
+    time. `sizes` are of what both were added up from; without them, what differs may only have cancelled.
+    `where` is added to the examples of what differs.
     """
     added = [sums(table, measures, sizes=True) for table in (parts, whole)]
+    if sizes is not None:
+        added.append(_as_sums(sizes, added[0].schema))
     table = pa.concat_tables(added).unify_dictionaries()
     feature, time = encode_text(table["feature"]), encode_ints(cast(Ints, column(table, "timestamp")))
     groups = group_by([feature, time])
     if not len(groups):
         return Compared()
-    is_part = np.arange(table.num_rows) < added[0].num_rows
-    sides = (is_part, ~is_part)
+    of_table = np.repeat(np.arange(len(added)), [one.num_rows for one in added])
+    sides = (of_table == 0, of_table == 1)
     there = [groups.reduce(np.logical_or, side) for side in sides]
     wrong = {"(presence)": there[0] != there[1]}
     totals: dict[str, list[npt.NDArray[np.generic]]] = {"(presence)": there}
+    addends = groups.reduce(np.add, column(table, _ADDENDS))
     for name in measures:
         values = column(table, name)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -80,11 +112,11 @@ def compare(
             if values.dtype.kind == "f":
                 size = cast(Floats, groups.reduce(np.add, column(table, f"{name}{_SIZE}")))
                 apart = np.abs(cast(Floats, of_parts) - cast(Floats, of_whole))
-                wrong[name] = np.isfinite(size) & (apart > TOLERANCE * size)
+                wrong[name] = np.isfinite(size) & (apart > rounding(addends, size))
             else:
                 wrong[name] = of_parts != of_whole
     return Compared(
-        len(groups) * len(measures),
+        int(np.count_nonzero(np.logical_or(*there))) * len(measures),
         sum(int(np.count_nonzero(differs)) for differs in wrong.values()),
         tuple(
             {
@@ -102,12 +134,48 @@ def compare(
 
 
 _SIZE = ", absolute"
+_ADDENDS = "addends"
+
+
+def sizes_of_cells(cells: pa.Table, *, weighted: bool) -> Sizes:
+    """Sizes of the measures of cells, which are in order of feature and time."""
+    lifted = {
+        f"{name}{_SIZE}": np.abs(values)
+        for name, values in lift(cells, weighted=weighted).items()
+        if values.dtype.kind == "f"
+    }
+    return _sizes(cells, lifted)
+
+
+def sizes_of_points(points: pa.Table) -> Sizes:
+    """Sizes of the sums of values over all times, of points with feature and value."""
+    values = np.nan_to_num(np.abs(cast(Floats, column(points, "value"))), nan=0.0, posinf=np.inf)
+    order = np.argsort(encode_text(points["feature"]).codes, kind="stable")
+    always = pa.array(np.zeros(len(order), np.int64))
+    table = points.select(["feature"]).take(pa.array(order)).append_column("timestamp", always)
+    return _sizes(table, {f"s_sum_t_sum{_SIZE}": values[order]})
+
+
+def _sizes(table: pa.Table, sizes: Mapping[str, npt.NDArray[np.generic]]) -> Sizes:
+    starts = bucket_starts(table)
+    groups = Groups(None, starts, table.num_rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        added = {name: pa.array(groups.reduce(np.add, values)) for name, values in sizes.items()}
+    keys = {name: table[name].take(pa.array(starts)) for name in KEYS}
+    return pa.table({**keys, _ADDENDS: pa.array(groups.sizes), **added})
+
+
+def _as_sums(sizes: Sizes, schema: pa.Schema) -> pa.Table:
+    """Sizes beside sums that are zero, so that both can be added up in one table."""
+    nothing = pa.array(np.zeros(sizes.num_rows, np.int64))
+    known = set(sizes.column_names)
+    return pa.table({f.name: sizes[f.name] if f.name in known else nothing.cast(f.type) for f in schema})
 
 
 def sums(table: pa.Table, measures: Sequence[str], *, sizes: bool = False) -> pa.Table:
     """The measures of a table, added up over neighbouring rows of one feature and time.
 
-    `sizes` adds the sums of the absolute floats.
+    `sizes` adds the number of rows and the sums of the absolute floats.
     """
     starts = bucket_starts(table)
     groups = Groups(None, starts, table.num_rows)
@@ -118,6 +186,8 @@ def sums(table: pa.Table, measures: Sequence[str], *, sizes: bool = False) -> pa
             added[name] = groups.reduce(np.add, values)
             if sizes and values.dtype.kind == "f":
                 added[f"{name}{_SIZE}"] = groups.reduce(np.add, np.abs(values))
+    if sizes:
+        added[_ADDENDS] = groups.sizes
     rows = pa.array(starts)
     keys = {name: table[name].take(rows) for name in KEYS}
     # NaN stays NaN here: it is no missing sum, but one that cannot be told.
@@ -179,24 +249,37 @@ class Tile:
     """s_sum_t_sum, s_sum_t_mean and weight."""
     scale: tuple[float, float, float]
     """The same of the absolute numbers."""
+    addends: int
+    """Rows of the table that it is added up from."""
 
     def agrees(self, found: tuple[float, float, float]) -> bool:
-        """Whether a published tile holds the same."""
-        return all(
-            not np.isfinite(scale) or abs(mine - other) <= TOLERANCE * scale
+        """Whether a published tile holds the same.
+
+        Bins that overflowed are left out of tiles: where any may have, nothing can be told.
+        """
+        return not np.isfinite(self.scale).all() or all(
+            abs(mine - other) <= rounding(self.addends, scale)
             for mine, other, scale in zip(self.bins, found, self.scale, strict=True)
         )
 
 
 def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
-    """What the tiles of a table of grid cells, of at least one row, have to be; samples are drawn."""
+    """What the tiles of a table of grid cells have to be; samples are drawn.
+
+    Cells without any value have no place in tiles.
+    """
     zooms = MAX_PRECISION - BIN_BITS + 1
     count, points = np.zeros(zooms, np.int64), np.zeros(zooms, np.int64)
+    table = table.filter(pa.array(cast(Ints, column(table, "s_count")) > 0))
+    if not table.num_rows:
+        return Tiles(count, points, finite=True, samples=())
     for level in pyramid(table):
         count[level.zoom] += np.count_nonzero(level.begins <= level.zoom)
         points[level.zoom] += level.s_count.sum()
     figures = [cast(Floats, column(table, name).astype(np.float64)) for name in _TILE_FIGURES]
-    finite = all(bool(np.isfinite(values).all()) for values in figures)
+    with np.errstate(over="ignore"):
+        # What adds up to infinity anywhere is left out of tiles there.
+        finite = all(bool(np.isfinite(np.abs(values).sum())) for values in figures)
     return Tiles(count, points, finite, tuple(_samples(table, figures, chance)) if finite else ())
 
 
@@ -234,4 +317,5 @@ def _samples(table: pa.Table, figures: Sequence[Floats], chance: np.random.Gener
             int(y[0]),
             bins,
             (scale[0], scale[1], scale[2]),
+            last - first,
         )

@@ -20,6 +20,7 @@ from datacube_assets.check_limits import Limits
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
 from datacube_assets.kernels.groups import Codes, Floats, Ints, Mask, column, encode_text, group_by
 from datacube_assets.kernels.projection import wrap_longitude
+from datacube_assets.kernels.regions import Regions, answerable
 from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, MISSING, Layout
 from datacube_assets.kernels.times import LOOKS, advice, other_look
@@ -400,3 +401,26 @@ def _quantile(codes: Codes, values: Floats, weights: Ints, share: float, count: 
     before = np.concatenate(([0], totals[:-1]))
     found: Floats = values[order][np.searchsorted(reached, before + share * (totals - before))]
     return found
+
+
+# --- regions ---------------------------------------------------------------------------------------
+
+
+def askable_regions(regions: pa.Table, layout: Layout) -> Verdict:
+    """Whether the reader can be asked for every region of a table of distinct ones."""
+    found: set[str] = set()
+    if layout.levels and regions.num_rows:
+        known = Regions.of(regions, layout.levels)
+        for level in layout.levels:
+            ids = known.ids(level).unique()
+            found.update(ids.filter(pa.array(~answerable(ids))).to_pylist())
+    never = sorted(found)
+    return Verdict(
+        not never,
+        f"{len(never):,} regions have `__` in their names, so that their ids have more than four parts: "
+        f"{names(never)}. The reader cannot be asked for them. They are in tables of regions, but have no "
+        "timeseries and are not in region_lists.json. Write these names without `__`"
+        if never
+        else "The reader can be asked for every region.",
+        {"regions": len(never), "examples": never[:EXAMPLES]},
+    )

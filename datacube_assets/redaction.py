@@ -26,7 +26,8 @@ _SHORTEST = 4
 # What people type, or a program pastes, before an address: spaces, quotes, marks that nobody sees.
 _BEFORE = "\"'`<>()[]{}«»“”‘’ \t\r\n\v\f\0\u00a0\u200b\u200c\u200d\u2060\ufeff"
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30})(:[/\\]+)([^/\\?#]*)([^?#]*)", re.DOTALL)
-_ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}:[/\\][^\s\"'<>]*")
+# Up to the next space: quotes may be in what is secret.
+_ADDRESS = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]{0,30}:[/\\][^\s<>]*")
 _ENCODED = re.compile(
     r"(?i)(?<![a-z0-9+.-])([a-z][a-z0-9+.-]{0,30}%3a%2f%2f(?:(?!%3f|%23|%40)[^\s\"'<>])*)[^\s\"'<>]*"
 )
@@ -34,7 +35,7 @@ _HOST = re.compile(r"([\w.-]*|\[[0-9A-Fa-f:.]+\])(:\d*)?")
 _CUT = re.compile(r"[?#？]|%3[fF]")
 """Where what follows a path begins, however it is written."""
 _QUESTION = re.compile(r"[?？]|%3[fF]")
-_QUERY = re.compile(r"\?[^\s\"'<>?=]{0,200}=[^\s\"'<>]*")
+_QUERY = re.compile(r"\?[^\s\"'<>?=]{0,200}=[^\s<>]*")
 _HEADER = re.compile(
     r"(?i)(authorization[\"']?\s{0,5}[:=,]\s{0,5}b?[\"']?)(?:[\w-]{1,40}\s{1,5})?[^\s\"'<>,;]+"
 )

@@ -1,0 +1,224 @@
+"""How many objects each asset of a datacube will publish, from the tables in the lake.
+
+What is counted, and how sizes are told from samples, is in `kernels/estimate.py`. Here belongs which file of
+which table is looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator
+from functools import cache
+from itertools import product
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from datacube_assets.assets.aggregates import breakdowns
+from datacube_assets.assets.datacube import features_with_few_rows
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels import estimate
+from datacube_assets.kernels.estimate import Estimate
+from datacube_assets.kernels.raw_rows import join_rows, raw_rows
+from datacube_assets.kernels.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
+from datacube_assets.kernels.spatial import Breakdown
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
+from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
+from datacube_assets.storage.run_info import RunInfo
+
+_FILES = 3
+"""Files of a table that lines are sampled from."""
+
+
+def estimates(lake: Lake, run: ModelRun, assets: Collection[str] = ()) -> dict[str, Estimate]:
+    """Objects and bytes by asset, of these assets or all. Raises MissingTableError."""
+    points = lake.table(run, "normalized_points")
+    info = RunInfo.of(points)
+
+    @cache
+    def table(name: str) -> LakeTable:
+        return lake.table(run, name)
+
+    def whole() -> LakeTable | None:
+        """The global table, which a run of some assets need not have."""
+        try:
+            found = table("global_aggregates")
+        except MissingTableError:
+            return None
+        return found if found.version == points.version else None
+
+    def grid(resolution: Resolution) -> Iterator[pa.Table]:
+        names = table("grid_cells").names(aggregate_folder(resolution))
+        return (lake.read(table("grid_cells"), name) for name in names)
+
+    families: dict[str, Callable[[], Estimate]] = {
+        "raw_data": lambda: _raw_data(lake, table("raw_dojo_output"), points),
+        "region_lists": lambda: estimate.region_lists(lake.read(points, REGIONS), info.layout),
+        "qualifier_lists": lambda: estimate.qualifier_lists(
+            lake.read(points, QUALIFIER_VALUES), info.features, breakdowns(lake, points)
+        ),
+        "global_timeseries": lambda: _global_timeseries(lake, table("global_aggregates")),
+        "regional_timeseries": lambda: _regional_timeseries(lake, table("regional_aggregates"), points),
+        "regional_maps": lambda: _regional_maps(lake, table("regional_aggregates"), whole()),
+        "regional_extrema": lambda: _regional_extrema(lake, table("regional_aggregates"), whole()),
+        "spatial_tiles": lambda: estimate.total(
+            estimate.spatial_tiles(cells) for resolution in RESOLUTIONS for cells in grid(resolution)
+        ),
+        "grid_stats": lambda: estimate.total(
+            estimate.grid_stats(resolution, cells) for resolution in RESOLUTIONS for cells in grid(resolution)
+        ),
+    }
+    return {name: of() for name, of in families.items() if not assets or name in assets}
+
+
+def _raw_data(lake: Lake, raw: LakeTable, points: LakeTable) -> Estimate:
+    info = RunInfo.of(points)
+    few = features_with_few_rows(info)
+    if not few:
+        return Estimate()
+    rows = {feature: info.report.num_rows_per_feature[feature] for feature in few}
+    wanted = pa.array(few, pa.string())
+    held: list[pa.Table] = []
+    # The first batch of each part: all have the columns that count.
+    for part in RawParts(lake, raw).parts()[:_FILES]:
+        for batch in itertools.islice(part.batches(), 1):
+            for some in (batch.slice(0, estimate.SAMPLED_ROWS), batch):
+                table = raw_rows(some, info.plan)
+                held.append(table.filter(pc.is_in(table["feature"].cast(pa.string()), wanted)))
+                if held[-1].num_rows:
+                    break
+    return estimate.raw_data(rows, join_rows(held))
+
+
+def _global_timeseries(lake: Lake, table: LakeTable) -> Estimate:
+    layout = RunInfo.of(table).layout
+    found = Estimate()
+    for resolution in RESOLUTIONS:
+        for name in table.names(aggregate_folder(resolution)):
+            found += estimate.global_timeseries(lake.read(table, name), layout)
+        for qualifier in table.info["qualifiers"]:
+            for name in table.names(aggregate_folder(resolution, qualifier=qualifier)):
+                found += estimate.qualifier_timeseries(lake.read(table, name), layout)
+    return found
+
+
+def _regional_timeseries(lake: Lake, table: LakeTable, points: LakeTable) -> Estimate:
+    layout, used = RunInfo.of(table).layout, breakdowns(lake, points)
+    by_level = estimate.regions_of_features(lake.read(points, REGIONS), layout)
+    in_tables = {breakdown.qualifier: breakdown.features for breakdown in used.everywhere()}
+    found = Estimate()
+    for level in layout.levels:
+        for resolution in RESOLUTIONS:
+            folder = aggregate_folder(resolution, level)
+            rows, sample = _rows(table, folder), _sample(lake, table, folder)
+            found += estimate.regional_timeseries(by_level[level], rows, sample, layout)
+        for breakdown in used.in_timeseries(level):
+            whole = breakdown.features == in_tables[breakdown.qualifier]
+            found += _by_qualifier(lake, table, level, breakdown, whole=whole)
+    return found
+
+
+def _by_qualifier(
+    lake: Lake, table: LakeTable, level: RegionLevel, breakdown: Breakdown, *, whole: bool
+) -> Estimate:
+    """Timeseries by the values of a qualifier; `whole`: of all features that its tables have."""
+    layout = RunInfo.of(table).layout
+    mapped = pa.array(sorted(breakdown.features), pa.string())
+    # What is there in a month is there in its year.
+    years = aggregate_folder("year", level, qualifier=breakdown.qualifier)
+    objects = sum(
+        estimate.regions_of_values(
+            lake.read(table, name, ["feature", "region_id", "value"]), breakdown.features
+        )
+        for name in table.names(years)
+    )
+    found = Estimate()
+    for resolution in RESOLUTIONS:
+        folder = aggregate_folder(resolution, level, qualifier=breakdown.qualifier)
+        sample = _sample(lake, table, folder)
+        if whole:
+            rows = _rows(table, folder)
+        else:
+            features = [lake.read(table, name, ["feature"])["feature"] for name in table.names(folder)]
+            rows = sum(pc.sum(pc.is_in(of.cast(pa.string()), mapped)).as_py() or 0 for of in features)
+            if sample.num_rows:
+                sample = sample.filter(pc.is_in(sample["feature"].cast(pa.string()), mapped))
+        found += estimate.regional_timeseries(objects, rows, sample, layout)
+    return found
+
+
+def _regional_maps(lake: Lake, table: LakeTable, whole: LakeTable | None) -> Estimate:
+    layout = RunInfo.of(table).layout
+    found = Estimate()
+    for resolution, level, qualifier in product(
+        RESOLUTIONS, layout.levels, (None, *table.info["qualifiers"])
+    ):
+        folder = aggregate_folder(resolution, level, qualifier=qualifier)
+        if whole is None:
+            objects = _times(lake, table, folder)
+        elif qualifier is None:
+            # A row of the global table is a feature and a time, each of which has a table of regions.
+            objects = _rows(whole, aggregate_folder(resolution))
+        else:
+            objects = _times(lake, whole, aggregate_folder(resolution, qualifier=qualifier))
+        sample = _sample(lake, table, folder)
+        found += estimate.regional_maps(objects, _rows(table, folder), sample, layout)
+    return found
+
+
+def _times(lake: Lake, table: LakeTable, folder: str) -> int:
+    """How many features and times there are in a table by qualifier."""
+    return sum(
+        lake.read(table, name, ["feature", "timestamp"])
+        .group_by(["feature", "timestamp"])
+        .aggregate([])
+        .num_rows
+        for name in table.names(folder)
+    )
+
+
+def _regional_extrema(lake: Lake, table: LakeTable, whole: LakeTable | None) -> Estimate:
+    info = RunInfo.of(table)
+    layout, found = info.layout, Estimate()
+    for resolution in RESOLUTIONS:
+        complete = frozenset[str]().union(
+            *(
+                estimate.complete_features(lake.read(cast(LakeTable, whole), name), layout)
+                for name in (whole.names(aggregate_folder(resolution)) if whole else ())
+            )
+        )
+        for level in layout.levels:
+            found += _extrema_of_level(lake, table, resolution, level, complete, len(info.features), layout)
+    return found
+
+
+def _extrema_of_level(
+    lake: Lake,
+    table: LakeTable,
+    resolution: Resolution,
+    level: RegionLevel,
+    complete: frozenset[str],
+    features: int,
+    layout: Layout,
+) -> Estimate:
+    files = table.names(aggregate_folder(resolution, level))
+    if not files:
+        return Estimate()
+    if len(complete) < features:
+        # What cancels over all places exists in regions: only their table tells.
+        of_files = (estimate.complete_features(lake.read(table, name), layout) for name in files)
+        complete = complete.union(*of_files)
+    return estimate.regional_extrema(resolution, level, lake.read(table, files[0]), len(complete), layout)
+
+
+def _rows(table: LakeTable, folder: str) -> int:
+    return sum(file.rows for file in table.files if file.name.startswith(folder))
+
+
+def _sample(lake: Lake, table: LakeTable, folder: str) -> pa.Table:
+    """The rows of some files of a folder; of a folder without any, no rows and no columns."""
+    names = table.names(folder)
+    chosen = sorted({number for number in (0, len(names) // 2, len(names) - 1) if 0 <= number < len(names)})
+    parts = [lake.read(table, names[number]) for number in chosen]
+    return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})
