@@ -24,6 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -42,9 +43,10 @@ from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.requests import leave_request, requested, runs_requested
 from datacube_assets_tests.hostile import Made, as_file, normalize_files
-from datacube_assets_tests.integration.support import JANUARY, rows
+from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, rows
 from datacube_assets_tests.reader_model import ask_for_everything
 from datacube_assets_tests.unit.kernel_helpers import Points, datacube_of
+from datacube_assets_tests.writers import by_arrow
 
 MEMORY = 8 << 30
 """Bytes that a process of the command may address."""
@@ -71,9 +73,24 @@ CELLS: dict[str, tuple[pa.DataType, st.SearchStrategy[Any]]] = {
     "timestamps": (pa.timestamp("s"), moments),
     "nothing": (pa.null(), st.none()),
 }
-TIMES = st.sampled_from(
-    ["2020", "2020-02", "2020-01-05", "20200105", "1577836800000", "0", "-5.5", "", "nan"]
-)
+SPELLED: dict[str, int | None] = {
+    **dict.fromkeys(("2020", "2020.0", "202001", "2020_01", "2020-W01-3", "20200101", "2020/1/1"), JANUARY),
+    **dict.fromkeys(("2020-02", "2020/02", "202002.0", "2020-032", "2020/02/01 00:00:00"), FEBRUARY),
+    **dict.fromkeys(("2020-01-31T24:00", "2020-02-01 01:00:00+01:00", "20200201T000000Z"), FEBRUARY),
+    "1577836800000": JANUARY,
+    "1577836800000.7": JANUARY,
+    "0": 0,
+    "-5.5": -6,
+    "1e3": 1000,
+    "43831": 43831,
+    **dict.fromkeys(("", " ", "nan", "NaT", "None", "null"), None),
+    "9999-12-31": 253_402_214_400_000,
+    "1000": -30_610_224_000_000,
+    "inf": 10**18,
+}
+"""Texts of times, and which time they are in ms UTC; None where they say that there is none."""
+UNREADABLE_TIMES = ("soon", "31012020", "202013", "01/05/20", "2020Q1", "1_000", "2021-366")
+TIMES = st.sampled_from(list(SPELLED))
 NAMES = ("country", "admin2", "lat", "lng", "crop", "", "a.b")
 
 
@@ -87,7 +104,7 @@ def columns(draw: st.DrawFn, role: str, size: int) -> pa.Array:
     }.get(role, list(CELLS))
     type_, cells = CELLS[draw(st.sampled_from(kinds))]
     if role == "timestamp" and pa.types.is_string(type_):
-        cells = TIMES | st.just("soon") if draw(st.integers(0, 9)) == 0 else TIMES
+        cells = TIMES | st.sampled_from(UNREADABLE_TIMES) if draw(st.integers(0, 9)) == 0 else TIMES
     if role == "value" and pa.types.is_string(type_):
         cells = st.sampled_from(["1", " 2 ", "1e3", "", "nan", "-0.5"])
     values = draw(st.lists(st.none() | cells, min_size=size, max_size=size))
@@ -130,7 +147,8 @@ def plainly(table: pa.Table) -> list[dict[str, Any]]:
                 continue
             if name in ("lat", "lng"):
                 degrees = _number(cell)
-                point[name] = None if isinstance(degrees, str) else degrees
+                degrees = None if isinstance(degrees, str) else degrees
+                point[name] = _wrapped(degrees) if name == "lng" else degrees
             elif name in ("country", "admin2"):
                 text = _text(cell, cells[name], region=True)
                 point[name] = "None" if text is None else text.replace("//", "")
@@ -162,25 +180,27 @@ def _number(cell: object) -> float | str | None:
     return None if math.isnan(number) else number
 
 
+def _wrapped(degrees: float | None) -> float | None:
+    if degrees is None or not math.isfinite(degrees) or -180 <= degrees < 180:
+        return degrees
+    wrapped = float(np.round((degrees + 180) % 360 - 180, 11))
+    return -180.0 if wrapped >= 180 else wrapped
+
+
 def _time(cell: object) -> int:
     """Milliseconds UTC; a missing time is 0, one that is out of range somewhere out of range."""
     if isinstance(cell, dt.date):
         midnight = dt.datetime.combine(cell, dt.time())
         moment = cell if isinstance(cell, dt.datetime) else midnight
         return (moment - EPOCH) // dt.timedelta(milliseconds=1)
-    if isinstance(cell, str) and cell.startswith("20"):
-        year, month, day = int(cell[:4]), 1, 1
-        if len(cell) == 7:
-            month = int(cell[5:])
-        elif len(cell) > 4:
-            month, day = 1, 5
-        return (dt.datetime(year, month, day) - EPOCH) // dt.timedelta(milliseconds=1)  # noqa: DTZ001
+    if isinstance(cell, str):
+        if cell not in SPELLED:
+            raise Unreadable
+        return SPELLED[cell] or 0
     if isinstance(cell, int):
         return cell
     number = _number(cell)
-    if isinstance(number, str):
-        raise Unreadable
-    if number is None:
+    if number is None or isinstance(number, str):
         return 0
     return math.floor(number) if abs(number) < 1e15 else 10**18
 
@@ -200,14 +220,33 @@ def _text(cell: object, column: Sequence[object], *, region: bool = False) -> st
     return str(cell)
 
 
-def table_law(table: pa.Table) -> None:
-    """A table becomes the points of the plain reading, or both refuse it."""
+WRITERS = {
+    "plain": by_arrow(compression=None, use_dictionary=False),
+    "dictionaries": by_arrow(compression=None),
+    "without a schema": by_arrow(store_schema=False),
+    "prefixes": by_arrow({"text": "DELTA_BYTE_ARRAY", "int": "DELTA_BINARY_PACKED"}),
+    "lengths": by_arrow({"text": "DELTA_LENGTH_BYTE_ARRAY", "int": "BYTE_STREAM_SPLIT"}, row_group_size=2),
+    "times of 96 bits": by_arrow(use_deprecated_int96_timestamps=True, data_page_version="2.0"),
+    "dictionaries given up": by_arrow(dictionary_pagesize_limit=1, write_batch_size=1),
+}
+
+
+def _written(table: pa.Table, writer: str) -> bytes:
+    try:
+        return WRITERS[writer](table)
+    except pa.ArrowException:
+        # Encodings are chosen by the names of columns, and some names are paths to Arrow.
+        return as_file(table, compression=None)
+
+
+def table_law(table: pa.Table, writer: str = "dictionaries") -> None:
+    """A table becomes the points of the plain reading, whoever wrote it, or both refuse it."""
     try:
         expected: list[dict[str, Any]] | None = plainly(table)
     except Unreadable:
         expected = None
     with tempfile.TemporaryDirectory() as folder:
-        made = _refusal_or(lambda: normalize_files(Path(folder), as_file(table, compression=None)))
+        made = _refusal_or(lambda: normalize_files(Path(folder), _written(table, writer)))
     if isinstance(made, InputError):
         assert expected is None, str(made)
         check_message(made)
@@ -432,7 +471,7 @@ def requests_law(document: Any, left: bytes) -> None:
 left_bytes = anything.map(lambda one: json.dumps(one).encode()) | st.binary(max_size=20)
 Target = tuple[Callable[..., None], Mapping[str, st.SearchStrategy[Any]]]
 TARGETS: dict[str, Target] = {
-    "tables": (table_law, {"table": tables()}),
+    "tables": (table_law, {"table": tables(), "writer": st.sampled_from(list(WRITERS))}),
     "bytes": (bytes_law, {"number": st.integers(0, len(SEEDS) - 1), "how": changes}),
     "documents": (
         documents_law,

@@ -86,7 +86,7 @@ class Points:
     """Points with exactly these columns, beside others; and counts of the report that are not zero."""
 
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, Any] = field(default_factory=dict)
     gone: tuple[str, ...] = ()
     """Columns that are left out, as no row has a value."""
 
@@ -228,6 +228,52 @@ FILES: dict[str, Case] = {
     "a list of a billion items that are not": one(
         repeated(with_column("q", pa.array([[0] * 1_000_000] * 4)), 250),
         refused("column q: cells of type list"),
+    ),
+    # Hints that writers leave
+    **{
+        f"what {hint!r} says of its index": one(
+            as_file(rows().replace_schema_metadata({"pandas": hint}), store_schema=False), PLAIN
+        )
+        for hint in ("", "no JSON", "null", '{"index_columns": null}', '{"index_columns": ["admin1"]}')
+    },
+    # Places
+    "metres for degrees": of_rows(
+        Points(counts={"beyond_mercator": 4, "impossible_coordinates": 4, "mapped": 0}),
+        lat=[9_857_000.0] * 4,
+        lng=[257_000.0] * 4,
+    ),
+    "longitudes from 0 to 360": of_rows(
+        Points({"lng": [-170.0, -0.1, -180.0, 0.0]}, {"wrapped_longitudes": 4}),
+        lng=[190.0, 359.9, 180.0, 360.0],
+    ),
+    "coordinates that stand for missing ones": of_rows(
+        Points(counts={"impossible_coordinates": 2}),
+        lat=[-9999.0, 1.0, -3.4e38, 2.0],
+        lng=[-9999.0, 1.0, -3.4e38, 2.0],
+    ),
+    "values that stand for missing ones": of_rows(
+        Points({"value": [-9999.0, 1e20, -3.4e38, 1.0]}), value=[-9999.0, 1e20, -3.4e38, 1.0]
+    ),
+    # Times
+    "months as text": of_rows(
+        Points({"timestamp": [JANUARY, FEBRUARY] * 2}), timestamp=["202001", "2020_02", "2020-01", "2020/2"]
+    ),
+    "months as integers": of_rows(
+        Points({"timestamp": [202001] * 4}, {"timestamps_look_like": {"month": 4}}), timestamp=[202001] * 4
+    ),
+    **{
+        f"times in {unit}": of_rows(
+            Points({"timestamp": [JANUARY] * 4}), {"timestamp_unit": unit}, timestamp=[JANUARY * factor] * 4
+        )
+        for unit, factor in (("us", 1000), ("ns", 1_000_000))
+    },
+    "microseconds taken for milliseconds": of_rows(
+        refused("none of its 4 rows", "look like microseconds: publish again with --timestamp-unit us"),
+        timestamp=[JANUARY * 1000] * 4,
+    ),
+    "days in several orders": of_rows(
+        refused("a timestamp cannot be read (for example '31012020')"),
+        timestamp=["20200131"] * 3 + ["31012020"],
     ),
     # Texts
     **{

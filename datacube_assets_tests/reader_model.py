@@ -217,7 +217,8 @@ class Reader:
             for number, bin_ in tile.bins.stats.items():
                 _must(number < 4096, "a bin that is none")
                 _must(bin_.weight > 0, f"bin {number} of {zoom}-{x}-{y} is divided by {bin_.weight}")
-                _must(math.isfinite(bin_.s_sum_t_sum + bin_.s_sum_t_mean), "no number")
+                for figure in (bin_.s_sum_t_sum, bin_.s_sum_t_mean):
+                    _must(math.isfinite(figure / bin_.weight), "no number")
             if zoom < 8:
                 waiting += [(zoom + 1, 2 * x + right, 2 * y + down) for right in (0, 1) for down in (0, 1)]
 

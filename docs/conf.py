@@ -17,4 +17,6 @@ suppress_warnings = ["myst.header", "misc.highlighting_failure"]
 html_theme = "furo"
 html_copy_source = False
 html_show_copyright = False
+# Summaries are fetched page by page, which no browser does where the site is opened as a file.
+html_show_search_summary = False
 html_theme_options = {"navigation_with_keys": True}

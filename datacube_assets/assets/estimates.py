@@ -22,6 +22,7 @@ from datacube_assets.kernels import estimate
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
+from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.run_info import RunInfo
@@ -105,21 +106,45 @@ def _global_timeseries(lake: Lake, table: LakeTable) -> Estimate:
 def _regional_timeseries(lake: Lake, table: LakeTable, points: LakeTable) -> Estimate:
     layout, used = RunInfo.of(table).layout, breakdowns(lake, points)
     by_level = estimate.regions_of_features(lake.read(points, REGIONS), layout)
+    in_tables = {breakdown.qualifier: breakdown.features for breakdown in used.everywhere()}
     found = Estimate()
-    for resolution, level in product(RESOLUTIONS, layout.levels):
-        folder = aggregate_folder(resolution, level)
-        found += estimate.regional_timeseries(
-            by_level[level], _rows(table, folder), _sample(lake, table, folder), layout
-        )
+    for level in layout.levels:
+        for resolution in RESOLUTIONS:
+            folder = aggregate_folder(resolution, level)
+            rows, sample = _rows(table, folder), _sample(lake, table, folder)
+            found += estimate.regional_timeseries(by_level[level], rows, sample, layout)
         for breakdown in used.in_timeseries(level):
-            folder = aggregate_folder(resolution, level, qualifier=breakdown.qualifier)
-            parts = [lake.read(table, name) for name in table.names(folder)]
-            objects = sum(estimate.regions_of_values(part, breakdown.features) for part in parts)
-            mapped = pa.array(sorted(breakdown.features), pa.string())
-            of_features = [part.filter(pc.is_in(part["feature"].cast(pa.string()), mapped)) for part in parts]
-            rows = sum(part.num_rows for part in of_features)
-            for sample in of_features[:1]:
-                found += estimate.regional_timeseries(objects, rows, sample, layout)
+            whole = breakdown.features == in_tables[breakdown.qualifier]
+            found += _by_qualifier(lake, table, level, breakdown, whole=whole)
+    return found
+
+
+def _by_qualifier(
+    lake: Lake, table: LakeTable, level: RegionLevel, breakdown: Breakdown, *, whole: bool
+) -> Estimate:
+    """Timeseries by the values of a qualifier; `whole`: of all features that its tables have."""
+    layout = RunInfo.of(table).layout
+    mapped = pa.array(sorted(breakdown.features), pa.string())
+    # What is there in a month is there in its year.
+    years = aggregate_folder("year", level, qualifier=breakdown.qualifier)
+    objects = sum(
+        estimate.regions_of_values(
+            lake.read(table, name, ["feature", "region_id", "value"]), breakdown.features
+        )
+        for name in table.names(years)
+    )
+    found = Estimate()
+    for resolution in RESOLUTIONS:
+        folder = aggregate_folder(resolution, level, qualifier=breakdown.qualifier)
+        sample = _sample(lake, table, folder)
+        if whole:
+            rows = _rows(table, folder)
+        else:
+            features = [lake.read(table, name, ["feature"])["feature"] for name in table.names(folder)]
+            rows = sum(pc.sum(pc.is_in(of.cast(pa.string()), mapped)).as_py() or 0 for of in features)
+            if sample.num_rows:
+                sample = sample.filter(pc.is_in(sample["feature"].cast(pa.string()), mapped))
+        found += estimate.regional_timeseries(objects, rows, sample, layout)
     return found
 
 
@@ -192,11 +217,8 @@ def _rows(table: LakeTable, folder: str) -> int:
 
 
 def _sample(lake: Lake, table: LakeTable, folder: str) -> pa.Table:
-    """The rows of some files of a folder."""
-    return pa.concat_tables(_some(lake, table, folder)).unify_dictionaries()
-
-
-def _some(lake: Lake, table: LakeTable, folder: str) -> Iterator[pa.Table]:
+    """The rows of some files of a folder; of a folder without any, no rows and no columns."""
     names = table.names(folder)
-    for number in sorted({0, len(names) // 2, len(names) - 1}):
-        yield lake.read(table, names[number])
+    chosen = sorted({number for number in (0, len(names) // 2, len(names) - 1) if 0 <= number < len(names)})
+    parts = [lake.read(table, names[number]) for number in chosen]
+    return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})

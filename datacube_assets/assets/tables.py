@@ -163,18 +163,18 @@ def report_metadata(report: Report) -> dict[str, Any]:
         "rows in": report.num_rows,
         "rows out": report.points,
         "rows dropped": report.dropped,
-        "share of rows dropped": round(report.dropped / report.num_rows, 6) if report.num_rows else 0.0,
-        "dropped: no feature": report.missing_features,
-        "dropped: value is no number": report.unreadable_values,
-        "dropped: time out of range": report.num_invalid_ts,
-        "filled: no timestamp": report.num_missing_ts,
-        "emptied: infinite value": report.infinite_values,
+        "share dropped": round(report.dropped / report.num_rows, 6) if report.num_rows else 0.0,
+        "drop: no feature": report.missing_features,
+        "drop: no number": report.unreadable_values,
+        "drop: odd time": report.num_invalid_ts,
+        "filled: no time": report.num_missing_ts,
+        "emptied: infinite": report.infinite_values,
         "zeroed: no weight": report.missing_weights,
-        "kept: value missing": report.num_missing_val,
-        "off the map: no coordinates": report.missing_coordinates,
-        "off the map: beyond 85 degrees": report.beyond_mercator,
-        "wrapped: longitude over 180": report.wrapped_longitudes,
-        "kept: impossible coordinates": report.impossible_coordinates,
+        "kept: no value": report.num_missing_val,
+        "unmapped: no place": report.missing_coordinates,
+        "unmapped: polar": report.beyond_mercator,
+        "wrapped: longitude": report.wrapped_longitudes,
+        "kept: odd place": report.impossible_coordinates,
         "rows per feature": dict(report.num_rows_per_feature),
     }
     if report.min_timestamp is not None and report.max_timestamp is not None:
@@ -182,7 +182,7 @@ def report_metadata(report: Report) -> dict[str, Any]:
         metadata["last time"] = iso(report.max_timestamp)
     if report.bounding_box is not None:
         names = ("west", "south", "east", "north")
-        metadata["bounding box (degrees)"] = dict(zip(names, report.bounding_box, strict=True))
+        metadata["bounding box"] = dict(zip(names, report.bounding_box, strict=True))
     return metadata
 
 

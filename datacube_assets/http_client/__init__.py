@@ -38,6 +38,8 @@ from tenacity import (
 from datacube_assets.redaction import beginning, keep_secret, redacted, secrets_of
 
 _log = logging.getLogger(__name__)
+# At its finest it repeats whatever bytes came, of which nobody knows what they are.
+logging.getLogger("httpcore").setLevel(logging.INFO)
 
 UNTRUSTED = "its certificate is not trusted. Name its authority in SSL_CERT_FILE"
 

@@ -106,8 +106,8 @@ class UserInterface(ConfigurableResource["UserInterface"]):
         tags = urlencode({"tags[0][key]": "dagster/partition", "tags[0][value]": run.key})
         jobs = f"/locations/{LOCATION}/jobs"
         return {
-            "next: publish again": MetadataValue.url(f"{jobs}/republish_datacube"),
-            "next: check everything": MetadataValue.url(f"{jobs}/check_model_run"),
+            "next: republish": MetadataValue.url(f"{jobs}/republish_datacube"),
+            "next: check all": MetadataValue.url(f"{jobs}/check_model_run"),
             "next: withdraw": MetadataValue.url(f"{jobs}/withdraw_datacube/playground/setup?{tags}"),
         }
 

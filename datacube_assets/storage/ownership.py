@@ -90,6 +90,8 @@ def _settle(lake: Lake, bucket: OwnedBucket, version: str, *, anew: bool) -> Non
     owner = lease.owner
     if not ours:
         owner = _new_owner()
+        # Before the first change: should we die at it, nobody's manifests are to be believed.
+        bucket.tenure.renew(owner=owner)
         _begin_anew(lake, bucket, heads)
     elif not lease.sound:
         # Whoever died may only have been asleep: what it writes down yet is not to be believed.

@@ -152,7 +152,7 @@ def test_the_page_of_an_asset_counts_its_rows_and_judges_them(backfilled: Dagste
     ui = backfilled
     ui.asset("normalized_points")
     ui.partition(PARTITIONS[3])
-    for figure, count in (("rows in", 4), ("rows out", 3), ("dropped: no feature", 1)):
+    for figure, count in (("rows in", 4), ("rows out", 3), ("drop: no feature", 1)):
         expect(ui.figure(figure)).to_have_text(str(count))
     ui.tab("Checks")
     ui.line("rows_are_usable").click()

@@ -191,8 +191,9 @@ def odd() -> Iterator[tuple[str, list[str]]]:
         listening.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.timeout(900)
 @settings(
-    max_examples=8,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
@@ -259,7 +260,8 @@ def test_whatever_an_address_or_an_answer_looks_like_its_secrets_are_kept_and_to
         deliver(outbox, causemos, outbox.lake, 10**15, told.append)
     planted = {"planted": PLANTED, "basic": _BASIC}
     everything = "\n".join([*told, caplog.text])
-    assert [name for name, secret in planted.items() if secret in everything] == [], address
+    lines = [line for line in everything.splitlines() if any(secret in line for secret in planted.values())]
+    assert lines == [], address
     assert found(kept.folder, planted) == [], address
 
 

@@ -95,7 +95,7 @@ def test_pictures_links_and_tags_of_a_run(house: House, monkeypatch: pytest.Monk
     assert {"rain: mean in a bin", "rain: sum in a bin", "zoom"} <= told["grid_stats"]
     # (1 + 3 + 2 + 40) / 4: every place has one value in every month.
     assert outcome.assets["global_timeseries"]["mean of rain"] == 11.5
-    assert outcome.assets["normalized_points"]["share of rows dropped"] == 0.0
+    assert outcome.assets["normalized_points"]["share dropped"] == 0.0
     for name, metadata in outcome.assets.items():
         assert metadata["in CauseMos"] == "https://causemos.example/#/model/run", name
         assert "in Dojo" not in metadata, "no Dojo is configured"

@@ -36,7 +36,8 @@ RUN = ModelRun.from_key(KEY)
 def place(tmp_path: Path) -> Iterator[Place]:
     with nothing_set():
         place = Place(tmp_path / "home")
-        assert place.publish().exit_code == 0
+        published = place.publish()
+        assert published.exit_code == 0, published.output
         yield place
 
 

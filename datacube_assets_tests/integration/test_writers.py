@@ -7,7 +7,11 @@ role for each type by each writer is tried always, all of them where slow tests 
 from __future__ import annotations
 
 import io
+import json
+import shutil
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
@@ -102,3 +106,42 @@ def test_a_column_of_any_type_is_read_alike_whoever_wrote_it(writer: str) -> Non
 def test_a_column_of_any_type_in_any_role_is_read_alike_whoever_wrote_it(writer: str) -> None:
     for column in COLUMNS:
         check_column(writer, column, ROLES)
+
+
+# --- npm -------------------------------------------------------------------------------------------
+
+PACKAGES = (
+    "@dsnp/parquetjs@1.8.8",
+    "apache-arrow@21.2.0",
+    "hyparquet-writer@0.17.0",
+    "parquet-wasm@0.8.0",
+    "parquetjs@0.11.2",
+)
+SCRIPT = Path(__file__).parent.parent / "writers.mjs"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not shutil.which("npm"), reason="there is no npm")
+def test_files_of_the_writers_of_npm_are_read_alike(tmp_path: Path) -> None:
+    """Fetches the packages, so it needs npm's registry; without it, it skips itself."""
+    (tmp_path / "package.json").write_text(json.dumps({"private": True}))
+    shutil.copy(SCRIPT, tmp_path)
+    install = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", *PACKAGES]
+    if subprocess.run(install, cwd=tmp_path, capture_output=True, check=False).returncode:
+        pytest.skip("the packages cannot be fetched")
+    subprocess.run(["node", SCRIPT.name, tmp_path], cwd=tmp_path, capture_output=True, check=True)
+    files = sorted(tmp_path.glob("*.parquet"))
+    assert len(files) == 10
+    for file in files:
+        points, _ = made_of(file.read_bytes(), "crop")
+        assert points.to_pydict() == {
+            "feature": ["rain"] * 4,
+            "timestamp": [1577836800000 + day * 86_400_000 for day in range(4)],
+            "country": ["Kenya"] * 4,
+            "lat": [1.5, 2.5, 3.5, 4.5],
+            "lng": [36.5] * 4,
+            "crop": ["None", "maize"] * 2,
+            "seen": ["True", "False"] * 2,
+            "value": [0.5, 1.5, 2.5, 3.5],
+        }, file.name

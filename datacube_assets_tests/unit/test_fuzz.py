@@ -25,9 +25,15 @@ HOLES = pa.array([float("nan"), None, 0.0])
 
 
 @few
-@example(table=pa.table({"timestamp": [0] * 3, "feature": ["f"] * 3, "value": [1.0] * 3, "admin2": HOLES}))
-@example(table=pa.table({"timestamp": [0, 0], "feature": ["f"] * 2, "value": [1.0] * 2, "country": MOMENTS}))
-@example(table=pa.table(NAMELESS))
+@example(
+    table=pa.table({"timestamp": [0] * 3, "feature": ["f"] * 3, "value": [1.0] * 3, "admin2": HOLES}),
+    writer="plain",
+)
+@example(
+    table=pa.table({"timestamp": [0, 0], "feature": ["f"] * 2, "value": [1.0] * 2, "country": MOMENTS}),
+    writer="plain",
+)
+@example(table=pa.table(NAMELESS), writer="plain")
 @given(**fuzz.TARGETS["tables"][1])
 def test_a_random_table_becomes_what_a_plain_reading_makes_of_it(**arguments: Any) -> None:
     fuzz.table_law(**arguments)

@@ -70,7 +70,7 @@ def on_a_terminal(program: str, columns: int = 100) -> str:
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     environment.pop("NO_COLOR", None)
-    done = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, env=environment)
+    done = subprocess.Popen([sys.executable, "-c", program], stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
     try:
@@ -116,7 +116,7 @@ import time
 from datacube_assets.cli.progress import counting
 with counting("[red]locusts:run-1", True) as progress:
     progress(3, 1000, "tiles")
-    time.sleep(0.5)
+    time.sleep(3.5)
 """
     assert any(
         "[red]locusts:run-1" in line and "3 of 1,000 tiles" in line for line in plain(on_a_terminal(program))
