@@ -433,7 +433,9 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
     unheard = Counter((one["body"]["run_id"], one["body"]["flow_id"]) for one in taken if one["is_cut"])
     behind = {name for name in newest if _is_behind(system, watched, name)}
     delays = [
-        min((at / 1000 - finished for at in told[name] if at / 1000 >= finished), default=float("inf"))
+        min(
+            (at / 1000 - finished for at in told.get(name, ()) if at / 1000 >= finished), default=float("inf")
+        )
         for (name, execution), finished in watched.finished.items()
         if execution == newest[name]
     ]

@@ -142,6 +142,13 @@ def regions_of_values(table: pa.Table, features: frozenset[str]) -> int:
 
 def regional_timeseries(objects: int, rows: int, sample: pa.Table, layout: Layout) -> Estimate:
     """Timeseries of regions [and qualifier values]: so many, of so many lines altogether."""
+    if sample.num_rows:
+        region = encode_text(sample["region_id"])
+        askable = answerable(region.values)
+        if not askable.all():
+            # Regions that the reader cannot be asked for have lines in the table, and no timeseries.
+            kept = askable[region.codes]
+            rows, sample = round(rows * float(kept.mean())), sample.filter(pa.array(kept))
     header = _header("timestamp", layout=layout)
     return Estimate(objects, round(objects * header + rows * _line(sample, layout, "timestamp")))
 

@@ -191,6 +191,7 @@ def odd() -> Iterator[tuple[str, list[str]]]:
         listening.shutdown(socket.SHUT_RDWR)
 
 
+@pytest.mark.timeout(900)
 @settings(
     max_examples=6,
     deadline=None,
