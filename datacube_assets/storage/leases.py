@@ -1,6 +1,6 @@
 """One owner per published datacube: the lease of a partition, and a bucket that only its holder may change.
 
-The lease is a record beside the objects (`.datacube~/lease` in the folder of the run). Whoever publishes
+The lease is a record beside the objects (`.datacube~/MODEL_ID/RUN_ID/lease` in the bucket). Whoever publishes
 takes it, renews it while it works, and gives it back. It is taken from a holder that is known to be dead, or
 that left it unchanged for its whole term, by one's own clock: the clocks of other machines do not matter.
 With each holder its *number* goes up; the *owner* it names is a period in which one lake knows what is in
@@ -177,7 +177,7 @@ class Lease:
 
 def lease_key(run: ModelRun) -> str:
     """The key of a run's lease in its bucket."""
-    return f"{run.prefix}{OWN}/{_LEASE}"
+    return f"{OWN}/{run.prefix}{_LEASE}"
 
 
 def read_lease(store: Store, run: ModelRun) -> Lease | None:
@@ -480,7 +480,7 @@ class _Watch:
 
 def staged_key(run: ModelRun, token: str) -> str:
     """Where results.json waits to be copied."""
-    return f"{run.prefix}{OWN}/results-{token}.json"
+    return f"{OWN}/{run.prefix}results-{token}.json"
 
 
 # --- the bucket ------------------------------------------------------------------------------------
