@@ -371,7 +371,7 @@ def acquire(store: Store, run: ModelRun, me: Holder, *, patient: bool = True) ->
         there = None if found is None else _parsed(store, run, found[0])
         if there is not None and there.run == me.run:
             return _join(store, run, me, there, found[1] if found else None)
-        if not watch.is_free(there):
+        if not _was_left_here(store, run, me, there) and not watch.is_free(there):
             if not patient or not watch.may_wait(there):
                 raise _held(store, run, there)
             me.clock.sleep(min(LONGEST_TERM, there.term if there else me.term) / _LOOKS)
@@ -386,6 +386,14 @@ def acquire(store: Store, run: ModelRun, me: Holder, *, patient: bool = True) ->
         if took is not None:
             return _begun(took)
         me.clock.sleep(me.term / _LOOKS / 10)
+
+
+def _was_left_here(store: Store, run: ModelRun, me: Holder, there: Lease | None) -> bool:
+    """Whether it is of an earlier run of this process, which could not give it back: on a full disk, say."""
+    if there is None or there.process is None or there.process != me.process or there.shared:
+        return False
+    with _SHARED:
+        return (store.url, lease_key(run), there.token) not in _TENURES
 
 
 def _take(store: Store, run: ModelRun, me: Holder, there: Lease | None, seen: str | None) -> Tenure | None:

@@ -82,7 +82,8 @@ class Far:
         items = self.client.list_objects_v2(Bucket="models", Prefix=f"{self.prefix}/").get("Contents", [])
         assert len(items) < 1000
         named = {item["Key"][len(self.prefix) + 1 :]: item["ETag"].strip('"') for item in items}
-        return {key: tag for key, tag in named.items() if not is_own(key)}
+        # What tries whether the bucket can be used may have been kept from deleting its trial.
+        return {key: tag for key, tag in named.items() if not is_own(key) and key != ".datacube-probe"}
 
     def lake(self) -> Lake:
         return Lake(open_store(self.house.settings.lake, self.between.url))
