@@ -6,6 +6,7 @@ places. Each part is defined in its own package; nothing is defined here.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
 from dagster import (
@@ -35,6 +36,9 @@ from datacube_assets.sensors.dojo import build_dojo_sensor, list_indicators, lis
 from datacube_assets.sensors.reports import build_reports_sensor
 from datacube_assets.sensors.requests import build_requests_sensor
 from datacube_assets.settings import Settings, names
+
+# Dagster says this of what it does itself, when it gives sensors their jobs; a person at a terminal reads it.
+warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition")
 
 
 def build_resources(settings: Settings) -> dict[str, object]:

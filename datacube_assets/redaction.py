@@ -74,7 +74,7 @@ def redacted(text: str, *secrets: str) -> str:
     if any(word in low for word in ("basic", "bearer", "negotiate")):
         text = _TOKEN.sub(rf"\1\2{HIDDEN}", text)
     if ":/" in text or ":\\" in text:
-        text = _ADDRESS.sub(lambda found: public(found[0]), text)
+        text = _ADDRESS.sub(_in_a_sentence, text)
     if "%3a" in low:
         text = _ENCODED.sub(r"\1", text)
     if "?" in text:
@@ -82,6 +82,12 @@ def redacted(text: str, *secrets: str) -> str:
     if "=" in text or "%3d" in low or "x-" in low:
         text = _PARAMETER.sub(rf"\1{HIDDEN}", text)
     return text
+
+
+def _in_a_sentence(found: re.Match[str]) -> str:
+    """An address as it may be shown, and what ends the sentence or clause that it stands in."""
+    address = found[0].rstrip(".,;:")
+    return public(address) + found[0][len(address) :]
 
 
 def beginning(text: str, length: int) -> str:

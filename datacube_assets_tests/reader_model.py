@@ -49,8 +49,9 @@ class Reader:
         for feature in results["data_info"]["features"]:
             self._feature(feature)
         for key, names in self.missed.items():
-            # Where two names lead to one key nobody can answer, and some keys are too long for a store.
-            _must(len(names) > 1 or _too_long(key), f"there is no {key}")
+            # Where two names lead to one key nobody can answer; some keys are too long for a store, and no
+            # store has the character NUL in one.
+            _must(len(names) > 1 or _too_long(key) or "\0" in key, f"there is no {key}")
 
     def unasked(self) -> list[str]:
         """Objects that nobody can ask for: names that are never readable, or a fault."""

@@ -50,15 +50,22 @@ def may_share(names: Texts) -> bool:
     return _any(pc.match_substring_regex(names, _MAY_SHARE))
 
 
+RESERVED = ".datacube~"
+"""Folder of a bucket in which leases lie."""
+
+
 def check_identity(kind: str, name: str) -> None:
     """Refuse a model id or run id that would leave or lose its folder.
 
-    Raises InputError for an empty name, for `.` and `..`, and for `/`, `\\` and control characters.
+    Raises InputError for an empty name, for `.`, `..` and `.datacube~`, and for `/`, `\\` and control
+    characters.
     """
     if not name or "/" in name or "\\" in name or _CONTROL.search(name):
         problem = "must be a plain name"
     elif name in (".", ".."):
         problem = "would leave its folder"
+    elif name == RESERVED:
+        problem = "is the name of what a bucket keeps for itself"
     else:
         return
     raise InputError(

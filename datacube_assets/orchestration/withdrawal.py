@@ -87,8 +87,8 @@ def withdraw(
     for bucket in _buckets_of(lake, buckets, open_bucket, run):
         # Somebody else may publish there, from another machine or home.
         with overwriting(bucket, run, Holder(lake.store.url, f"withdrawal {by}")) as owned:
-            withdraw_results(lake, owned, run, unless="")
             found = list(bucket.entries(run.prefix))
+            withdraw_results(lake, owned, run, unless="")
             _delete(owned, [entry.key for entry in found], "objects", progress)
         objects += len(found)
         size += sum(entry.bytes for entry in found)

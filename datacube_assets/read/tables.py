@@ -200,8 +200,11 @@ class LakeDatacube(Datacube):
             self._at(self._aggregates(feature, resolution, None, None), feature, resolution, timestamp)
         levels = [level for level in pyramid(here) if level.zoom == zoom]
         level = Level.concat(levels) if levels else _NO_BINS
-        x, y = deinterleave(level.quadkey)
-        return bin_table(x, y, zoom + BIN_BITS, level.s_count, level.s_sum_t_sum, level.s_sum_t_mean, bounds)
+        # A square in which every value is missing is in no tile.
+        rows = np.flatnonzero(level.s_count)
+        x, y = deinterleave(level.quadkey[rows])
+        figures = (level.s_count[rows], level.s_sum_t_sum[rows], level.s_sum_t_mean[rows])
+        return bin_table(x, y, zoom + BIN_BITS, *figures, bounds)
 
     # --- what is behind it -------------------------------------------------------------------------
 

@@ -214,7 +214,9 @@ def requested_last(cursor: str | None) -> dict[str, State]:
 
 def state_of_last_run(instance: DagsterInstance, run: ModelRun) -> State | None:
     """The state that the newest run was started for which a sensor requested, as its tags tell."""
-    runs = instance.get_runs(RunsFilter(tags={**run_tags(run), SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1)
+    runs = instance.get_runs(
+        RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1
+    )
     tags = runs[0].tags if runs else {}
     if VERSION_TAG not in tags:
         return None

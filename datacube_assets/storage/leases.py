@@ -1,6 +1,6 @@
 """One owner per published datacube: the lease of a partition, and a bucket that only its holder may change.
 
-The lease is a record beside the objects (`.datacube~/lease` in the folder of the run). Whoever publishes
+The lease is a record beside the objects (`.datacube~/MODEL_ID/RUN_ID/lease` in the bucket). Whoever publishes
 takes it, renews it while it works, and gives it back. It is taken from a holder that is known to be dead, or
 that left it unchanged for its whole term, by one's own clock: the clocks of other machines do not matter.
 With each holder its *number* goes up; the *owner* it names is a period in which one lake knows what is in
@@ -177,7 +177,7 @@ class Lease:
 
 def lease_key(run: ModelRun) -> str:
     """The key of a run's lease in its bucket."""
-    return f"{run.prefix}{OWN}/{_LEASE}"
+    return f"{OWN}/{run.prefix}{_LEASE}"
 
 
 def read_lease(store: Store, run: ModelRun) -> Lease | None:
@@ -371,7 +371,7 @@ def acquire(store: Store, run: ModelRun, me: Holder, *, patient: bool = True) ->
         there = None if found is None else _parsed(store, run, found[0])
         if there is not None and there.run == me.run:
             return _join(store, run, me, there, found[1] if found else None)
-        if not watch.is_free(there):
+        if not _was_left_here(store, run, me, there) and not watch.is_free(there):
             if not patient or not watch.may_wait(there):
                 raise _held(store, run, there)
             me.clock.sleep(min(LONGEST_TERM, there.term if there else me.term) / _LOOKS)
@@ -386,6 +386,14 @@ def acquire(store: Store, run: ModelRun, me: Holder, *, patient: bool = True) ->
         if took is not None:
             return _begun(took)
         me.clock.sleep(me.term / _LOOKS / 10)
+
+
+def _was_left_here(store: Store, run: ModelRun, me: Holder, there: Lease | None) -> bool:
+    """Whether it is of an earlier run of this process, which could not give it back: on a full disk, say."""
+    if there is None or there.process is None or there.process != me.process or there.shared:
+        return False
+    with _SHARED:
+        return (store.url, lease_key(run), there.token) not in _TENURES
 
 
 def _take(store: Store, run: ModelRun, me: Holder, there: Lease | None, seen: str | None) -> Tenure | None:
@@ -480,7 +488,7 @@ class _Watch:
 
 def staged_key(run: ModelRun, token: str) -> str:
     """Where results.json waits to be copied."""
-    return f"{run.prefix}{OWN}/results-{token}.json"
+    return f"{OWN}/{run.prefix}results-{token}.json"
 
 
 # --- the bucket ------------------------------------------------------------------------------------

@@ -292,10 +292,16 @@ class LocalStore:
                 return
             folder = os.path.dirname(folder)
 
+    def _is_own(self, folder: str, name: str) -> bool:
+        """Whether a folder is what the store keeps for itself."""
+        return name == OWN and folder.rstrip("/") == self.root
+
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
         for folder, folders, names in os.walk(start):
-            folders[:] = [name for name in folders if name != OWN and not name.startswith(WRITING)]
+            folders[:] = [
+                name for name in folders if not self._is_own(folder, name) and not name.startswith(WRITING)
+            ]
             for name in names:
                 if not name.startswith(WRITING):
                     path = os.path.join(folder, name)
@@ -304,7 +310,7 @@ class LocalStore:
     def entries(self, prefix: str) -> Iterator[Entry]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
         for folder, folders, names in os.walk(start):
-            folders[:] = [name for name in folders if name != OWN]
+            folders[:] = [name for name in folders if not self._is_own(folder, name)]
             for name in names:
                 path = os.path.join(folder, name)
                 # A run beside us may have deleted it by now.
@@ -317,7 +323,9 @@ class LocalStore:
         start = self._path(prefix.rstrip("/")) if prefix else self.root
         try:
             with os.scandir(start) as entries:
-                return sorted(entry.name for entry in entries if entry.is_dir() and entry.name != OWN)
+                return sorted(
+                    entry.name for entry in entries if entry.is_dir() and not self._is_own(start, entry.name)
+                )
         except (FileNotFoundError, NotADirectoryError):
             return []
 
@@ -332,7 +340,7 @@ class LocalStore:
             ):
                 for entry in found:
                     if entry.is_dir():
-                        folders += [f"{folder}/{entry.name}"] * (entry.name != OWN)
+                        folders.append(f"{folder}/{entry.name}")
                     else:
                         names.append(entry.name)
             files = pa.array(names, pa.string())

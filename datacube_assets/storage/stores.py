@@ -17,15 +17,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.kernels.key_safety import Keys
+from datacube_assets.kernels.keys import RESERVED
 
 Body = bytes | memoryview
 
 
 WRITING = ".writing-"
 """How the names of files in the making begin."""
-OWN = ".datacube~"
-"""Folder, wherever it is, of what a store keeps for itself: its records. It is in no listing. No folder of
-the lake can be called so, and in a bucket it stands where only `raw`, `results` and the like do."""
+OWN = RESERVED
+"""Folder at the root of what a store keeps for itself: its records. It is in no listing. No folder of the
+lake is called so, and no model may be."""
 Fence = Callable[[], None]
 """Called right before each change of a batch; raises where the change may not be made."""
 LISTING = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
@@ -67,7 +68,7 @@ def is_leftover(key: str) -> bool:
 
 def is_own(key: str) -> bool:
     """Whether a key is of what the store keeps for itself."""
-    return f"/{OWN}/" in f"/{key}"
+    return key.startswith(f"{OWN}/")
 
 
 class Store(Protocol):

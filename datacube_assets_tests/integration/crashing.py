@@ -28,7 +28,7 @@ from datacube_assets.storage.s3 import S3
 from datacube_assets.storage.stores import Body, Store
 
 POINTS: dict[str, str] = {
-    "lease taken": r"after swap .*/\.datacube~/lease",
+    "lease taken": r"after swap .*\.datacube~/.*lease",
     "request resolved": r"after put .*/dojo_request/request\.json",
     "raw part fetched": r"after put_file .*/raw_dojo_output/.*",
     "shard written": r"after put_file .*/normalized_points/.*",
@@ -42,7 +42,7 @@ POINTS: dict[str, str] = {
     "some objects published": r"after put_many .*",
     "all objects published": r"before put .*/manifests/.*/manifest\.json",
     "stale ones written down": r"after put .*/manifests/.*/stale\.parquet",
-    "stale ones deleted": r"after delete_many (?!.*(/results/|/manifests/|runs/|/\.datacube~/)).*",
+    "stale ones deleted": r"after delete_many (?!.*(/results/|/manifests/|runs/|\.datacube~/)).*",
     "manifest written": r"after put .*/manifests/(?!pipeline_results).*/manifest\.json",
     "traces of attempts deleted": r"after delete_many .*/manifests/(?!pipeline_results/manifest).*",
     "results.json about to be written": r"before put_staged .*/results/results\.json",

@@ -59,7 +59,7 @@ class Place:
 
     def copy(self, folder: Path) -> Place:
         """The same elsewhere, to be damaged."""
-        shutil.copytree(self.home, folder)
+        shutil.copytree(self.home, folder, symlinks=True)
         return Place(folder)
 
 

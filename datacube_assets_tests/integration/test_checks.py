@@ -340,6 +340,7 @@ def test_some_assets_are_checked_alone_and_compared_with_what_there_is(house: Ho
     told = {f"{one.asset_key.path[-1]}:{one.check_name}": one for one in done.get_asset_check_evaluations()}
     assert set(told) == {
         "grid_cells:map_holds_every_point",
+        "grid_cells:objects_within_limit",
         "spatial_tiles:tiles_hold_every_point",
     }
     assert not failed(told)

@@ -140,6 +140,7 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
     GUARANTEES: {
         'make test ARGS="-m slow datacube_assets_tests/integration/test_crashes.py"': _CHECKS,
         'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_faults.py"': _CHECKS,
+        'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_leases.py"': _CHECKS,
         'make fuzz ARGS="--minutes 5"': _FUZZ,
         'make fuzz ARGS="--minutes 5 --target bytes"': _FUZZ,
     },
@@ -415,7 +416,16 @@ def test_the_commands_for_contributors_do_what_they_say(
     assert "-m benchmarks" in run(f"{said(CONTRIBUTING, 'make bench')} -n", checkout, environment)
     for page, start, expected in (
         (GUARANTEES, 'make test ARGS="-m slow datacube', "test_a_run_that_dies_at_any_moment_is_made_good"),
-        (GUARANTEES, 'make test ARGS="-m slow -n 0', "test_runs_while_faults_are_injected_are_published"),
+        (
+            GUARANTEES,
+            'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_faults.py"',
+            "test_runs_while_faults_are_injected_are_published",
+        ),
+        (
+            GUARANTEES,
+            'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_leases.py"',
+            "test_in_whatever_order_homes_move_sleep_and_die",
+        ),
         (CONTRIBUTING, 'make test ARGS="-k tiles -x"', "tiles"),
     ):
         command = said(page, start).removesuffix('"') + ' --collect-only -q -p no:cacheprovider"'

@@ -82,7 +82,8 @@ class Far:
         items = self.client.list_objects_v2(Bucket="models", Prefix=f"{self.prefix}/").get("Contents", [])
         assert len(items) < 1000
         named = {item["Key"][len(self.prefix) + 1 :]: item["ETag"].strip('"') for item in items}
-        return {key: tag for key, tag in named.items() if not is_own(key)}
+        # What tries whether the bucket can be used may have been kept from deleting its trial.
+        return {key: tag for key, tag in named.items() if not is_own(key) and key != ".datacube-probe"}
 
     def lake(self) -> Lake:
         return Lake(open_store(self.house.settings.lake, self.between.url))
@@ -342,7 +343,7 @@ def test_credentials_that_are_taken_away_in_the_middle_fail_the_run_and_say_so(
     far: Far, undisturbed: Versions
 ) -> None:
     far.house.publish(OLD)
-    for after, complete in ((10, True), (200, False)):
+    for after, complete in ((10, True), (260, False)):
         end = len(far.between.requests) + after
 
         def revoked(method: str, path: str, end: int = end) -> int | None:

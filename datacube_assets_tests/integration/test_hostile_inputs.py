@@ -170,7 +170,10 @@ def test_no_name_leaves_its_run_and_names_that_look_alike_stay_apart(house: Hous
     assert set(ALIKE) <= kept
     assert len(kept) == count - len(ENDLESS)
     left_out = [
-        value for asset in outcome.assets.values() for name, value in asset.items() if "left out:" in name
+        value
+        for asset in outcome.assets.values()
+        for name, value in asset.items()
+        if name == "objects left out"
     ]
     assert sum(left_out) > 0, "what has no key is counted"
 
@@ -183,7 +186,7 @@ def test_names_that_make_one_key_of_two_publish_neither_and_are_counted(house: H
     assert house.datacube().keys(series) == [f"{series}a/d.csv", f"{series}b/d.csv"]
     assert outcome.total("objects") == len(house.datacube().objects)
     (left_out,) = (
-        value for name, value in outcome.assets["regional_timeseries"].items() if "left out:" in name
+        value for name, value in outcome.assets["regional_timeseries"].items() if name == "objects left out"
     )
     assert left_out == 4, "two in months, two in years"
 

@@ -83,7 +83,8 @@ def test_status_tells_what_is_well_and_what_is_worth_a_look(place: Place) -> Non
     shown = place.run("status")
     assert shown.exit_code == 1
     assert (
-        f"well    lake               {(place.home / 'lake').as_uri()} can be read and written" in shown.output
+        f"well     lake                {(place.home / 'lake').as_uri()} can be read and written"
+        in shown.output
     )
 
 

@@ -214,9 +214,8 @@ def test_the_bins_of_a_tile_have_the_numbers_and_the_places_of_the_docs(publishe
         assert row["west"] <= lng < row["east"]
         assert row["south"] < lat <= row["north"]
         assert row["east"] - row["west"] == 360 / 2**14
-    (makueni,) = cube.tile(YIELD, "2020-01", 8, 154, 129).to_pylist()
-    assert (makueni["bin"], makueni["s_sum_t_sum"], makueni["s_mean_t_sum"]) == (2360, 0.0, None)
-    assert cube.tile(YIELD, "2020-01", 3, 4, 4)["bin"].to_pylist() == [118, 245]
+    assert cube.tile(YIELD, "2020-01", 8, 154, 129).num_rows == 0, "a place without any value is in no tile"
+    assert cube.tile(YIELD, "2020-01", 3, 4, 4)["bin"].to_pylist() == [118]
     assert cube.tile(YIELD, "2020-01", 8, 0, 0).num_rows == 0
 
 

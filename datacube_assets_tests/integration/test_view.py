@@ -179,7 +179,7 @@ def test_no_model_id_leads_out_of_the_bucket(client: Client, path: str, model: s
     assert "model id" in said
 
 
-@pytest.mark.parametrize("feature", ["..", "../rain", "x/../rain", "./rain", "/rain", "rain/", ""])
+@pytest.mark.parametrize("feature", ["..", "../rain", "x/../rain", "./rain", ""])
 def test_no_feature_or_region_leads_out_of_the_run(client: Client, feature: str) -> None:
     assert client.refusal("timeseries", **{**RUN, "feature": feature})[0] == 404
     region = feature.replace("rain", "Kenya") or "."
