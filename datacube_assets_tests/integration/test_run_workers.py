@@ -30,7 +30,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
     limits.write_text("")
     with (
         gate(folder / "dojo" / "files") as (closed, url),
-        system(folder, max_runs=2, DATACUBE_CHECK_LIMITS=str(limits)) as opened,
+        system(folder, max_runs=2, DATACUBE_CHECK_LIMITS=str(limits), DATACUBE_SPARE_WORKERS="1") as opened,
     ):
         opened.start_daemon()
         yield Held(opened, closed, url)
