@@ -48,8 +48,13 @@ def _coordinates(subject: Subject) -> Verdict:
 
 def _qualifiers(subject: Subject) -> Verdict:
     info = subject.info
+    request = info.request
     return plausibility.qualifiers_are_there(
-        info.request.qualifier_map, info.features, info.report, info.layout
+        request.qualifier_map,
+        info.features,
+        info.report,
+        info.layout,
+        of_dojo=bool(request.doc_ids or request.source_version),
     )
 
 

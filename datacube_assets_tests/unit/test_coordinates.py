@@ -167,3 +167,13 @@ def test_what_the_qualifier_map_names_and_the_data_lack_is_told() -> None:
     assert figures == {"unknown features": ["g"], "unknown columns": ["corp", "empty"]}
     assert "g" in verdict.says
     assert "corp, empty" in verdict.says
+
+
+def test_a_map_that_follows_dojos_documents_may_name_the_date_column_of_before() -> None:
+    points = normalized([{"crop": "maize"}])
+    columns = {"f": ["crop", "event_date"]}
+    verdict = plausibility.qualifiers_are_there(columns, ["f"], points.report, points.layout, of_dojo=True)
+    assert verdict.passed
+    assert dict(verdict.figures)["unknown columns"] == ["event_date"]
+    verdict = plausibility.qualifiers_are_there({"g": []}, ["f"], points.report, points.layout, of_dojo=True)
+    assert not verdict.passed, "a feature that nobody has is worth a look all the same"
