@@ -86,7 +86,8 @@ def redacted(text: str, *secrets: str) -> str:
 
 def _in_a_sentence(found: re.Match[str]) -> str:
     """An address as it may be shown, and what ends the sentence or clause that it stands in."""
-    address = found[0].rstrip(".,;:")
+    # Three dots stand for what is hidden, and belong to the address.
+    address = found[0] if found[0].endswith(HIDDEN) else found[0].rstrip(".,;:")
     return public(address) + found[0][len(address) :]
 
 

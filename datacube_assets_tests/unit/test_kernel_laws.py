@@ -241,7 +241,10 @@ def test_counts_and_sums_are_conserved_at_every_zoom(rows: list[Row]) -> None:
         for feature in FEATURES:
             here = grouped([cell for cell in cells if cell.key["feature"] == feature], time_of)
             tiles = tiles_by_zoom(made, resolution, feature)
-            assert {time for time, _ in tiles} == set(here)
+            # Where every value is missing there is nothing to divide by, and no tile.
+            assert {time for time, _ in tiles} == {
+                time for time, some in here.items() if reference_figures(some)["s_count"]
+            }
             for (time, zoom), of_zoom in tiles.items():
                 bins = [figures for stats in of_zoom.values() for figures in stats.values()]
                 sums = [math.fsum(figures[i] for figures in bins) for i in range(3)]
