@@ -192,13 +192,14 @@ def _program(folder: Path, name: str, command: list[str]) -> Iterator[subprocess
 
 def _end_runs(folder: Path) -> None:
     """End the processes of runs that a benchmark broken off has left."""
+    from datacube_assets.orchestration.run_worker import EXECUTING
+
     mark = f"DATACUBE_HOME={folder / 'home'}".encode()
     for pid in _processes():
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"orchestration.run_worker" in command and mark in Path(
-                f"/proc/{pid}/environ"
-            ).read_bytes().split(b"\0"):
+            is_run = b"orchestration.run_worker" in command or command.startswith(EXECUTING.encode())
+            if is_run and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 os.kill(pid, 15)
 
 
