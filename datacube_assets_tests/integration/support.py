@@ -144,7 +144,7 @@ class Datacube:
 
     @classmethod
     def read(cls, bucket: Path, model_id: str, run_id: str) -> Datacube:
-        """Raises AssertionError when the bucket holds anything else but leases outside of the run's folder."""
+        """Raises AssertionError when the bucket holds more outside of the run's folder than leases."""
         folder, leases = bucket / model_id / run_id, bucket / RESERVED
         paths = [path for path in bucket.rglob("*") if path.is_file() and not path.is_relative_to(leases)]
         outside = [path for path in paths if not path.is_relative_to(folder)]
