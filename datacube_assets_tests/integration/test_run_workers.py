@@ -24,7 +24,7 @@ from datacube_assets.orchestration.run_launcher import process_of
 from datacube_assets.orchestration.run_worker import EXECUTING, READY, TAKEN, WAITING
 from datacube_assets.orchestration.run_workers import RunWorkers
 from datacube_assets_tests.integration.system import MODEL, gate, system, wait_for
-from datacube_assets_tests.integration.test_launcher import Held
+from datacube_assets_tests.integration.test_run_launcher import Held
 
 pytestmark = pytest.mark.timeout(600)
 
