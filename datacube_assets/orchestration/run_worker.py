@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
@@ -51,6 +51,13 @@ LONGEST_LIFE = 3600.0
 """Seconds after which it does."""
 LARGEST = 1 << 30
 """Bytes that a process may have needed and still be used again."""
+_OF_RUNS = (
+    "datacube_assets.orchestration.sqlite_storage",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "upath",
+)
+"""Modules that a run imports on its way, which a process that waits has time for."""
 CODE_SECONDS = 5.0
 """Between looks, while it waits, at whether what it has loaded is still what there is."""
 
@@ -58,8 +65,9 @@ CODE_SECONDS = 5.0
 def main() -> None:
     code = LoadedCode()
     keep_memory()
-    execute = _loaded()
-    if sys.argv[1:2] == [WAIT]:
+    waits = sys.argv[1:2] == [WAIT]
+    execute = _loaded(_OF_RUNS if waits else ())
+    if waits:
         with socket.socket(fileno=int(sys.argv[2])) as launcher:
             _serve(execute, launcher, code)
     else:
@@ -67,8 +75,8 @@ def main() -> None:
             execute.main(args=sys.argv[1:], prog_name="execute_run")
 
 
-def _loaded() -> Command:
-    """Import everything that a run needs; Dagster's command that executes one."""
+def _loaded(further: Iterable[str] = ()) -> Command:
+    """Import what a run needs, and `further` modules; Dagster's command that executes one."""
     with importing():
         from dagster._cli.api import execute_run_command
 
@@ -82,6 +90,8 @@ def _loaded() -> Command:
             from datacube_assets.orchestration.terminal_log import shorten
 
             shorten()
+            for module in further:
+                importlib.import_module(module)
     return execute_run_command
 
 
