@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datacube_assets.development.s3_server import ACCESS_KEY, REGION, SECRET_KEY
+from datacube_assets.orchestration.run_worker import EXECUTING, WAIT
 from datacube_assets_tests.integration.commands import fenced_commands
 from datacube_assets_tests.integration.support import open_house, rows
 from datacube_assets_tests.integration.system import wait_for
@@ -90,7 +91,9 @@ class Stack:
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit():
                     with contextlib.suppress(OSError):
-                        if b"orchestration.run_worker" in (entry / "cmdline").read_bytes() and mark in (
+                        command = (entry / "cmdline").read_bytes()
+                        alone = b"orchestration.run_worker" in command and WAIT.encode() not in command
+                        if (alone or command.startswith(EXECUTING.encode())) and mark in (
                             entry / "environ"
                         ).read_bytes().split(b"\0"):
                             return int(entry.name)
