@@ -43,7 +43,13 @@ warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefi
 
 def build_resources(settings: Settings) -> dict[str, object]:
     """The resources of the graph, by the names that assets ask for."""
-    lake = LakeResource(url=settings.lake, s3_endpoint=settings.s3_endpoint, shard_rows=settings.shard_rows)
+    lake = LakeResource(
+        url=settings.lake,
+        s3_endpoint=settings.s3_endpoint,
+        shard_rows=settings.shard_rows,
+        keep_versions=settings.keep_versions,
+        keep_days=settings.keep_days,
+    )
     buckets = buckets_of(settings)
     dask = DaskResource(
         mode=settings.dask_mode,

@@ -1,0 +1,105 @@
+"""What a person asks about the versions of a datacube: which there were, and to have an earlier one back.
+
+How versions are kept is in `storage/history.py`; what a run does that goes back, in `assets/versions.py`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dagster import DagsterInstance
+
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.operations.publish import Outcome, Progress, materialize
+from datacube_assets.orchestration.jobs import rollback_datacube
+from datacube_assets.partitions import WANTED_VERSION, model_runs
+from datacube_assets.settings import Settings
+from datacube_assets.storage.history import RAW_PARTS, History, Version
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A publication, and what there is of it now."""
+
+    version: Version
+    is_published: bool
+    is_kept: bool
+    """Whether it has its tables still."""
+
+    @property
+    def state(self) -> str:
+        """`published`, `replaced`, or `broken off` where results.json was never seen to be written."""
+        if self.is_published:
+            return "published"
+        return "replaced" if self.version.complete else "broken off"
+
+    def to_json(self) -> dict[str, Any]:
+        document = asdict(self.version)
+        hidden = ("lease", "root", "complete", "held", "state", "version", "by", "published")
+        return {
+            "number": self.version.number,
+            "state": self.state,
+            "published": iso(self.version.published),
+            "run": self.version.by,
+            "input_version": self.version.version,
+            "kept": self.is_kept,
+            **{name: value for name, value in document.items() if name not in hidden},
+        }
+
+
+def iso(seconds: float) -> str:
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")
+
+
+def open_history(settings: Settings, run: ModelRun) -> History:
+    """The history of a partition."""
+    run.check()
+    return History(Lake(open_store(settings.lake, settings.s3_endpoint)), run)
+
+
+def list_versions(history: History) -> list[Listed]:
+    """Every publication of a partition, oldest first."""
+    published, kept = history.published(), set(history.kept())
+    return [
+        Listed(one, published is not None and one.number == published.number, one.version in kept)
+        for one in history.versions()
+    ]
+
+
+def roll_back(
+    settings: Settings,
+    instance: DagsterInstance,
+    run: ModelRun,
+    to: Version,
+    progress: Progress,
+    *,
+    begun: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Publish an earlier version again. Raises as `operations.publish.process` does."""
+    history = open_history(settings, run)
+    published = history.published()
+    if published is not None and published.version == to.version:
+        raise InputError(
+            f"version {to.number} is what is published",
+            run=str(run),
+            remedy=f"Give another one: `datacube history {run.key}` lists them",
+        )
+    raw = history.tables_of(to.version)[RAW_PARTS]
+    return materialize(
+        settings,
+        instance,
+        DatacubeRequest.model_validate(raw.info["request"]),
+        progress,
+        begun=begun,
+        # It may have been withdrawn.
+        first=lambda _: instance.add_dynamic_partitions(str(model_runs.name), [run.key]),
+        job=rollback_datacube.name,
+        tags={WANTED_VERSION: str(to.number)},
+    )
