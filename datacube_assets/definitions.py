@@ -57,6 +57,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
         scheduler=settings.dask_scheduler,
         stores=[settings.lake, settings.models_bucket, settings.indicators_bucket],
     )
+    limits = LimitsFile.read(settings.check_limits).model_dump_json()
     ui = UserInterface(
         pictures=settings.pictures,
         dojo_url=settings.dojo_url,
@@ -69,13 +70,15 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "limits": LimitsResource(
-            document=LimitsFile.read(settings.check_limits).model_dump_json(),
-            max_objects=settings.max_objects,
-        ),
+        "limits": LimitsResource(document=limits, max_objects=settings.max_objects),
         "ui": ui,
         "publisher": Publisher(
-            lake=lake, buckets=buckets, dask=dask, ui=ui, lease_seconds=settings.lease_seconds
+            lake=lake,
+            buckets=buckets,
+            dask=dask,
+            ui=ui,
+            lease_seconds=settings.lease_seconds,
+            limits=limits,
         ),
         "io_manager": LakeIOManager(lake=lake, ui=ui),
         "dojo": DojoResource(

@@ -11,7 +11,14 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, Metad
 
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.tables import datacube_asset, same_version
-from datacube_assets.assets.versions import change_of, last_change, root_of
+from datacube_assets.assets.versions import (
+    before_and_after,
+    change_of,
+    changes_metadata,
+    last_change,
+    root_of,
+    what_changed,
+)
 from datacube_assets.kernels import views
 from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.partitions import FROM_SCRATCH, WANTED_VERSION
@@ -62,12 +69,14 @@ def pipeline_results(
         [definition.key.path[-1] for definition in DATACUBE_ASSETS],
         anew=FROM_SCRATCH in context.run.tags,
     )
-    this = history.finish(this, None)
+    this = history.finish(this, this.changes or what_changed(context, publisher, history, this))
     history.trim(publisher.lake.retention)
     return MaterializeResult(
         data_version=DataVersion(version),
         metadata={
             "version": this.number,
+            **changes_metadata(this, history.before(this)),
+            **before_and_after(context, publisher, history, this),
             **published_metadata(published, time.monotonic() - started),
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),

@@ -1,20 +1,40 @@
-"""Which version of a partition a run publishes, where that is not the newest state of its input.
+"""Versions of a partition in a run: which one it publishes, and what it changes.
 
 A run goes back to an earlier version because its tag says so, or because it was started by a sensor for a
-state that somebody went back from. Where versions are kept is in `storage/history.py`.
+state that somebody went back from. Where versions are kept is in `storage/history.py`, how two are compared
+in `storage/comparing.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from dagster import DagsterInstance, DagsterRun, RunsFilter
+import pyarrow as pa
+from dagster import (
+    AssetExecutionContext,
+    DagsterInstance,
+    DagsterRun,
+    MetadataValue,
+    RunsFilter,
+    TableColumn,
+    TableRecord,
+    TableSchema,
+)
 
+from datacube_assets.assets import pictures
+from datacube_assets.check_limits import LimitsFile
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.pictures import MAX_PANELS
 from datacube_assets.partitions import CHANGE_TAG, FROM_DOJO, SOURCE_TAG, VERSION_TAG, WANTED_VERSION
+from datacube_assets.resources.publishing import Publisher
+from datacube_assets.storage.comparing import Side, changes_between
 from datacube_assets.storage.history import RAW_PARTS, History, Version
-from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.stores import StoreError
 
 
 @dataclass(frozen=True)
@@ -68,3 +88,86 @@ def last_change(instance: DagsterInstance, run: ModelRun) -> int:
     filters = RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: FROM_DOJO})
     runs = instance.get_runs(filters, limit=1)
     return (change_of(runs[0]) or 0) if runs else 0
+
+
+# --- what changed ------------------------------------------------------------------------------------
+
+
+def what_changed(
+    context: AssetExecutionContext, publisher: Publisher, history: History, this: Version
+) -> Mapping[str, Any] | None:
+    """What changed against the version before, None where there is none to compare with.
+
+    Nobody should miss a datacube because an older one cannot be read.
+    """
+    before = history.before(this)
+    if before is None:
+        return None
+    limit = LimitsFile.model_validate_json(publisher.limits).of(history.run.model_id).max_region_move
+    mapped = partial(publisher.dask.map, name="what-changed", run_id=context.run.run_id)
+    old, new = (Side(history.lake, history.tables_of(one.version)) for one in (before, this))
+    try:
+        return changes_between(old, new, limit, mapped).to_json()
+    except (MissingTableError, StoreError, LookupError, pa.ArrowException) as error:
+        context.log.warning(f"Version {before.number} cannot be compared, it is not concerned: {error}")
+        return None
+
+
+def changes_metadata(this: Version, before: Version | None) -> dict[str, Any]:
+    """What changed, for the UI."""
+    back = {"back to version": this.back_to} if this.back_to else {}
+    changes = this.changes
+    if changes is None or before is None:
+        return back
+    figures, names = changes["figures"], changes["names"]
+    came_or_went = {
+        kind: {name: one[name] for name in ("before", "after", "came", "went") if one[name]}
+        for kind, one in names.items()
+        if one["came_count"] or one["went_count"]
+    }
+    return {
+        **back,
+        "changed against version": before.number,
+        "figures compared": figures["compared"],
+        "figures changed": figures["changed"],
+        "figures that came": figures["came"],
+        "figures that went": figures["went"],
+        "figures changed by": MetadataValue.json(figures["classes"]),
+        "came or went": MetadataValue.json(came_or_went),
+        "changes by feature and level": _table(changes["by_feature"], _LINES),
+        "largest movers": _table(changes["movers"], _MOVERS),
+    }
+
+
+_LINES = ("feature", "level", "compared", "changed", "came", "went", "regions", "moved")
+_MOVERS = ("feature", "level", "month", "region", "figure", "before", "after")
+_SHOWN = 50
+"""Lines of a table in metadata."""
+
+
+def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> MetadataValue[Any]:
+    if not lines:
+        return MetadataValue.text("(none)")
+    records = [
+        TableRecord({name: "" if line[name] is None else line[name] for name in names})
+        for line in lines[:_SHOWN]
+    ]
+    columns = [TableColumn(name, "string" if isinstance(lines[0][name], str) else "number") for name in names]
+    return MetadataValue.table(records, TableSchema(columns=columns))
+
+
+def before_and_after(
+    context: AssetExecutionContext, publisher: Publisher, history: History, this: Version
+) -> dict[str, Any]:
+    """The picture of what changed."""
+    before = history.before(this)
+    if before is None or not this.changes or not this.changes["by_feature"]:
+        return {}
+    old, new = (history.tables_of(one.version).get("global_aggregates") for one in (before, this))
+    if old is None or new is None:
+        return {}
+    # Those that changed most.
+    features = list(dict.fromkeys(line["feature"] for line in this.changes["by_feature"]))[:MAX_PANELS]
+    titles = f"version {before.origin}", f"version {this.number}"
+    draw = partial(pictures.of_changes, history.lake, old, new, features, titles)
+    return publisher.ui.picture(context.log, draw)

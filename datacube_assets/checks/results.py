@@ -1,16 +1,19 @@
-"""The checks of the asset group `results`: is `results.json` there as written, and was CauseMos told?"""
+"""The checks of the asset group `results`: is `results.json` there as written, was CauseMos told, and did
+much change?"""
 
 from __future__ import annotations
 
 from dagster import AssetCheckSeverity
 
 from datacube_assets.assets.results import pipeline_results
-from datacube_assets.checks.check import Check, Subject
+from datacube_assets.checks.check import Check, Subject, warns
 from datacube_assets.checks.datacube import OBJECTS_AS_RECORDED, Reading
 from datacube_assets.checks.judging import objects
+from datacube_assets.checks.judging.changes import regions_stay
 from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.checks.judging.verdict import Verdict
+from datacube_assets.storage.history import History
 from datacube_assets.storage.publishing import manifest_entries
 from datacube_assets.storage.reports import Outbox
 
@@ -28,7 +31,20 @@ def _reports_delivered(subject: Subject) -> Verdict:
     return undelivered(*Outbox(subject.lake).stuck(MOST))
 
 
+def _regions_stay(subject: Subject) -> Verdict:
+    version = History(subject.lake, subject.run).published()
+    if version is None or version.changes is None:
+        return Verdict(True, "Not compared: there is no version before this one that has its tables.")
+    return regions_stay(version.changes, subject.limits, since_back=version.back_to)
+
+
 OF_RESULTS = (
+    warns(
+        pipeline_results,
+        "regions_stay_as_they_were",
+        "Few regions changed much since the version before, and few are gone.",
+        _regions_stay,
+    ),
     Check(
         pipeline_results,
         OBJECTS_AS_RECORDED,

@@ -16,7 +16,7 @@ from datacube_assets.cli.inspect import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess, withdraw
 from datacube_assets.cli.publish import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
-from datacube_assets.cli.versions import history, rollback
+from datacube_assets.cli.versions import diff, history, rollback
 from datacube_assets.orchestration.startup import keep_memory
 from datacube_assets.redaction import redacting
 
@@ -57,6 +57,7 @@ for _command in (
     inspect,
     explain,
     history,
+    diff,
     rollback,
     verify,
     copy,

@@ -1,4 +1,4 @@
-"""Commands about the versions of a datacube: `history`, `rollback`.
+"""Commands about the versions of a datacube: `history`, `rollback`, `diff`.
 
 What they do is in `operations/versions.py`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -136,6 +136,93 @@ def rollback(key: str, to: str, yes: bool, as_json: bool, settings: Settings) ->
         f"Published  {run.key}  version {target.origin} again; {written:,} objects written, "
         f"{deleted:,} deleted, in {outcome.seconds:.1f} s"
     )
+
+
+@click.command(short_help="What changed between two versions of a datacube, or between two runs.")
+@click.argument("before", metavar="MODEL_ID:RUN_ID[@VERSION]")
+@click.argument("after", metavar="MODEL_ID:RUN_ID[@VERSION]")
+@click.option("--rows", "shown", default=10, show_default=True, metavar="N", help="Lines of each part.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
+@store_options
+def diff(before: str, after: str, shown: int, as_json: bool, settings: Settings) -> None:
+    """Compare two versions of a datacube, or two model runs, by their tables.
+
+    Without a version the published one is meant; of others the tables have to be kept. Told are features,
+    regions, months and values of qualifiers that came or went, how many figures changed and by how much, and
+    the figures that changed most. A figure is the same where it agrees to nine digits.
+
+    \b
+    Examples
+      datacube diff locusts:run-1@1 locusts:run-1@2
+      datacube diff locusts:run-1 locusts:run-2 --json
+    """
+    from datacube_assets.operations.versions import difference
+
+    with told(), counting("diff"):
+        try:
+            found = difference(settings, before, after).to_json()
+        except ValueError as error:
+            raise click.ClickException(str(error)) from error
+    if as_json:
+        click.echo(json.dumps({"before": before, "after": after, **found}, indent=1))
+    else:
+        _tell(found, shown)
+
+
+def _tell(found: dict[str, Any], shown: int) -> None:
+    figures = found["figures"]
+    click.secho(
+        f"{figures['changed']:,} of {figures['compared']:,} figures changed, {figures['came']:,} came, "
+        f"{figures['went']:,} went",
+        bold=True,
+    )
+    by = ", ".join(f"{name}: {count:,}" for name, count in figures["classes"].items() if count)
+    if by:
+        click.echo(f"  by {by}")
+    for kind, one in found["names"].items():
+        for what in ("came", "went"):
+            if one[f"{what}_count"]:
+                rest = one[f"{what}_count"] - len(one[what])
+                more = f" and {rest:,} more" if rest else ""
+                click.echo(f"  {kind} that {what}: {', '.join(one[what])}{more}")
+    if found["by_feature"]:
+        click.echo("\nBy feature and level")
+        show((_line(one) for one in found["by_feature"][:shown]), (20, 8, -20, -12, -12))
+        _more(len(found["by_feature"]) + found["not_listed"], shown)
+    if found["movers"]:
+        click.echo("\nWhat changed most")
+        show((_mover(one) for one in found["movers"][:shown]), (20, 8, 10, 16, -12, -12))
+        _more(len(found["movers"]), shown)
+
+
+def _line(one: dict[str, Any]) -> tuple[str, ...]:
+    moved = f"{one['moved']:,} of {one['regions']:,} regions moved much" if one["regions"] else ""
+    return (
+        one["feature"],
+        one["level"],
+        f"{one['changed']:,} of {one['compared']:,}",
+        f"{one['came']:,} came",
+        f"{one['went']:,} went",
+        moved,
+    )
+
+
+def _mover(one: dict[str, Any]) -> tuple[str, ...]:
+    before, after = ("-" if one[name] is None else f"{one[name]:g}" for name in ("before", "after"))
+    return (
+        one["feature"],
+        one["level"],
+        one["month"],
+        one["figure"],
+        before,
+        after,
+        one["region"] or "all places",
+    )
+
+
+def _more(number: int, shown: int) -> None:
+    if number > shown:
+        click.echo(f"  ... and {number - shown:,} more")
 
 
 def _run(key: str) -> ModelRun:

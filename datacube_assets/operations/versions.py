@@ -12,6 +12,7 @@ from typing import Any
 
 from dagster import DagsterInstance
 
+from datacube_assets.check_limits import LimitsFile
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
@@ -19,8 +20,9 @@ from datacube_assets.operations.publish import Outcome, Progress, materialize
 from datacube_assets.orchestration.jobs import rollback_datacube
 from datacube_assets.partitions import WANTED_VERSION, model_runs
 from datacube_assets.settings import Settings
+from datacube_assets.storage.comparing import NEEDED, Changes, Side, changes_between
 from datacube_assets.storage.history import RAW_PARTS, History, Version
-from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.lake import Lake, MissingTableError
 from datacube_assets.storage.opening import open_store
 
 
@@ -32,13 +34,14 @@ class Listed:
     is_published: bool
     is_kept: bool
     """Whether it has its tables still."""
+    is_newest: bool
 
     @property
     def state(self) -> str:
-        """`published`, `replaced`, or `broken off` where results.json was never seen to be written."""
-        if self.is_published:
-            return "published"
-        return "replaced" if self.version.complete else "broken off"
+        """`published`, `replaced`, `withdrawn`; `broken off` where nobody saw results.json written."""
+        if self.is_published or not self.version.complete:
+            return "published" if self.is_published else "broken off"
+        return "withdrawn" if self.is_newest else "replaced"
 
     def to_json(self) -> dict[str, Any]:
         document = asdict(self.version)
@@ -66,11 +69,49 @@ def open_history(settings: Settings, run: ModelRun) -> History:
 
 def list_versions(history: History) -> list[Listed]:
     """Every publication of a partition, oldest first."""
-    published, kept = history.published(), set(history.kept())
+    published, kept, versions = history.published(), set(history.kept()), history.versions()
     return [
-        Listed(one, published is not None and one.number == published.number, one.version in kept)
-        for one in history.versions()
+        Listed(
+            one,
+            is_published=published is not None and one.number == published.number,
+            is_kept=one.version in kept,
+            is_newest=one is versions[-1],
+        )
+        for one in versions
     ]
+
+
+def side_of(settings: Settings, named: str) -> Side:
+    """The tables of a version, named `MODEL_ID:RUN_ID@NUMBER`; without a number, of the published one.
+
+    Raises ValueError for another name, InputError where there are no such tables.
+    """
+    key, separator, number = named.partition("@")
+    run = ModelRun.from_key(key)
+    history = open_history(settings, run)
+    if separator:
+        tables = history.tables_of(history.target(number).version)
+    else:
+        try:
+            tables = {name: history.lake.table(run, name) for name in NEEDED}
+        except MissingTableError as error:
+            raise InputError(
+                str(error), run=str(run), remedy="`datacube list` shows what is published"
+            ) from None
+    return Side(history.lake, tables)
+
+
+def difference(settings: Settings, before: str, after: str) -> Changes:
+    """What changed from one version to another. Raises as `side_of` does."""
+    limits = LimitsFile.read(settings.check_limits)
+    sides = side_of(settings, before), side_of(settings, after)
+    limit = limits.of(sides[1].info.run.model_id).max_region_move
+    try:
+        return changes_between(*sides, limit)
+    except MissingTableError as error:
+        raise InputError(
+            str(error.args[0]), remedy="Compare versions whose tables are kept: `datacube history` lists them"
+        ) from None
 
 
 def roll_back(

@@ -165,14 +165,15 @@ class Lake:
             return
         waiting: list[pa.Table] = []
         for file in files:
-            for group in self._row_groups(table, file.name, columns):
+            for group in self.row_groups(table, file.name, columns):
                 if waiting and sum(part.num_rows for part in waiting) + group.num_rows > ROWS_AT_ONCE:
                     yield pa.concat_tables(waiting).unify_dictionaries()
                     waiting = []
                 waiting.append(group)
         yield pa.concat_tables(waiting).unify_dictionaries()
 
-    def _row_groups(self, table: LakeTable, name: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    def row_groups(self, table: LakeTable, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of a file, so many at once as it was written. Raises MissingTableError."""
         with (
             self._naming_file(table, name),
             pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,

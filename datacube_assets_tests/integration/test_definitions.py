@@ -92,6 +92,7 @@ CHECKS = {
     "spatial_tiles:tiles_hold_every_point": "stops",
     "pipeline_results:objects_as_recorded": "warns",
     "pipeline_results:reports_delivered": "warns",
+    "pipeline_results:regions_stay_as_they_were": "warns",
 }
 """Every check, and whether nothing is published when it fails."""
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
