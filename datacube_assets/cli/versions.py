@@ -17,8 +17,8 @@ from datacube_assets.cli.tables import show
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.model_run import ModelRun
-    from datacube_assets.operations.versions import Listed
     from datacube_assets.settings import Settings
+    from datacube_assets.storage.history import Listed
 
 _COLOURS = {"published": "green", "broken off": "yellow"}
 _PREVIOUS = "previous"
@@ -39,11 +39,11 @@ def history(key: str, as_json: bool, settings: Settings) -> None:
       datacube history locusts:run-1
       datacube history locusts:run-1 --json
     """
-    from datacube_assets.operations.versions import list_versions, open_history
+    from datacube_assets.operations.versions import open_history
 
     with told():
         run = _run(key)
-        found = list_versions(open_history(settings, run))
+        found = open_history(settings, run).listed()
         if not found:
             raise click.ClickException(f"nothing of {key} was ever published; `datacube list` shows what is")
     if as_json:

@@ -5,10 +5,7 @@ How versions are kept is in `storage/history.py`; what a run does that goes back
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 from dagster import DagsterInstance
 
@@ -26,59 +23,10 @@ from datacube_assets.storage.lake import Lake, MissingTableError
 from datacube_assets.storage.opening import open_store
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A publication, and what there is of it now."""
-
-    version: Version
-    is_published: bool
-    is_kept: bool
-    """Whether it has its tables still."""
-    is_newest: bool
-
-    @property
-    def state(self) -> str:
-        """`published`, `replaced`, `withdrawn`; `broken off` where nobody saw results.json written."""
-        if self.is_published or not self.version.complete:
-            return "published" if self.is_published else "broken off"
-        return "withdrawn" if self.is_newest else "replaced"
-
-    def to_json(self) -> dict[str, Any]:
-        document = asdict(self.version)
-        hidden = ("lease", "root", "complete", "held", "state", "version", "by", "published")
-        return {
-            "number": self.version.number,
-            "state": self.state,
-            "published": iso(self.version.published),
-            "run": self.version.by,
-            "input_version": self.version.version,
-            "kept": self.is_kept,
-            **{name: value for name, value in document.items() if name not in hidden},
-        }
-
-
-def iso(seconds: float) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")
-
-
 def open_history(settings: Settings, run: ModelRun) -> History:
     """The history of a partition."""
     run.check()
     return History(Lake(open_store(settings.lake, settings.s3_endpoint)), run)
-
-
-def list_versions(history: History) -> list[Listed]:
-    """Every publication of a partition, oldest first."""
-    published, kept, versions = history.published(), set(history.kept()), history.versions()
-    return [
-        Listed(
-            one,
-            is_published=published is not None and one.number == published.number,
-            is_kept=one.version in kept,
-            is_newest=one is versions[-1],
-        )
-        for one in versions
-    ]
 
 
 def side_of(settings: Settings, named: str) -> Side:

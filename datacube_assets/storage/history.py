@@ -12,12 +12,13 @@ are published. How tables are written is in `lake.py`; how an older version is p
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import time
 from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -132,6 +133,38 @@ class Version:
         return f"{self.number:06}.{self.lease:06}.json"
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A publication, and what there is of it now."""
+
+    version: Version
+    is_published: bool
+    is_kept: bool
+    """Whether it has its tables still."""
+    is_newest: bool
+
+    @property
+    def state(self) -> str:
+        """`published`, `replaced`, `withdrawn`; `broken off` where nobody saw results.json written."""
+        if self.is_published or not self.version.complete:
+            return "published" if self.is_published else "broken off"
+        return "withdrawn" if self.is_newest else "replaced"
+
+    def to_json(self) -> dict[str, Any]:
+        document = asdict(self.version)
+        published = dt.datetime.fromtimestamp(self.version.published, dt.UTC)
+        hidden = ("lease", "root", "complete", "held", "state", "version", "by", "published")
+        return {
+            "number": self.version.number,
+            "state": self.state,
+            "published": published.isoformat(timespec="seconds"),
+            "run": self.version.by,
+            "input_version": self.version.version,
+            "kept": self.is_kept,
+            **{name: value for name, value in document.items() if name not in hidden},
+        }
+
+
 _VERSION = TypeAdapter(Version)
 
 
@@ -154,6 +187,19 @@ class History:
         with ThreadPoolExecutor(_THREADS) as threads:
             found = [one for one in threads.map(self._read, names) if one]
         return [*found[:-1], self._settled(found[-1])] if found else []
+
+    def listed(self) -> list[Listed]:
+        """Every publication, oldest first, and what there is of it now. Raises DamagedError."""
+        published, kept, versions = self.published(), set(self.kept()), self.versions()
+        return [
+            Listed(
+                one,
+                is_published=published is not None and one.number == published.number,
+                is_kept=one.version in kept,
+                is_newest=one is versions[-1],
+            )
+            for one in versions
+        ]
 
     def newest(self) -> Version | None:
         """The last publication, complete or not."""

@@ -18,7 +18,7 @@ from datacube_assets.definitions import build_definitions
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
-from datacube_assets.operations.versions import list_versions, open_history
+from datacube_assets.operations.versions import open_history
 from datacube_assets.orchestration.jobs import is_full
 from datacube_assets.partitions import CHANGE_TAG, SOURCE_TAG, VERSION_TAG
 from datacube_assets.storage.history import State
@@ -303,7 +303,7 @@ def test_the_job_goes_back_and_causemos_is_told_as_of_any_publication(house: Hou
     assert checksums(house.bucket()) == first
     assert is_full(done.dagster_run)
     # Run again by Dagster, because it died at its very end: it goes no further back.
-    (newest,) = [one for one in list_versions(open_history(house.settings, run)) if one.is_published]
+    (newest,) = [one for one in open_history(house.settings, run).listed() if one.is_published]
     history = open_history(house.settings, run)
     assert history.target("previous", done.run_id).origin == newest.version.origin == 1
 

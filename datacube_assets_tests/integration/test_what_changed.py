@@ -140,11 +140,11 @@ def test_how_tables_are_cut_changes_nothing_of_what_is_told(house: House) -> Non
     sharded.publish(parts[0])
     sharded.publish(parts[1])
     history = open_history(house.settings, RUN)
-    sides = [Side(history.lake, history.tables_of(one.version)) for one in history.versions()]
-    assert max(len(piece.before) for piece in pieces_of(*sides)) > 1
-    whole = changes_between(*sides, 0.5)
-    cut = changes_between(*sides, 0.5, rows_at_once=20)
-    assert len(pieces_of(*sides, 20)) > 3 * len(pieces_of(*sides))
+    before, after = (Side(history.lake, history.tables_of(one.version)) for one in history.versions())
+    assert max(len(piece.before) for piece in pieces_of(before, after)) > 1
+    whole = changes_between(before, after, 0.5)
+    cut = changes_between(before, after, 0.5, rows_at_once=20)
+    assert len(pieces_of(before, after, 20)) > 3 * len(pieces_of(before, after))
     assert (cut.levels, cut.names, cut.total) == (whole.levels, whole.names, whole.total)
     assert whole.total.changed > 100
     # And the same rows in one shard are the same version for whoever compares.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ Row = tuple[str, int, str, int, float | None]
 """Feature, time, region, cells, and the sum of their values."""
 
 
-def table(rows: list[Row], **more: list[Any]) -> pa.Table:
+def table(rows: Sequence[Row], **more: Any) -> pa.Table:
     """An aggregate table by region, in order of its keys, as the lake keeps it."""
     rows = sorted(rows, key=lambda row: row[:3])
     features, times, regions, cells, sums = (list(of) for of in zip(*rows, strict=True)) if rows else [[]] * 5
@@ -118,11 +119,11 @@ def test_tables_by_qualifier_and_subtile_are_matched_by_these_too() -> None:
     counts = compare(before, after, LIMIT, by_region=False).features["rain"]
     assert (counts.compared, counts.came, counts.went, counts.regions) == (FIGURES, FIGURES, FIGURES, 0)
     columns = ["feature", "timestamp", "s_count", "s_sum_t_sum", "s_sum_t_mean"]
-    squares = [
+    one, other = (
         table(two).select(columns).append_column("quadkey", pa.array(keys, pa.uint32()))
         for keys in ([1, 2**32 - 1], [1, 7])
-    ]
-    counts = compare(*squares, LIMIT, by_region=False).features["rain"]
+    )
+    counts = compare(one, other, LIMIT, by_region=False).features["rain"]
     assert (counts.compared, counts.came, counts.went) == (4, 4, 4)
 
 
