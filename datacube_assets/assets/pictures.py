@@ -98,9 +98,7 @@ def of_timeseries(lake: Lake, table: LakeTable) -> bytes:
     return pictures.timeseries(means, "Mean over all places" + _some(len(means), RunInfo.of(table)))
 
 
-def of_changes(
-    lake: Lake, before: LakeTable, after: LakeTable, features: Sequence[str], titles: tuple[str, str]
-) -> bytes:
+def of_changes(lake: Lake, before: LakeTable, after: LakeTable, features: Sequence[str], title: str) -> bytes:
     """The monthly means of some features in two versions."""
     columns = ["timestamp", "s_count", "s_sum_t_mean"]
     old, new = (
@@ -113,7 +111,7 @@ def of_changes(
         return nothing if rows is None else (cast(Ints, column(rows, "timestamp")), _means(rows))
 
     drawn = {name: (mean(old.get(name)), mean(new.get(name))) for name in features}
-    return pictures.before_and_after(drawn, titles, "Mean over all places, per month")
+    return pictures.before_and_after(drawn, title)
 
 
 def of_regions(lake: Lake, table: LakeTable) -> bytes | None:

@@ -21,7 +21,7 @@ from datacube_assets.assets.versions import (
 )
 from datacube_assets.kernels import views
 from datacube_assets.kernels.schema import RESOLUTIONS
-from datacube_assets.partitions import FROM_SCRATCH, WANTED_VERSION
+from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, WANTED_VERSION
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
 from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
@@ -55,6 +55,7 @@ def pipeline_results(
         bucket,
         normalized_points,
         context.run.run_id,
+        CODE_VERSION,
         root=root_of(context.run),
         change=change_of(context.run),
         asked=last_change(context.instance, info.run) if goes_back else None,

@@ -168,6 +168,6 @@ def before_and_after(
         return {}
     # Those that changed most.
     features = list(dict.fromkeys(line["feature"] for line in this.changes["by_feature"]))[:MAX_PANELS]
-    titles = f"version {before.origin}", f"version {this.number}"
-    draw = partial(pictures.of_changes, history.lake, old, new, features, titles)
+    title = f"Mean over all places, per month: versions {before.number} and {this.number}"
+    draw = partial(pictures.of_changes, history.lake, old, new, features, title)
     return publisher.ui.picture(context.log, draw)

@@ -1,6 +1,6 @@
 """Commands about the versions of a datacube: `history`, `rollback`, `diff`.
 
-What they do is in `operations/versions.py`.
+What they do is in `operations/versions.py` and `operations/rollback.py`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def rollback(key: str, to: str, yes: bool, as_json: bool, settings: Settings) ->
       datacube rollback locusts:run-1 --to 2 --yes
     """
     from datacube_assets.operations.publish import STEPS
-    from datacube_assets.operations.versions import open_history, roll_back
+    from datacube_assets.operations.rollback import roll_back
+    from datacube_assets.operations.versions import open_history
     from datacube_assets.orchestration.home import open_instance
 
     with told():

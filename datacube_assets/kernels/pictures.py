@@ -122,9 +122,9 @@ def timeseries(series: Mapping[str, tuple[Mean, Mean]], title: str) -> bytes:
         return sheet.png()
 
 
-def before_and_after(series: Mapping[str, tuple[Mean, Mean]], titles: tuple[str, str], title: str) -> bytes:
+def before_and_after(series: Mapping[str, tuple[Mean, Mean]], title: str) -> bytes:
     """The mean of each feature per month in two versions; where they agree, the later covers the other."""
-    with _sheet(title, len(series), ((titles[0], _ORANGE), (titles[1], _BLUE))) as sheet:
+    with _sheet(title, len(series), (("before", _ORANGE), ("after", _BLUE))) as sheet:
         for name, versions in islice(series.items(), MAX_PANELS):
             lines = [(times.astype(np.float64), _drawable(values)) for times, values in versions]
             known = _known(np.concatenate([values for _, values in lines]))

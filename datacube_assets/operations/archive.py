@@ -37,6 +37,7 @@ from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.redaction import public
 from datacube_assets.storage.copying import content_type
 from datacube_assets.storage.history import History
@@ -269,7 +270,7 @@ def restore(path: Path, lake: Lake, bucket: Store, progress: Progress, *, replac
             # What was there before went with its history.
             history = History(lake, run)
             points = lake.table(run, "normalized_points")
-            history.finish(history.begin(owned, points, f"import {uuid.uuid4().hex}"), None)
+            history.finish(history.begin(owned, points, f"import {uuid.uuid4().hex}", CODE_VERSION), None)
     return _archived(run, contents)
 
 

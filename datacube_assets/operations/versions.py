@@ -1,24 +1,16 @@
-"""What a person asks about the versions of a datacube: which there were, and to have an earlier one back.
+"""What a person asks about the versions of a datacube: which there were, and what changed between two.
 
-How versions are kept is in `storage/history.py`; what a run does that goes back, in `assets/versions.py`.
+How versions are kept is in `storage/history.py`, how they are compared in `storage/comparing.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from dagster import DagsterInstance
-
 from datacube_assets.check_limits import LimitsFile
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.operations.publish import Outcome, Progress, materialize
-from datacube_assets.orchestration.jobs import rollback_datacube
-from datacube_assets.partitions import WANTED_VERSION, model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.comparing import NEEDED, Changes, Side, changes_between
-from datacube_assets.storage.history import RAW_PARTS, History, Version
+from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, MissingTableError
 from datacube_assets.storage.opening import open_store
 
@@ -60,35 +52,3 @@ def difference(settings: Settings, before: str, after: str) -> Changes:
         raise InputError(
             str(error.args[0]), remedy="Compare versions whose tables are kept: `datacube history` lists them"
         ) from None
-
-
-def roll_back(
-    settings: Settings,
-    instance: DagsterInstance,
-    run: ModelRun,
-    to: Version,
-    progress: Progress,
-    *,
-    begun: Callable[[str], None] = lambda _: None,
-) -> Outcome:
-    """Publish an earlier version again. Raises as `operations.publish.process` does."""
-    history = open_history(settings, run)
-    published = history.published()
-    if published is not None and published.version == to.version:
-        raise InputError(
-            f"version {to.number} is what is published",
-            run=str(run),
-            remedy=f"Give another one: `datacube history {run.key}` lists them",
-        )
-    raw = history.tables_of(to.version)[RAW_PARTS]
-    return materialize(
-        settings,
-        instance,
-        DatacubeRequest.model_validate(raw.info["request"]),
-        progress,
-        begun=begun,
-        # It may have been withdrawn.
-        first=lambda _: instance.add_dynamic_partitions(str(model_runs.name), [run.key]),
-        job=rollback_datacube.name,
-        tags={WANTED_VERSION: str(to.number)},
-    )

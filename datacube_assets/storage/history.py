@@ -26,7 +26,6 @@ from pydantic import TypeAdapter, ValidationError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.redaction import public
 from datacube_assets.storage.lake import (
     TABLES,
@@ -315,6 +314,7 @@ class History:
         bucket: OwnedBucket,
         points: LakeTable,
         by: str,
+        code: str,
         *,
         root: str = "",
         change: int | None = None,
@@ -322,7 +322,7 @@ class History:
     ) -> Version:
         """Write down that the version of these points is about to be published, unless it was the last.
 
-        `change` is the number of the state of Dojo's document that a sensor's run was started for. `asked`
+        `by` is the run, `code` the version of the code. `change` is the number of the state of Dojo's document that a sensor's run was started for. `asked`
         says that somebody goes back to an earlier version: it is the number of the last such state.
         """
         bucket.tenure.check()
@@ -344,7 +344,7 @@ class History:
             published=round(time.time(), 3),
             by=by,
             root=root or by,
-            code=CODE_VERSION,
+            code=code,
             executed_at=request.executed_at,
             request=_public(request),
             files=tuple(Source(public(part["address"]), part["size"], part["sha256"]) for part in parts),
