@@ -42,6 +42,8 @@ class Limits(BaseModel):
     """Part of what it was by which a region's figures may change when a version replaces another; ..."""
     max_moved_share: float = Field(0.1, ge=0, le=1)
     """... and share of the regions of a feature and level that may change by more, or go."""
+    max_wait_seconds: float = Field(3600.0, ge=0)
+    """Seconds from when a datacube is asked for until it is published."""
     sampled_objects: int = Field(30, ge=0)
     """Objects of an asset that a run reads where the store does not tell their checksum."""
 

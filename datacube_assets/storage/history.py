@@ -322,8 +322,9 @@ class History:
     ) -> Version:
         """Write down that the version of these points is about to be published, unless it was the last.
 
-        `by` is the run, `code` the version of the code. `change` is the number of the state of Dojo's document that a sensor's run was started for. `asked`
-        says that somebody goes back to an earlier version: it is the number of the last such state.
+        `by` is the run, `code` the version of the code. `change` is the number of the state of Dojo's
+        document that a sensor's run was started for. `asked` says that somebody goes back to an earlier
+        version: it is the number of the last such state.
         """
         bucket.tenure.check()
         kept = self.tables_of(points.version)

@@ -91,6 +91,7 @@ CHECKS = {
     "regional_extrema:extrema_are_of_the_table": "stops",
     "spatial_tiles:tiles_hold_every_point": "stops",
     "pipeline_results:objects_as_recorded": "warns",
+    "pipeline_results:published_in_time": "warns",
     "pipeline_results:reports_delivered": "warns",
     "pipeline_results:regions_stay_as_they_were": "warns",
 }
