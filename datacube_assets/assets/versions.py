@@ -94,13 +94,16 @@ def last_change(instance: DagsterInstance, run: ModelRun) -> int:
 
 
 def what_changed(
-    context: AssetExecutionContext, publisher: Publisher, history: History, this: Version
+    context: AssetExecutionContext,
+    publisher: Publisher,
+    history: History,
+    before: Version | None,
+    this: Version,
 ) -> Mapping[str, Any] | None:
     """What changed against the version before, None where there is none to compare with.
 
     Nobody should miss a datacube because an older one cannot be read.
     """
-    before = history.before(this)
     if before is None:
         return None
     limit = LimitsFile.model_validate_json(publisher.limits).of(history.run.model_id).max_region_move
@@ -113,7 +116,7 @@ def what_changed(
         return None
 
 
-def changes_metadata(this: Version, before: Version | None) -> dict[str, Any]:
+def changes_metadata(before: Version | None, this: Version) -> dict[str, Any]:
     """What changed, for the UI."""
     back = {"back to version": this.back_to} if this.back_to else {}
     changes = this.changes
@@ -157,10 +160,13 @@ def _table(lines: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Metadata
 
 
 def before_and_after(
-    context: AssetExecutionContext, publisher: Publisher, history: History, this: Version
+    context: AssetExecutionContext,
+    publisher: Publisher,
+    history: History,
+    before: Version | None,
+    this: Version,
 ) -> dict[str, Any]:
     """The picture of what changed."""
-    before = history.before(this)
     if before is None or not this.changes or not this.changes["by_feature"]:
         return {}
     old, new = (history.tables_of(one.version).get("global_aggregates") for one in (before, this))
