@@ -88,7 +88,8 @@ def test_every_publication_that_changes_something_is_a_version_and_no_other(plac
     assert second["request"]["model_id"] == "toy"
     assert second["published"] > first["published"]
     assert second["input_version"] != first["input_version"]
-    assert place.json("inspect", KEY)["version"] == 2
+    # With a warning: half of the regions moved.
+    assert place.json("inspect", KEY, status=1)["version"] == 2
 
 
 def test_history_reads_like_a_table(place: Place) -> None:
@@ -225,22 +226,18 @@ def test_going_back_twice_goes_further_back(place: Place) -> None:
     assert "no version before" in refused.output
 
 
-@pytest.mark.parametrize("to", ["0", "7", "-1", "two", "../1", "²", "", "9" * 40])
-def test_a_version_that_is_none_is_refused_and_nothing_is_touched(place: Place, to: str) -> None:
+def test_what_is_no_other_version_is_refused_and_nothing_is_touched(place: Place) -> None:
     publish(place, 1, 2)
     before = objects(place)
-    refused = place.run("rollback", KEY, "--yes", "--to", to)
-    assert refused.exit_code in (1, 2)
-    assert "Traceback" not in refused.output
-    assert "history" in refused.output
-    assert objects(place) == before
-
-
-def test_the_published_version_is_nothing_to_go_back_to(place: Place) -> None:
-    publish(place, 1, 2)
+    for to in ("0", "7", "-1", "two", "../1", "²", "", "9" * 40):
+        refused = place.run("rollback", KEY, "--yes", "--to", to)
+        assert refused.exit_code in (1, 2), to
+        assert "Traceback" not in refused.output
+        assert "history" in refused.output
     refused = place.run("rollback", KEY, "--yes", "--to", "2")
     assert refused.exit_code == 1
     assert "is what is published" in refused.output
+    assert objects(place) == before
 
 
 def test_nobody_goes_back_without_being_asked(place: Place) -> None:
@@ -335,6 +332,7 @@ def test_a_sensor_does_not_publish_again_what_somebody_went_back_from(house: Hou
     assert [one.back_to for one in history.versions()] == [None, None, 1, None, None]
 
 
+@pytest.mark.slow
 def test_what_is_held_may_be_published_when_dojo_comes_back_to_it(house: House) -> None:
     """The change between may never have been published: its run failed, say."""
     publish_sensed(house, 1, "v1", 0)
@@ -345,6 +343,7 @@ def test_what_is_held_may_be_published_when_dojo_comes_back_to_it(house: House) 
     assert objects_of(house) == second
 
 
+@pytest.mark.slow
 def test_a_person_publishes_what_is_held(house: House) -> None:
     publish_sensed(house, 1, "v1", 0)
     publish_sensed(house, 2, "v2", 1)
