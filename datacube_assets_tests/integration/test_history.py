@@ -396,7 +396,7 @@ def test_on_s3_it_is_the_same(s3_server: S3Server, place: Place, monkeypatch: py
 SOME = ("table written", "some objects published", "results.json written")
 EVERY = (
     "lease taken", "request resolved", "results forgotten", "results.json withdrawn", "objects written down",
-    "all objects published", "manifest written", "tables of a version written down",
+    "all objects published", "manifest written",
     "version written down", "results.json about to be written", "run finished",
 )  # fmt: skip
 
