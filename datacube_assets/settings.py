@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     """Where the steps of Dagster's runs are executed: in the run's process, or on `dask_scheduler`."""
     shard_rows: int = Field(1_000_000, alias="DATACUBE_SHARD_ROWS", ge=1)
     """Rows in a shard of points: the measure of memory per worker."""
+    keep_versions: int = Field(3, alias="DATACUBE_KEEP_VERSIONS", ge=1)
+    """Versions of a datacube that keep their tables, the published one included."""
+    keep_days: float = Field(0, alias="DATACUBE_KEEP_DAYS", ge=0, allow_inf_nan=False)
+    """Days after which a version that was replaced loses its tables all the same; 0: never."""
     dojo_url: str = Field("", alias="DOJO_URL")
     """Dojo's API, path prefix included; empty: Dojo is not asked."""
     dojo_username: str = Field("", alias="DOJO_USERNAME")
