@@ -503,7 +503,7 @@ def _role(name: str, info: RunInfo, features: list[str]) -> tuple[str, str]:
         if features:
             return "a qualifier", f"the request maps it to {names(sorted(features))}{mixed}"
         return "a qualifier that nothing is broken down by", (
-            f"the request maps it to no feature; rows of a place that differ in it are cells of their own{mixed}"
+            f"the request maps it to no feature; rows of a place that differ in it are apart{mixed}"
         )
     if name in FIXED_COLUMNS:
         return "nothing", "no row has a value in it"
