@@ -46,7 +46,7 @@ from datacube_assets.orchestration.dagster_private import BlockingCheckFailed
 from datacube_assets.orchestration.home import passing_instance
 from datacube_assets.orchestration.jobs import ASSETS, process_model_run, selection
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs, run_tags
-from datacube_assets.redaction import public
+from datacube_assets.redaction import public, redacted
 from datacube_assets.resources.storage import buckets_of
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings, SettingsError
@@ -198,7 +198,7 @@ def check(
             )
             _Check(settings, inner, instance, opened, found, progress, draw).run()
     except (InputError, FetchError) as error:
-        found.errors.append(str(error))
+        found.errors.append(redacted(str(error)))
     found.seconds = time.monotonic() - started
     return found
 

@@ -43,7 +43,7 @@ def checked(house: House, *parts: str | pa.Table, **fields: object) -> Findings:
     return check(house.settings, DatacubeRequest.model_validate(given_))
 
 
-def as_published(house: House, found: Findings, *parts: pa.Table, **fields: object) -> None:
+def as_published(house: House, found: Findings, *parts: pa.Table, **fields: Any) -> None:
     """Publish what was checked, and compare everything that both tell."""
     if found.errors:
         with pytest.raises(InputError) as refused:
