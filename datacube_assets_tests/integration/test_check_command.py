@@ -79,8 +79,9 @@ def test_what_is_checked_is_what_is_published(table: pa.Table, mapped: list[str]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3000)
 @given(table=tables(), mapped=st.lists(st.sampled_from([*NAMES, "value"]), unique=True))
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_what_is_checked_is_what_is_published_whatever_comes(table: pa.Table, mapped: list[str]) -> None:
     law(table, mapped, indicator=False)
 
