@@ -38,9 +38,19 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.key_safety import LONGEST_KEY, LONGEST_PART, Keys, key_sizes, longest_part
-from datacube_assets.kernels.provenance import DROPPED, faults
+from datacube_assets.kernels.provenance import (
+    DROPPED,
+    INFINITE_VALUE,
+    MISSING_VALUE,
+    NO_TIMESTAMP,
+    NO_WEIGHT,
+    OFF_MAP,
+    TURNED,
+    faults,
+)
 from datacube_assets.kernels.regions import Regions
-from datacube_assets.kernels.schema import FIXED_COLUMNS, RESOLUTIONS
+from datacube_assets.kernels.report import Report
+from datacube_assets.kernels.schema import FIXED_COLUMNS, RESOLUTIONS, Layout
 from datacube_assets.operations.publish import events_to
 from datacube_assets.orchestration.dagster_private import BlockingCheckFailed
 from datacube_assets.orchestration.home import passing_instance
@@ -343,26 +353,31 @@ class _Check:
         found.rows, found.rows_kept = report.num_rows, report.points
         found.features = {name: report.num_rows_per_feature[name] for name in info.features}
         found.dropped = dict.fromkeys(DROPPED, 0)
-        raw = RawParts(lake, lake.table(info.run, "raw_dojo_output"))
-        troubles = (
-            report.dropped,
-            report.num_missing_ts,
-            report.num_missing_val,
-            report.infinite_values,
-            report.missing_weights,
-            report.missing_coordinates + report.beyond_mercator if info.layout.mappable else 0,
-            report.wrapped_longitudes,
-        )
-        if any(troubles):
-            for part in raw.parts():
-                first = 0
-                for batch in part.batches():
-                    for reason, rows in faults(batch, info.plan).items():
-                        here = np.flatnonzero(rows)
-                        if len(here):
+        reported = _reported(report, info.layout)
+        if report.dropped:
+            # Rows may have several faults: only a look at each tells the first one.
+            self._look(lake, info, None)
+        elif reported:
+            found.repaired = reported
+            self._look(lake, info, reported)
+
+    def _look(self, lake: Lake, info: RunInfo, known: Mapping[str, int] | None) -> None:
+        """Look through the rows for what is wrong with them; what is `known` needs examples only."""
+        for part in RawParts(lake, lake.table(info.run, "raw_dojo_output")).parts():
+            first = 0
+            for batch in part.batches():
+                for reason, rows in faults(batch, info.plan).items():
+                    here = np.flatnonzero(rows)
+                    if len(here):
+                        if known is None:
                             self._count(reason, len(here))
-                            self._show(reason, part.name, first, batch, here)
-                    first += batch.num_rows
+                        self._show(reason, part.name, first, batch, here)
+                first += batch.num_rows
+                shown = self.found.examples
+                if known is not None and all(
+                    len(shown.get(reason, ())) >= min(number, EXAMPLES) for reason, number in known.items()
+                ):
+                    return
 
     def _count(self, reason: str, rows: int) -> None:
         counts = self.found.dropped if reason in DROPPED else self.found.repaired
@@ -477,6 +492,19 @@ class _Check:
                 png = make(lake, lake.table(self.found.run, asset))
                 if png is not None:
                     self.found.pictures[title] = png
+
+
+def _reported(report: Report, layout: Layout) -> dict[str, int]:
+    """What the report says of rows that were kept, where none was dropped, under the names of `faults`."""
+    counts = {
+        NO_TIMESTAMP: report.num_missing_ts,
+        MISSING_VALUE: report.num_missing_val,
+        INFINITE_VALUE: report.infinite_values,
+        OFF_MAP: report.missing_coordinates + report.beyond_mercator if layout.mappable else 0,
+        TURNED: report.wrapped_longitudes,
+        NO_WEIGHT: report.missing_weights,
+    }
+    return {fault: number for fault, number in counts.items() if number}
 
 
 def _without(figures: Mapping[str, Any], *names_: str) -> dict[str, Any]:

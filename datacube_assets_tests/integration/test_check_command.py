@@ -176,6 +176,29 @@ def test_every_dropped_row_has_one_reason_and_is_shown_by_its_number(house: Hous
     assert found.examples[NO_NUMBER][0].value == "n/a"
 
 
+def test_what_the_report_counts_is_what_a_look_at_every_row_counts(house: House) -> None:
+    columns: dict[str, Any] = {
+        "timestamp": [None, JANUARY, JANUARY, None] * 5,
+        "value": [1.0, None, float("inf"), 4.0] * 5,
+        "lat": [None, 89.0, 1.0, 2.0] * 5,
+        "lng": [1.0, 2.0, 200.0, -190.0] * 5,
+        "people": [1.0, None, 2.0, float("inf")] * 5,
+    }
+    names = ("country", "admin1", "feature")
+    table = pa.table({**{name: rows()[name].to_pylist() * 5 for name in names}, **columns})
+    dropped = table.slice(0, 1).set_column(2, "feature", pa.array([None], pa.string()))
+    fields: dict[str, Any] = {"weight_column": "people"}
+    reported = checked(house, table, **fields)
+    counted = checked(house, pa.concat_tables([table, dropped.cast(table.schema)]), **fields)
+    assert sum(reported.dropped.values()) == 0
+    assert counted.dropped[NO_FEATURE] == 1
+    assert reported.repaired == counted.repaired
+    assert len(reported.repaired) == 6
+    assert reported.examples == {
+        reason: some for reason, some in counted.examples.items() if reason != NO_FEATURE
+    }
+
+
 def _texts(table: pa.Table) -> pa.Table:
     return table.set_column(table.column_names.index("value"), "value", table["value"].cast(pa.string()))
 
