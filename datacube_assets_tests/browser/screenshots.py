@@ -80,7 +80,15 @@ def _compare(page: Page, url: str) -> None:
     _map(page, url, with_model="toy-crop-model", with_run="rainfall-low", level="admin2")
 
 
+def _explain(page: Page, url: str) -> None:
+    asked = {"model": "toy-crop-model", "run": "rainfall-high", "feature": "yield", "time": "2020-05"}
+    place = {"level": "admin2", "region": "Kenya__Nakuru__Naivasha", "figure": "s_mean_t_mean"}
+    page.goto(f"{url}/explain.html#{urlencode(asked | place)}")
+    _settle(page)
+
+
 ON_THE_MAP = (
+    Picture("explain", _explain, (900, 760)),
     Picture("view", _read_a_cell, (1360, 840)),
     Picture("view-compare", _compare, (1360, 840)),
 )
