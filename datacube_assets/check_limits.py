@@ -38,6 +38,8 @@ class Limits(BaseModel):
     """Share of the rows with coordinates that may be far from their country."""
     other_runs: int = Field(5, ge=0)
     """Runs of the same model, the newest ones, whose features are compared; 0 for none."""
+    max_wait_seconds: float = Field(3600.0, ge=0)
+    """Seconds from when a datacube is asked for until it is published."""
     sampled_objects: int = Field(30, ge=0)
     """Objects of an asset that a run reads where the store does not tell their checksum."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 if TYPE_CHECKING:
     from datacube_assets.development.s3_server import S3Server
@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
 
-# The same examples on every run, so that a red build is a changed program; `search` looks for new ones.
-settings.register_profile("stable", deadline=None, derandomize=True, max_examples=15)
+# The same examples on every run, so that a red build is a changed program; `search` looks for new ones, and
+# for the smallest, which takes minutes where an example is a datacube.
+settings.register_profile(
+    "stable",
+    deadline=None,
+    derandomize=True,
+    max_examples=15,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
 

@@ -1,16 +1,19 @@
-"""The checks of the asset group `results`: is `results.json` there as written, and was CauseMos told?"""
+"""The checks of the asset group `results`: is `results.json` as written, in time, and was CauseMos told?"""
 
 from __future__ import annotations
 
-from dagster import AssetCheckSeverity
+from dagster import AssetCheckSeverity, AssetRecordsFilter
 
 from datacube_assets.assets.results import pipeline_results
-from datacube_assets.checks.check import Check, Subject
+from datacube_assets.checks.check import Check, Subject, warns
 from datacube_assets.checks.datacube import OBJECTS_AS_RECORDED, Reading
 from datacube_assets.checks.judging import objects
 from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
-from datacube_assets.checks.judging.verdict import Verdict
+from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
+from datacube_assets.checks.judging.waiting import NAME as PUBLISHED_IN_TIME
+from datacube_assets.checks.judging.waiting import in_time
+from datacube_assets.resources.waiting import asked_at
 from datacube_assets.storage.publishing import manifest_entries
 from datacube_assets.storage.reports import Outbox
 
@@ -28,6 +31,17 @@ def _reports_delivered(subject: Subject) -> Verdict:
     return undelivered(*Outbox(subject.lake).stuck(MOST))
 
 
+def _published_in_time(subject: Subject) -> Verdict:
+    instance = subject.context.instance
+    published = instance.fetch_materializations(
+        AssetRecordsFilter(pipeline_results.key, asset_partitions=[subject.run.key]), limit=1
+    ).records
+    run = instance.get_run_record_by_id(published[0].run_id) if published else None
+    if run is None:
+        raise CannotCompareError("Dagster does not know the run that published it")
+    return in_time(published[0].timestamp - asked_at(instance, run), subject.limits.max_wait_seconds)
+
+
 OF_RESULTS = (
     Check(
         pipeline_results,
@@ -35,6 +49,12 @@ OF_RESULTS = (
         "results.json is in the bucket as it was written.",
         _results_as_recorded,
         AssetCheckSeverity.ERROR,
+    ),
+    warns(
+        pipeline_results,
+        PUBLISHED_IN_TIME,
+        "From when Dojo or a request asked for it to `results.json` no more time passed than is allowed.",
+        _published_in_time,
     ),
     Check(
         pipeline_results,

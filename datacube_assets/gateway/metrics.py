@@ -19,11 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from datacube_assets.gateway.queue import RequestQueue
 from datacube_assets.orchestration.jobs import process_model_run
-from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.resources.waiting import asked_at
 from datacube_assets.storage import requests as kept
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.reports import Outbox, oldest
-from datacube_assets.storage.requests import Ticket
 
 OVERLAP = 30.0
 """Seconds by which looks at finished runs overlap, for clocks and transactions that lag."""
@@ -32,6 +31,7 @@ MOST_RUNS = 200
 NO_ROUTE = "none"
 """Stands for the path of whatever asks for one that is not there."""
 _FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+_UNFINISHED = [status for status in DagsterRunStatus if status not in (*_FINISHED, DagsterRunStatus.MANAGED)]
 _SECONDS = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 21600, 86400)
 _ANSWER_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
@@ -63,6 +63,10 @@ class Metrics:
         )
         self._paused = gauge("queue_paused", "1 while the queue is paused")
         self._runs = gauge("runs", "Dagster's runs", ["status"])
+        self._unfinished = gauge(
+            "runs_oldest_unfinished_seconds",
+            "For how long the run was asked for that has waited longest to be finished; 0 if none waits",
+        )
         self._undelivered = gauge("reports_undelivered", "Reports that CauseMos has not received")
         self._undelivered_age = gauge(
             "reports_oldest_undelivered_seconds", "Age of the oldest of these reports; 0 if there is none"
@@ -114,6 +118,14 @@ class Metrics:
             if status != DagsterRunStatus.MANAGED:
                 count = self.instance.get_runs_count(RunsFilter(statuses=[status]))
                 self._runs.labels(status.value.lower()).set(count)
+        waiting = self.instance.get_run_records(
+            RunsFilter(statuses=_UNFINISHED, job_name=process_model_run.name),
+            limit=1,
+            order_by="create_timestamp",
+            ascending=True,
+        )
+        asked = [asked_at(self.instance, record) for record in waiting]
+        self._unfinished.set(max([time.time() - moment for moment in asked], default=0))
         after = dt.datetime.fromtimestamp(self._since - OVERLAP, dt.UTC)
         records = self.instance.get_run_records(
             RunsFilter(statuses=_FINISHED, updated_after=after, job_name=process_model_run.name),
@@ -140,8 +152,7 @@ class Metrics:
             self._run_seconds.labels(run.status.value.lower()).observe(ended - record.start_time)
         if run.status != DagsterRunStatus.SUCCESS:
             return
-        asked_at = Ticket.of(run.tags.get(REQUEST_TAG, "")).asked_at
-        self._delay_seconds.observe(ended - (asked_at / 1000 or record.create_timestamp.timestamp()))
+        self._delay_seconds.observe(ended - asked_at(self.instance, record))
         events = self.instance.get_records_for_run(
             run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION
         ).records

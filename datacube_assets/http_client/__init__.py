@@ -290,7 +290,7 @@ def failure(error: Exception) -> str:
     if isinstance(error, httpx.ProtocolError | httpx.DecodingError):
         # They repeat what came, or what was to be sent.
         return f"{type(error).__name__}: what came is no HTTP"
-    return f"{type(error).__name__} {redacted(said)}"
+    return f"{type(error).__name__}: {redacted(said)}"
 
 
 def plain_url(url: str) -> str:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from datacube_assets.causemos.client import CauseMosClient, Delivered, Refused
@@ -46,7 +47,21 @@ class Part:
     state: State
     says: str
     """For people, with a remedy where one is known."""
+    figures: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a part said when it was asked."""
+
+    state: State
+    says: str
     figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+well = partial(Answer, "well")
+warning = partial(Answer, "warning")
+broken = partial(Answer, "broken")
 
 
 @dataclass(frozen=True)
@@ -69,15 +84,13 @@ def status(settings: Settings, seconds: float) -> Status:
 
     Nothing is changed, but that a bucket on S3 is tried by writing and deleting one small object.
     """
-    questions: dict[str, Callable[[], Part]] = {
+    questions: dict[str, Callable[[], Answer]] = {
         "dojo": lambda: _dojo(settings, seconds),
         "causemos": lambda: _causemos(settings, seconds),
-        "lake": lambda: _store("lake", settings.lake, settings, "DATACUBE_LAKE"),
-        "models bucket": lambda: _store(
-            "models bucket", settings.models_bucket, settings, "DATACUBE_MODELS_BUCKET"
-        ),
-        "indicators bucket": lambda: _store(
-            "indicators bucket", settings.indicators_bucket, settings, "DATACUBE_INDICATORS_BUCKET"
+        "lake": lambda: _lake(settings),
+        "models bucket": lambda: _bucket(settings.models_bucket, settings, "DATACUBE_MODELS_BUCKET"),
+        "indicators bucket": lambda: _bucket(
+            settings.indicators_bucket, settings, "DATACUBE_INDICATORS_BUCKET"
         ),
         "dask": lambda: _dask(settings),
         "code": lambda: _code(settings),
@@ -85,20 +98,20 @@ def status(settings: Settings, seconds: float) -> Status:
         "reports": lambda: _reports(settings),
     }
     # Dagster's storage is one place, which several questions are put to.
-    of_dagster: dict[str, Callable[[DagsterInstance], Part]] = {
+    of_dagster: dict[str, Callable[[DagsterInstance], Answer]] = {
         "daemon": _daemon,
         "run monitoring": _monitoring,
         "run queue": _queue,
         "sensors": lambda instance: _sensors(instance, settings),
         "partitions": lambda instance: _partitions(instance, settings),
     }
-    answers: dict[str, Part] = {}
+    answers: dict[str, Answer] = {}
 
-    def ask(name: str, question: Callable[[], Part]) -> None:
+    def ask(name: str, question: Callable[[], Answer]) -> None:
         try:
             answers[name] = question()
         except Exception as error:
-            answers[name] = Part(name, "broken", str(error).splitlines()[0] if str(error) else repr(error))
+            answers[name] = broken(str(error).splitlines()[0] if str(error) else repr(error))
 
     def ask_dagster() -> None:
         from datacube_assets.orchestration.home import open_instance
@@ -111,11 +124,9 @@ def status(settings: Settings, seconds: float) -> Status:
             for name in of_dagster:
                 answers.setdefault(
                     name,
-                    Part(
-                        name,
-                        "broken",
+                    broken(
                         f"Dagster's storage cannot be used: {str(error).splitlines()[0]}. "
-                        "See DAGSTER_HOME and its dagster.yaml",
+                        "See DAGSTER_HOME and its dagster.yaml"
                     ),
                 )
 
@@ -129,16 +140,16 @@ def status(settings: Settings, seconds: float) -> Status:
     deadline = time.monotonic() + seconds
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    late = f"no answer within {seconds:g} s"
-    return Status([answers.get(name, Part(name, "broken", late)) for name in (*questions, *of_dagster)])
+    late = broken(f"no answer within {seconds:g} s")
+    return Status([Part(name, **vars(answers.get(name, late))) for name in (*questions, *of_dagster)])
 
 
 # --- services --------------------------------------------------------------------------------------
 
 
-def _dojo(settings: Settings, seconds: float) -> Part:
+def _dojo(settings: Settings, seconds: float) -> Answer:
     if not settings.dojo_url:
-        return Part("dojo", "well", "not asked: DOJO_URL is not set")
+        return well("not asked: DOJO_URL is not set")
     with DojoClient(
         settings.dojo_url,
         settings.dojo_username,
@@ -149,13 +160,13 @@ def _dojo(settings: Settings, seconds: float) -> Part:
         try:
             runs = client.count_runs()
         except DojoError as error:
-            return Part("dojo", "broken", str(error), {"url": settings.dojo_url})
-    return Part("dojo", "well", f"answers at {settings.dojo_url}: {runs:,} runs", {"runs": runs})
+            return broken(str(error), {"url": settings.dojo_url})
+    return well(f"answers at {settings.dojo_url}: {runs:,} runs", {"runs": runs})
 
 
-def _causemos(settings: Settings, seconds: float) -> Part:
+def _causemos(settings: Settings, seconds: float) -> Answer:
     if not settings.causemos_url:
-        return Part("causemos", "well", "not told: CAUSEMOS_URL is not set")
+        return well("not told: CAUSEMOS_URL is not set")
     with CauseMosClient(
         settings.causemos_url,
         settings.causemos_username,
@@ -165,73 +176,74 @@ def _causemos(settings: Settings, seconds: float) -> Part:
         answer = client.answers()
     url = settings.causemos_url
     if isinstance(answer, Delivered):
-        return Part("causemos", "well", f"answers at {url}")
+        return well(f"answers at {url}")
     if isinstance(answer, Refused):
         remedy = (
             "Set CAUSEMOS_USERNAME and CAUSEMOS_PASSWORD"
             if answer.status in (401, 403)
             else "Reports wait until it is well"
         )
-        return Part("causemos", "broken", f"{url} answers {answer.status}. {remedy}")
-    return Part(
-        "causemos", "broken", f"{url} does not answer: {answer.error}. Reports wait; see CAUSEMOS_URL"
-    )
+        return broken(f"{url} answers {answer.status}. {remedy}")
+    return broken(f"{url} does not answer: {answer.error}. Reports wait; see CAUSEMOS_URL")
 
 
-def _store(name: str, url: str, settings: Settings, setting: str) -> Part:
+def _lake(settings: Settings) -> Answer:
+    url = settings.lake
+    try:
+        open_store(url, settings.s3_endpoint).check("DATACUBE_LAKE")
+    except StoreError as error:
+        return broken(str(error), {"url": url})
+    return well(f"{url} can be read and written", {"url": url})
+
+
+def _bucket(url: str, settings: Settings, setting: str) -> Answer:
     store = open_store(url, settings.s3_endpoint)
     try:
         store.check(setting)
-        sure = name == "lake" or store.swaps_for_sure()
+        sure = store.swaps_for_sure()
     except StoreError as error:
-        return Part(name, "broken", str(error), {"url": url})
-    figures = {"url": url} if name == "lake" else {"url": url, "conditional writes": sure}
-    if not sure:
-        return Part(
-            name,
-            "warning",
-            f"{url} can be read and written, but its server ignores conditions of writes: taking the lease "
-            "of a datacube takes some seconds, and requests that are held up for longer may defeat it",
-            figures,
-        )
-    return Part(name, "well", f"{url} can be read and written", figures)
+        return broken(str(error), {"url": url})
+    figures = {"url": url, "conditional writes": sure}
+    if sure:
+        return well(f"{url} can be read and written", figures)
+    return warning(
+        f"{url} can be read and written, but its server ignores conditions of writes: taking the lease "
+        "of a datacube takes some seconds, and requests that are held up for longer may defeat it",
+        figures,
+    )
 
 
-def _dask(settings: Settings) -> Part:
+def _dask(settings: Settings) -> Answer:
     if settings.dask_mode != "scheduler":
         where = "threads of the run" if settings.dask_mode == "threads" else "processes of the run"
-        return Part("dask", "well", f"no cluster: {where} compute (DATACUBE_DASK={settings.dask_mode})")
+        return well(f"no cluster: {where} compute (DATACUBE_DASK={settings.dask_mode})")
     from datacube_assets.resources.dask import open_client
     from datacube_assets.settings import SettingsError
 
     try:
         client = open_client(settings.dask_scheduler)
     except SettingsError as error:
-        return Part("dask", "broken", str(error), {"scheduler": settings.dask_scheduler})
+        return broken(str(error), {"scheduler": settings.dask_scheduler})
     try:
         workers = client.scheduler_info(n_workers=-1)["workers"]
     finally:
         client.close()
     figures = {"scheduler": settings.dask_scheduler, "workers": len(workers)}
     if not workers:
-        return Part("dask", "broken", f"{settings.dask_scheduler} has no workers: runs wait", figures)
-    return Part(
-        "dask",
-        "well",
+        return broken(f"{settings.dask_scheduler} has no workers: runs wait", figures)
+    return well(
         f"{settings.dask_scheduler} has {len(workers)} worker(s), with the versions that are installed here",
         figures,
     )
 
 
-def _code(settings: Settings) -> Part:
+def _code(settings: Settings) -> Answer:
     from datacube_assets import __version__
     from datacube_assets.definitions import build_definitions
 
     definitions = build_definitions(settings)
     assets, sensors = len(list(definitions.assets or ())), len(list(definitions.sensors or ()))
-    return Part(
-        "code",
-        "well",
+    return well(
         f"version {__version__} loads: {assets} assets, {sensors} sensors",
         {"version": __version__, "assets": assets, "sensors": sensors},
     )
@@ -240,7 +252,7 @@ def _code(settings: Settings) -> Part:
 # --- what waits ------------------------------------------------------------------------------------
 
 
-def _requests(settings: Settings) -> Part:
+def _requests(settings: Settings) -> Answer:
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     waiting = runs_requested(lake, _MANY)
     paused = is_paused(lake)
@@ -252,76 +264,66 @@ def _requests(settings: Settings) -> Part:
         "paused": paused,
     }
     if paused:
-        return Part(
-            "requests",
-            "warning",
+        return warning(
             f"paused, and {len(waiting):,} wait: PUT /data-pipeline/start at the gateway resumes the queue",
             figures,
         )
     if age is not None and age > _TICK_IS_LATE * settings.sensor_interval:
-        return Part(
-            "requests",
-            "warning",
+        return warning(
             f"{len(waiting):,} wait, the oldest for {age:,.0f} s: see that the sensor `requests` is on",
             figures,
         )
-    return Part("requests", "well", f"{len(waiting):,} wait for the next tick", figures)
+    return well(f"{len(waiting):,} wait for the next tick", figures)
 
 
-def _reports(settings: Settings) -> Part:
+def _reports(settings: Settings) -> Answer:
     outbox = Outbox(Lake(open_store(settings.lake, settings.s3_endpoint)))
     waiting = outbox.slips()
     if not waiting:
-        return Part("reports", "well", "all reports to CauseMos are delivered", {"waiting": 0})
+        return well("all reports to CauseMos are delivered", {"waiting": 0})
     first = oldest(waiting)
     age = 0.0 if first is None else max(time.time() - first / 1000, 0.0)
     _, stuck = outbox.stuck(_NAMED)
     refused = next((report.last_error for report in stuck if report.last_error), None)
     figures = {"waiting": len(waiting), "oldest seconds": round(age), "last error": refused}
     says = f"{len(waiting):,} undelivered, the oldest for {age:,.0f} s" + (f": {refused}" if refused else "")
-    return Part("reports", "warning" if refused or age > _REPORT_IS_LATE else "well", says, figures)
+    return (warning if refused or age > _REPORT_IS_LATE else well)(says, figures)
 
 
 # --- Dagster ---------------------------------------------------------------------------------------
 
 
-def _daemon(instance: DagsterInstance) -> Part:
+def _daemon(instance: DagsterInstance) -> Answer:
     beats = {name: one.last_heartbeat for name, one in instance.get_daemon_statuses().items() if one.required}
     ages = {name: time.time() - beat.timestamp if beat else None for name, beat in beats.items()}
     figures = {"seconds since": {name: None if age is None else round(age) for name, age in ages.items()}}
     known = [age for age in ages.values() if age is not None]
     if not known:
-        return Part(
-            "daemon", "warning", "none has run here yet: sensors are off until dagster-daemon runs", figures
-        )
+        return warning("none has run here yet: sensors are off until dagster-daemon runs", figures)
     # Dagster itself believes in a daemon for half an hour after its last heartbeat.
     if min(known) > _DAEMON_IS_DEAD:
-        return Part(
-            "daemon", "broken", f"no heartbeat for {min(known):,.0f} s: start dagster-daemon", figures
-        )
+        return broken(f"no heartbeat for {min(known):,.0f} s: start dagster-daemon", figures)
     silent = sorted(name for name, age in ages.items() if age is None or age > _DAEMON_HANGS)
     if silent:
-        return Part(
-            "daemon", "broken", f"no heartbeat of {', '.join(silent)}: restart dagster-daemon", figures
-        )
+        return broken(f"no heartbeat of {', '.join(silent)}: restart dagster-daemon", figures)
     errors = sorted(
         {error.message.splitlines()[0] for beat in beats.values() if beat for error in beat.errors or ()}
     )
     if errors:
-        return Part("daemon", "warning", f"it beats, with errors: {errors[0]}", figures)
-    return Part("daemon", "well", f"all of {', '.join(sorted(beats))} beat", figures)
+        return warning(f"it beats, with errors: {errors[0]}", figures)
+    return well(f"all of {', '.join(sorted(beats))} beat", figures)
 
 
-def _monitoring(instance: DagsterInstance) -> Part:
+def _monitoring(instance: DagsterInstance) -> Answer:
     from datacube_assets.orchestration.home import faults_of_settings
 
     faults = faults_of_settings(instance)
     if faults:
-        return Part("run monitoring", "warning", "\n".join(faults))
-    return Part("run monitoring", "well", "runs whose process dies are noticed and repeated")
+        return warning("\n".join(faults))
+    return well("runs whose process dies are noticed and repeated")
 
 
-def _queue(instance: DagsterInstance) -> Part:
+def _queue(instance: DagsterInstance) -> Answer:
     from dagster import DagsterRunStatus, RunsFilter
 
     counts = {
@@ -331,15 +333,15 @@ def _queue(instance: DagsterInstance) -> Part:
             "running": (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING),
         }.items()
     }
-    return Part("run queue", "well", f"{counts['running']:,} running, {counts['queued']:,} queued", counts)
+    return well(f"{counts['running']:,} running, {counts['queued']:,} queued", counts)
 
 
-def _sensors(instance: DagsterInstance, settings: Settings) -> Part:
+def _sensors(instance: DagsterInstance, settings: Settings) -> Answer:
     from datacube_assets.orchestration.dagster_private import sensor_states
 
     states = list(sensor_states(instance))
     if not states:
-        return Part("sensors", "warning", "no sensor has ticked yet: is dagster-daemon running?")
+        return warning("no sensor has ticked yet: is dagster-daemon running?")
     figures = {
         state.name: {"on": state.on, "last tick": state.last_tick, "outcome": state.outcome}
         for state in states
@@ -359,8 +361,8 @@ def _sensors(instance: DagsterInstance, settings: Settings) -> Part:
     ]
     told = "; ".join(fault for fault in faults if fault)
     if told:
-        return Part("sensors", "warning", told, figures)
-    return Part("sensors", "well", f"{len(states)} tick: {', '.join(sorted(figures))}", figures)
+        return warning(told, figures)
+    return well(f"{len(states)} tick: {', '.join(sorted(figures))}", figures)
 
 
 def _reason(message: str) -> str:
@@ -369,7 +371,7 @@ def _reason(message: str) -> str:
     return lines[-1] if lines else "no reason is known"
 
 
-def _partitions(instance: DagsterInstance, settings: Settings) -> Part:
+def _partitions(instance: DagsterInstance, settings: Settings) -> Answer:
     from datacube_assets.operations.inventory import orphaned
     from datacube_assets.operations.reprocess import failed_partitions
     from datacube_assets.partitions import model_runs
@@ -387,19 +389,15 @@ def _partitions(instance: DagsterInstance, settings: Settings) -> Part:
     if forgotten:
         some = ", ".join(forgotten[:_NAMED]) + (" ..." if len(forgotten) > _NAMED else "")
         also = f"; the newest run of {len(failed):,} failed" if failed else ""
-        return Part(
-            "partitions",
-            "warning",
+        return warning(
             f"{len(forgotten):,} published that Dagster does not know: {some}. "
             f"`datacube withdraw` takes them back, `datacube reprocess` makes them known again{also}",
             figures,
         )
     if failed:
         some = ", ".join(failed[:_NAMED]) + (" ..." if len(failed) > _NAMED else "")
-        return Part(
-            "partitions",
-            "warning",
+        return warning(
             f"the newest run of {len(failed):,} of {known:,} failed: {some}. See `datacube list --failed`",
             figures,
         )
-    return Part("partitions", "well", f"{known:,} known, none whose newest run failed", figures)
+    return well(f"{known:,} known, none whose newest run failed", figures)

@@ -27,6 +27,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from datacube_assets.definitions import build_definitions
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.keys import RESERVED
 from datacube_assets.operations.publish import Outcome, process
 from datacube_assets.orchestration.jobs import process_model_run
 from datacube_assets.resources.ui import untold
@@ -143,9 +144,9 @@ class Datacube:
 
     @classmethod
     def read(cls, bucket: Path, model_id: str, run_id: str) -> Datacube:
-        """Raises AssertionError when the bucket holds anything outside of the run's folder."""
-        folder = bucket / model_id / run_id
-        paths = [path for path in bucket.rglob("*") if path.is_file()]
+        """Raises AssertionError when the bucket holds more outside of the run's folder than leases."""
+        folder, leases = bucket / model_id / run_id, bucket / RESERVED
+        paths = [path for path in bucket.rglob("*") if path.is_file() and not path.is_relative_to(leases)]
         outside = [path for path in paths if not path.is_relative_to(folder)]
         assert not outside, f"published outside of {folder}: {outside}"
         return cls(folder, {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths})

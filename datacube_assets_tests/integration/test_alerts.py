@@ -69,6 +69,12 @@ CASES = {
         "15m",
         False,
     ),
+    "a run is never finished": rule(
+        "DatacubeRunsWaitTooLong", {"datacube_runs_oldest_unfinished_seconds": "3600+60x120"}, "80m", True
+    ),
+    "runs wait, none for long": rule(
+        "DatacubeRunsWaitTooLong", {"datacube_runs_oldest_unfinished_seconds": "600x120"}, "80m", False
+    ),
     "paused and forgotten": rule(
         "DatacubeQueuePaused",
         {"datacube_requests_waiting": "3x400", "datacube_queue_paused": "1x400"},

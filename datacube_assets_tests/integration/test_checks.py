@@ -406,6 +406,14 @@ def test_limits_of_a_model_are_heeded(house: House, tmp_path: Path) -> None:
     assert house.with_settings(check_limits=str(limits)).publish(crops(), **FIELDS).warnings == []
 
 
+def test_whoever_had_to_wait_for_too_long_is_told_of(house: House, tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    limits.write_text("[models.model]\nmax_wait_seconds = 0.01\n")
+    (told,) = house.with_settings(check_limits=str(limits)).publish(rows()).warnings
+    assert told.startswith("pipeline_results, published_in_time: Published ")
+    assert "0 s are allowed" in told
+
+
 def test_on_s3_all_checksums_are_compared_without_reading_an_object(
     s3_server: S3Server, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,6 +93,7 @@ CHECKS = {
     "regional_extrema:extrema_are_of_the_table": "stops",
     "spatial_tiles:tiles_hold_every_point": "stops",
     "pipeline_results:objects_as_recorded": "warns",
+    "pipeline_results:published_in_time": "warns",
     "pipeline_results:reports_delivered": "warns",
 }
 """Every check, and whether nothing is published when it fails."""

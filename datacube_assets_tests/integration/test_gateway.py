@@ -736,6 +736,8 @@ def test_the_figures_are_those_of_the_queue(desk: Desk) -> None:
         assert desk.metric("datacube_requests_total", outcome=outcome) == count
     desk.hand_over(desk.started()[0], DagsterRunStatus.STARTED)
     assert desk.metric("datacube_runs", status="started") == 1
+    asked_for = desk.metric("datacube_runs_oldest_unfinished_seconds") or 0
+    assert 0 < asked_for < 600
     route = "/data-pipeline/enqueue"
     assert desk.metric("datacube_gateway_requests_total", route=route, status="200") == 2
     assert desk.metric("datacube_gateway_requests_total", route=route, status="400") == 1
