@@ -86,7 +86,7 @@ function go(changes) {
 
 function table(names, rows) {
   const cell = (value) => el("td", {}, value === null || value === undefined ? NOTHING : String(value));
-  return el("table", { className: "rows" },
+  return el("table", { className: "figures plain" },
     el("thead", {}, el("tr", {}, ...names.map((name) => el("th", { scope: "col" }, name)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))));
 }
