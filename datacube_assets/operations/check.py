@@ -8,9 +8,11 @@ how names, places and values are judged in `checks/judging/`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,14 @@ from datacube_assets.redaction import public, redacted
 from datacube_assets.resources.storage import buckets_of
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings, SettingsError
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder, scratch_folder
+from datacube_assets.storage.lake import (
+    DESCRIPTOR,
+    Lake,
+    LakeTable,
+    MissingTableError,
+    aggregate_folder,
+    scratch_folder,
+)
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.points import REGIONS, RawParts
 from datacube_assets.storage.requests import leave_request
@@ -476,10 +485,11 @@ class _Check:
     def _other_runs(self, info: RunInfo) -> None:
         """What differs from the model's newest run, as far as the lake knows of any."""
         with contextlib.suppress(StoreError, OSError):
-            known = list(_runs_of_model(self.settings, info.run.model_id))
-            others = {run.key: of.features for run, of in known if run != info.run}
             limit = LimitsFile.read(self.inner.check_limits).other_runs
-            newest = dict(list(others.items())[:limit])
+            # One more, since the newest may be this run as it was before.
+            known = list(itertools.islice(_runs_of_model(self.settings, info.run.model_id), limit + 1))
+            others = [(run.key, of.features) for run, of in known if run != info.run]
+            newest = dict(others[:limit])
             self._judge("features_are_those_of_other_runs", plausibility.same_features(info.features, newest))
             if known:
                 last, before = known[0]
@@ -554,21 +564,23 @@ def _storable(bucket: Store) -> Storable:
     return storable
 
 
-_MOST_RUNS = 50
-"""Runs of a model that are looked at, of those that come last by name ..."""
+_READERS = 16
+"""Runs of a model that are looked at at the same time."""
 
 
 def _runs_of_model(settings: Settings, model_id: str) -> Iterator[tuple[ModelRun, RunInfo]]:
     """The runs of a model that the lake has points of, newest first. Only reads."""
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     folder = f"runs/{encode_name(model_id)}/"
-    dated = []
-    for name in list(lake.store.folders(folder))[-_MOST_RUNS:]:
-        place = f"{folder}{name}/normalized_points/"
-        written = [one.modified for one in lake.store.entries(place) if one.key == f"{place}table.json"]
-        if written:
-            dated.append((written[0], name))
-    for _, name in sorted(dated, reverse=True):
+
+    def written(name: str) -> tuple[float, str]:
+        place = f"{folder}{name}/{normalized_points.key.path[-1]}/"
+        entries = lake.store.entries(place)
+        return max((one.modified for one in entries if one.key == f"{place}{DESCRIPTOR}"), default=0.0), name
+
+    with ThreadPoolExecutor(_READERS, "runs") as readers:
+        dated = sorted(readers.map(written, lake.store.folders(folder)), reverse=True)
+    for _, name in dated:
         run = ModelRun.known(f"{encode_name(model_id)}:{name}")
         with contextlib.suppress(MissingTableError):
             if run is not None:
