@@ -25,11 +25,14 @@ from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.provenance import BAD_TIMESTAMP, DROPPED, NO_FEATURE, NO_NUMBER
 from datacube_assets.operations.check import Findings, check
 from datacube_assets_tests.fuzz import NAMES, tables
+from datacube_assets_tests.hostile import FILES, Refused
 from datacube_assets_tests.integration.support import DAY, JANUARY, House, checksums, open_house, rows
 from datacube_assets_tests.integration.test_explain import LATE, random_parts
 
 SLIPPED = 0.1
 """Share by which bytes may be other than estimated."""
+SMALL = 3_000_000
+"""Bytes of hostile files that are worth their time."""
 SLOPPY_BYTES = 500
 """Bytes of a datacube so small that a share of it says nothing."""
 
@@ -284,6 +287,21 @@ def test_every_column_is_told_what_it_becomes_and_why(house: House) -> None:
     assert becomes["area"] == "the weight of a row"
     assert becomes["admin3"] == becomes["Unnamed: 0"] == "nothing"
     assert all(one.why for one in found.columns)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_hostile_files_are_refused_or_not_as_when_publishing(house: House) -> None:
+    for name, case in FILES.items():
+        files = case.files()
+        if sum(map(len, files)) > SMALL:
+            continue
+        paths = [house.folder / f"{number}.parquet" for number in range(len(files))]
+        for path, body in zip(paths, files, strict=True):
+            path.write_bytes(body)
+        found = checked(house, *map(str, paths), **case.request)
+        assert bool(found.errors) == isinstance(case.outcome, Refused), (name, found.errors)
+        json.dumps(found.to_json(), allow_nan=False)
 
 
 # --- nothing is left -------------------------------------------------------------------------------
