@@ -64,7 +64,7 @@ def _scopes(home: Path, feature: str) -> dict[str, list[str]]:
         "from datacube_assets.read import open_tables\n"
         "cube = open_tables(sys.argv[1], 'model', 'run')\n"
         "time = cube.timestamps(sys.argv[2])[0]\n"
-        "region = cube.region_ids(sys.argv[2], 'admin1')[0]\n"
+        "region = cube.regions(sys.argv[2], 'admin1', time=str(time)[:4])['region_id'][0].as_py()\n"
         "bin_ = cube.bins(sys.argv[2], str(time)[:7], zoom=8).slice(0, 1).to_pylist()[0]\n"
         "x, y = bin_['x'], bin_['y']\n"
         "print(json.dumps([str(time)[:7], region, [x // 64, y // 64, y % 64 * 64 + x % 64]]))\n"
