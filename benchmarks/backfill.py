@@ -192,13 +192,14 @@ def _program(folder: Path, name: str, command: list[str]) -> Iterator[subprocess
 
 def _end_runs(folder: Path) -> None:
     """End the processes of runs that a benchmark broken off has left."""
+    from datacube_assets.orchestration.run_worker import EXECUTING
+
     mark = f"DATACUBE_HOME={folder / 'home'}".encode()
     for pid in _processes():
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"orchestration.run_worker" in command and mark in Path(
-                f"/proc/{pid}/environ"
-            ).read_bytes().split(b"\0"):
+            is_run = b"orchestration.run_worker" in command or command.startswith(EXECUTING.encode())
+            if is_run and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 os.kill(pid, 15)
 
 
@@ -301,13 +302,14 @@ def _moments(instance: "DagsterInstance", run_id: str) -> list[float]:
 
 
 def _processor_seconds(daemon: int) -> dict[str, float]:
-    """What the daemon, its code server and the runs that ended have used so far."""
+    """What the daemon, its code server and the processes of runs have used so far."""
     spent = {"daemon": _spent(daemon)[0], "code server": 0.0, "runs": _spent(daemon)[1]}
     for pid in _processes():
         with contextlib.suppress(OSError):
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-            if parent == daemon and b"grpc" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                spent["code server"] += _spent(pid)[0]
+            if parent == daemon:
+                is_server = b"grpc" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                spent["code server" if is_server else "runs"] += _spent(pid)[0]
     return spent
 
 

@@ -38,6 +38,10 @@ class Limits(BaseModel):
     """Share of the rows with coordinates that may be far from their country."""
     other_runs: int = Field(5, ge=0)
     """Runs of the same model, the newest ones, whose features are compared; 0 for none."""
+    max_region_move: float = Field(0.5, gt=0)
+    """Part of what it was by which a region's figures may change when a version replaces another; ..."""
+    max_moved_share: float = Field(0.1, ge=0, le=1)
+    """... and share of the regions of a feature and level that may change by more, or go."""
     max_wait_seconds: float = Field(3600.0, ge=0)
     """Seconds from when a datacube is asked for until it is published."""
     sampled_objects: int = Field(30, ge=0)

@@ -43,7 +43,13 @@ warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefi
 
 def build_resources(settings: Settings) -> dict[str, object]:
     """The resources of the graph, by the names that assets ask for."""
-    lake = LakeResource(url=settings.lake, s3_endpoint=settings.s3_endpoint, shard_rows=settings.shard_rows)
+    lake = LakeResource(
+        url=settings.lake,
+        s3_endpoint=settings.s3_endpoint,
+        shard_rows=settings.shard_rows,
+        keep_versions=settings.keep_versions,
+        keep_days=settings.keep_days,
+    )
     buckets = buckets_of(settings)
     dask = DaskResource(
         mode=settings.dask_mode,
@@ -51,6 +57,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
         scheduler=settings.dask_scheduler,
         stores=[settings.lake, settings.models_bucket, settings.indicators_bucket],
     )
+    limits = LimitsFile.read(settings.check_limits).model_dump_json()
     ui = UserInterface(
         pictures=settings.pictures,
         dojo_url=settings.dojo_url,
@@ -63,13 +70,15 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "lake": lake,
         "buckets": buckets,
         "dask": dask,
-        "limits": LimitsResource(
-            document=LimitsFile.read(settings.check_limits).model_dump_json(),
-            max_objects=settings.max_objects,
-        ),
+        "limits": LimitsResource(document=limits, max_objects=settings.max_objects),
         "ui": ui,
         "publisher": Publisher(
-            lake=lake, buckets=buckets, dask=dask, ui=ui, lease_seconds=settings.lease_seconds
+            lake=lake,
+            buckets=buckets,
+            dask=dask,
+            ui=ui,
+            lease_seconds=settings.lease_seconds,
+            limits=limits,
         ),
         "io_manager": LakeIOManager(lake=lake, ui=ui),
         "dojo": DojoResource(

@@ -68,6 +68,10 @@ class Settings(BaseSettings):
     """Where the steps of Dagster's runs are executed: in the run's process, or on `dask_scheduler`."""
     shard_rows: int = Field(1_000_000, alias="DATACUBE_SHARD_ROWS", ge=1)
     """Rows in a shard of points: the measure of memory per worker."""
+    keep_versions: int = Field(3, alias="DATACUBE_KEEP_VERSIONS", ge=1)
+    """Versions of a datacube that keep their tables, the published one included."""
+    keep_days: float = Field(0, alias="DATACUBE_KEEP_DAYS", ge=0, allow_inf_nan=False)
+    """Days after which a version that was replaced loses its tables all the same; 0: never."""
     dojo_url: str = Field("", alias="DOJO_URL")
     """Dojo's API, path prefix included; empty: Dojo is not asked."""
     dojo_username: str = Field("", alias="DOJO_USERNAME")
@@ -112,6 +116,8 @@ class Settings(BaseSettings):
     """Where the folder `docs` can be read; empty: assets name their page, but do not link to it."""
     lease_seconds: float = Field(60, alias="DATACUBE_LEASE_SECONDS", ge=1, le=3600)
     """After how many seconds without a sign of life a publisher is taken for dead by others."""
+    spare_workers: int = Field(1, alias="DATACUBE_SPARE_WORKERS", ge=0)
+    """Processes that have imported everything and wait for a run; with 0 each run starts a process."""
     view_url: str = Field("", alias="DATACUBE_VIEW_URL")
     """Where `datacube view` can be reached by whoever reads Dagster's UI; empty: nothing links to it.
 

@@ -41,6 +41,8 @@ RESTART_SECONDS = 1.0
 START_SECONDS = 180.0
 """How long a service may take until its health check passes."""
 STOP_SECONDS = 30.0
+RUN_PROCESSES = (b"orchestration.run_worker", b"datacube run worker")
+"""What the command line of a run's process has in it: one that starts, and one that waits or has a run."""
 SHOWN = {
     "webserver": "Dagster UI",
     "gateway": "Gateway",
@@ -227,10 +229,9 @@ class Stack:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) not in ours:
                 with contextlib.suppress(OSError):
-                    if (
-                        mark in (entry / "environ").read_bytes().split(b"\0")
-                        and b"orchestration.run_worker" in (entry / "cmdline").read_bytes()
-                    ):
+                    command = (entry / "cmdline").read_bytes()
+                    is_run = any(name in command for name in RUN_PROCESSES)
+                    if is_run and mark in (entry / "environ").read_bytes().split(b"\0"):
                         os.kill(int(entry.name), signal.SIGKILL)
 
 

@@ -16,6 +16,7 @@ from dagster import (
 )
 
 from datacube_assets.assets.tables import datacube_asset
+from datacube_assets.assets.versions import held_version, wanted_version
 from datacube_assets.dojo.documents import is_string_part
 from datacube_assets.dojo.fetch import Source, fetch
 from datacube_assets.dojo.model_run import ModelRun
@@ -25,6 +26,7 @@ from datacube_assets.partitions import CODE_VERSION, FROM_DOJO, FROM_SCRATCH, SO
 from datacube_assets.redaction import public
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
+from datacube_assets.storage.history import RAW_PARTS
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, TableFile, scratch_folder
 from datacube_assets.storage.requests import requested
 
@@ -43,21 +45,30 @@ def dojo_request(
     run = ModelRun.from_key(context.partition_key)
     run.check()
     lake.open().store.check("DATACUBE_LAKE")
-    left = requested(lake.open(), run)
-    if left and not left.source_version and context.run.tags.get(SOURCE_TAG) == FROM_DOJO:
-        # Dojo has news since then; what was left from elsewhere knows nothing of them.
-        left = None
-    request = dojo.renew_request(left) if left else dojo.derive_request(run)
+    back = wanted_version(lake.open(), run, context.run)
+    held = held_version(lake.open(), run, context.run)
+    if held:
+        context.log.warning(
+            f"{run}: somebody went back from this state to version {held.number}, which stays published "
+            "until Dojo or a person brings something newer"
+        )
+    if kept := back or held:
+        request, source = kept.request, f"version {kept.number}"
+    else:
+        left = requested(lake.open(), run)
+        if left and not left.source_version and context.run.tags.get(SOURCE_TAG) == FROM_DOJO:
+            # Dojo has news since then; what was left from elsewhere knows nothing of them.
+            left = None
+        request = dojo.renew_request(left) if left else dojo.derive_request(run)
+        source = "request left in the lake" if left else "Dojo"
     # Now, not when everything is computed and about to be published.
     buckets.open(request).check(_bucket_setting(request))
-    context.log.info(
-        f"{run}: {len(request.data_paths)} parts, {'as requested' if left else 'derived from Dojo'}"
-    )
+    context.log.info(f"{run}: {len(request.data_paths)} parts, from {source}")
     return MaterializeResult(
         value=request,
         data_version=DataVersion(digest([request.source_version, request.fingerprint()])),
         metadata={
-            "source": "request left in the lake" if left else "Dojo",
+            "source": source,
             "parts": MetadataValue.json([public(address) for address in request.data_paths]),
             "qualifiers": MetadataValue.json({name: list(q) for name, q in request.qualifier_map.items()}),
             "weight column": request.weight_column or "(none)",
@@ -91,7 +102,9 @@ def raw_dojo_output(
             remedy="Check that the run wrote numeric output and that its data_paths name it",
         )
     scratch = FROM_SCRATCH in context.run.tags
-    table = None if scratch else fetched_before(lake.open(), run, dojo_request)
+    store = lake.open()
+    kept = wanted_version(store, run, context.run) or held_version(store, run, context.run)
+    table = kept.raw if kept else None if scratch else fetched_before(store, run, dojo_request)
     reused = table is not None
     if table is None:
         try:
@@ -122,7 +135,7 @@ def fetched_before(lake: Lake, run: ModelRun, request: DatacubeRequest) -> LakeT
     if run.is_indicator or not request.source_version:
         return None
     try:
-        table = lake.table(run, "raw_dojo_output")
+        table = lake.table(run, RAW_PARTS)
     except MissingTableError:
         return None
     before = DatacubeRequest.model_validate(table.info["request"])
@@ -154,12 +167,13 @@ def fetch_parts(
                 "parts": [part.sha256 for part in parts],
             }
         )
-        folder = lake.table_folder(run, "raw_dojo_output", version)
+        # Named after their content: what several versions were made of is there once.
+        folder = lake.table_folder(run, RAW_PARTS, "parts")
         files = []
         for number, part in enumerate(parts, 1):
-            name = f"part-{number:05}"
-            lake.store.put_file(f"{folder}/{name}.parquet", Path(scratch, str(number)))
-            files.append(TableFile(name, 0, part.size))
+            # Also one that is there: the clock by which it is old starts anew.
+            lake.store.put_file(f"{folder}/{part.sha256}.parquet", Path(scratch, str(number)))
+            files.append(TableFile(part.sha256, 0, part.size))
     info = {"request": request.model_dump(mode="json"), "parts": [part.__dict__ for part in parts]}
     return LakeTable(folder, version, tuple(files), info)
 

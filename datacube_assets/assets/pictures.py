@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import cast
 
@@ -96,6 +96,22 @@ def of_timeseries(lake: Lake, table: LakeTable) -> bytes:
     """The lines of month and year."""
     means = means_over_time(lake, table)
     return pictures.timeseries(means, "Mean over all places" + _some(len(means), RunInfo.of(table)))
+
+
+def of_changes(lake: Lake, before: LakeTable, after: LakeTable, features: Sequence[str], title: str) -> bytes:
+    """The monthly means of some features in two versions."""
+    columns = ["timestamp", "s_count", "s_sum_t_mean"]
+    old, new = (
+        _features(lake, table, table.names(aggregate_folder("month")), columns, len(features), set(features))
+        for table in (before, after)
+    )
+    nothing: Mean = (np.zeros(0, np.int64), np.zeros(0))
+
+    def mean(rows: pa.Table | None) -> Mean:
+        return nothing if rows is None else (cast(Ints, column(rows, "timestamp")), _means(rows))
+
+    drawn = {name: (mean(old.get(name)), mean(new.get(name))) for name in features}
+    return pictures.before_and_after(drawn, title)
 
 
 def of_regions(lake: Lake, table: LakeTable) -> bytes | None:
@@ -221,7 +237,12 @@ def _mapped(lake: Lake, table: LakeTable, columns: Sequence[str]) -> dict[str, p
 
 
 def _features(
-    lake: Lake, table: LakeTable, names: Sequence[str], columns: Sequence[str], limit: int
+    lake: Lake,
+    table: LakeTable,
+    names: Sequence[str],
+    columns: Sequence[str],
+    limit: int,
+    wanted: Set[str] | None = None,
 ) -> dict[str, pa.Table]:
     parts: dict[str, list[pa.Table]] = {}
     for name in names:
@@ -230,9 +251,11 @@ def _features(
         before = sum(map(len, parts.values()))
         for start, end in itertools.pairwise(slices(feature.codes).tolist()):
             named = feature.values[int(feature.codes[start])].as_py()
+            if wanted is not None and named not in wanted:
+                continue
             if named in parts or len(parts) < limit:
                 parts.setdefault(named, []).append(part.slice(start, end - start))
-        if sum(map(len, parts.values())) == before:
+        if wanted is None and sum(map(len, parts.values())) == before:
             # Files are in order of features: there are enough, and what follows is of others.
             break
     return {

@@ -32,7 +32,8 @@ from datacube_assets.kernels.schema import Column
 from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, model_runs
 from datacube_assets.resources.retries import repeated
 from datacube_assets.resources.ui import told
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, MixedVersionsError
+from datacube_assets.storage.history import History
+from datacube_assets.storage.lake import Lake, LakeTable, MixedVersionsError
 
 
 def table_asset(
@@ -109,14 +110,11 @@ PAGES = {
 
 
 def made_before(context: AssetExecutionContext, lake: Lake, version: str) -> LakeTable | None:
-    """The asset's table, if it is whole and was made from the same input by the same code."""
+    """The asset's table, current or kept, if it is whole and made from the same input by the same code."""
     if FROM_SCRATCH in context.run.tags:
         return None
-    try:
-        table = lake.table(ModelRun.from_key(context.partition_key), context.asset_key.path[-1])
-    except MissingTableError:
-        return None
-    return table if table.version == version and lake.is_whole(table) else None
+    run = ModelRun.from_key(context.partition_key)
+    return History(lake, run).table(context.asset_key.path[-1], version)
 
 
 def table_result(

@@ -1,4 +1,6 @@
-"""The checks of the asset group `results`: is `results.json` as written, in time, and was CauseMos told?"""
+"""The checks of the asset group `results`: is `results.json` as written, in time, and much like the one
+before, and was CauseMos told?
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import Check, Subject, warns
 from datacube_assets.checks.datacube import OBJECTS_AS_RECORDED, Reading
 from datacube_assets.checks.judging import objects
+from datacube_assets.checks.judging.changes import regions_stay
 from datacube_assets.checks.judging.reports import MOST, undelivered
 from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
 from datacube_assets.checks.judging.waiting import NAME as PUBLISHED_IN_TIME
 from datacube_assets.checks.judging.waiting import in_time
 from datacube_assets.resources.waiting import asked_at
+from datacube_assets.storage.history import History
 from datacube_assets.storage.publishing import manifest_entries
 from datacube_assets.storage.reports import Outbox
 
@@ -31,6 +35,13 @@ def _reports_delivered(subject: Subject) -> Verdict:
     return undelivered(*Outbox(subject.lake).stuck(MOST))
 
 
+def _regions_stay(subject: Subject) -> Verdict:
+    version = History(subject.lake, subject.run).published()
+    if version is None or version.changes is None:
+        raise CannotCompareError("there is no version before this one that has its tables")
+    return regions_stay(version.changes, subject.limits, since_back=version.back_to)
+
+
 def _published_in_time(subject: Subject) -> Verdict:
     instance = subject.context.instance
     published = instance.fetch_materializations(
@@ -43,6 +54,12 @@ def _published_in_time(subject: Subject) -> Verdict:
 
 
 OF_RESULTS = (
+    warns(
+        pipeline_results,
+        "regions_stay_as_they_were",
+        "Few regions changed much since the version before, and few are gone.",
+        _regions_stay,
+    ),
     Check(
         pipeline_results,
         OBJECTS_AS_RECORDED,

@@ -17,6 +17,7 @@ from datacube_assets.cli.inspect import inspect, list_, status, verify
 from datacube_assets.cli.operate import copy, gc, reprocess, withdraw
 from datacube_assets.cli.publish import demo, publish
 from datacube_assets.cli.serve import causemos_simulator, dev, dojo_simulator, gateway, s3, view
+from datacube_assets.cli.versions import diff, history, rollback
 from datacube_assets.orchestration.startup import keep_memory
 from datacube_assets.redaction import redacting
 
@@ -58,6 +59,9 @@ for _command in (
     reprocess,
     inspect,
     explain,
+    history,
+    diff,
+    rollback,
     verify,
     copy,
     export,

@@ -48,6 +48,7 @@ def request_for_run(run: RunDocument, model: ModelDocument) -> DatacubeRequest:
         qualifier_thresholds=THRESHOLDS,
         doc_ids=(run.id,),
         source_version=run.version,
+        executed_at=run.attributes.executed_at,
     )
 
 

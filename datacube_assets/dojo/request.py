@@ -71,7 +71,9 @@ class DatacubeRequest(BaseModel):
     doc_ids: tuple[str, ...] | None = None
     """Documents in CauseMos that wait for the outcome; None or empty: nobody is told."""
     source_version: str = ""
-    """What Dojo said about this state of the run (`executed_at`); empty when unknown."""
+    """What tells this state of Dojo's document from others; empty when unknown."""
+    executed_at: str = ""
+    """When Dojo executed the run, in its own words; empty when unknown."""
 
     @model_validator(mode="after")
     def _names_its_kind(self) -> DatacubeRequest:
@@ -88,7 +90,7 @@ class DatacubeRequest(BaseModel):
         Equal for requests that make the same datacube of the same bytes: where the files come from and
         who waits for the outcome do not enter.
         """
-        besides = {"doc_ids", "data_paths", "source_version"}
+        besides = {"doc_ids", "data_paths", "source_version", "executed_at"}
         return digest(self.model_dump(mode="json", exclude=besides))
 
 

@@ -122,6 +122,27 @@ def timeseries(series: Mapping[str, tuple[Mean, Mean]], title: str) -> bytes:
         return sheet.png()
 
 
+def before_and_after(series: Mapping[str, tuple[Mean, Mean]], title: str) -> bytes:
+    """The mean of each feature per month in two versions; where they agree, the later covers the other."""
+    with _sheet(title, len(series), (("before", _ORANGE), ("after", _BLUE))) as sheet:
+        for name, versions in islice(series.items(), MAX_PANELS):
+            lines = [(times.astype(np.float64), _drawable(values)) for times, values in versions]
+            known = _known(np.concatenate([values for _, values in lines]))
+            axes = sheet.axes(name, known)
+            if axes is None:
+                continue
+            span = _range(np.concatenate([at for at, _ in lines]), least=28 * 86_400_000.0, margin=0.02)
+            for (at, value), colour, width in zip(lines, (_ORANGE, _BLUE), (2.6, 1.2), strict=True):
+                marker = "o" if len(at) <= _MARKED else ""
+                axes.plot(at, value, color=colour, linewidth=width, marker=marker, ms=2.0 + width / 2)
+            axes.set_xlim(*span)
+            axes.set_ylim(*_range(known, margin=0.08))
+            times, told = _time_ticks(*span)
+            sheet.label(axes, "time (UTC)", "mean of places", y=short)
+            axes.set_xticks(times, list(map(told, times)))
+        return sheet.png()
+
+
 def top_regions(means: Mapping[str, tuple[Sequence[str], Floats]], title: str) -> bytes:
     """The regions of the largest means of each feature, largest first; names and values of each."""
     with _sheet(title, len(means)) as sheet:

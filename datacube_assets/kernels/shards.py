@@ -37,7 +37,7 @@ def shard_numbers(points: pa.Table, layout: Layout, shards: int) -> npt.NDArray[
     places = Tuples.of(columns, points.num_rows)
     hashes = np.zeros(len(places), np.uint64)
     for coded, codes in zip(levels.values(), places.members, strict=False):
-        hashes = _mix(hashes, _hash_texts(coded.values)[codes])
+        hashes = _mix(hashes, text_hashes(coded.values)[codes])
     found = {
         name: coded.values.to_numpy(zero_copy_only=False).astype(np.float64)[codes]
         for (name, coded), codes in zip(degrees.items(), places.members[len(levels) :], strict=True)
@@ -49,11 +49,12 @@ def shard_numbers(points: pa.Table, layout: Layout, shards: int) -> npt.NDArray[
         on = on_map(found["lat"], found["lng"])
         subtiles = quadkeys(found["lat"][on], found["lng"][on])
         hashes[on] = _mix(np.zeros(len(subtiles), np.uint64), subtiles.astype(np.uint64))
-    mixed = _mix(hashes[places.codes], _hash_texts(feature.values)[feature.codes])
+    mixed = _mix(hashes[places.codes], text_hashes(feature.values)[feature.codes])
     return ((mixed >> np.uint64(11)) % np.uint64(shards)).astype(np.int64)
 
 
-def _hash_texts(texts: pa.Array) -> Hashes:
+def text_hashes(texts: pa.Array) -> Hashes:
+    """A number for each text that depends on nothing but the text."""
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts.to_pylist())
     return np.frombuffer(digests, np.uint64)
 

@@ -37,10 +37,11 @@ from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON
 from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.redaction import public
 from datacube_assets.storage.copying import content_type
-from datacube_assets.storage.garbage_collection import TABLES
-from datacube_assets.storage.lake import DESCRIPTOR, Lake, LakeTable, scratch_folder
+from datacube_assets.storage.history import History
+from datacube_assets.storage.lake import DESCRIPTOR, TABLES, Lake, LakeTable, described_table, scratch_folder
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import (
@@ -266,6 +267,10 @@ def restore(path: Path, lake: Lake, bucket: Store, progress: Progress, *, replac
             _refuse_what_is_there(lake, bucket, run)
         with overwriting(bucket, run, Holder(lake.store.url, f"import {uuid.uuid4().hex}")) as owned:
             _write(contents, run, files, lake, owned, progress)
+            # What was there before went with its history.
+            history = History(lake, run)
+            points = lake.table(run, "normalized_points")
+            history.finish(history.begin(owned, points, f"import {uuid.uuid4().hex}", CODE_VERSION), None)
     return _archived(run, contents)
 
 
@@ -365,10 +370,11 @@ def _check_documents(path: Path, run: ModelRun, files: dict[str, Path]) -> None:
         for name in sorted(TABLES):
             table = json.loads(files[f"{LAKE}{name}/{DESCRIPTOR}"].read_bytes())
             _check_request(table["info"]["request"], run)
-            for file in table["files"]:
-                where = f"{LAKE}{name}/{table['version']}/{file['name']}.parquet"
+            described = described_table(run, name, table)
+            for key, file in zip(described.keys(), described.files, strict=True):
+                where = f"{LAKE}{key.removeprefix(f'{run.folder}/')}"
                 needed.add(where)
-                if files[where].stat().st_size != file["bytes"]:
+                if files[where].stat().st_size != file.bytes:
                     raise ValueError(where)
         for request in REQUESTS:
             if (name := f"{LAKE}{request}") in files:

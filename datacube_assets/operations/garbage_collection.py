@@ -20,6 +20,7 @@ from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.resources.storage import buckets_of
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
+from datacube_assets.storage.history import Retention
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
@@ -103,6 +104,7 @@ def collect(
             open_bucket=lambda url: open_store(url, settings.s3_endpoint),
             busy=lambda run: is_busy(instance, run),
             term=settings.lease_seconds,
+            retention=Retention(settings.keep_versions, settings.keep_days),
             # A storage without any run is hardly the one that these reports are about.
             known_run=instance.has_run if instance.get_runs_count() else lambda _: True,
             known_request=(

@@ -26,8 +26,8 @@ from datacube_assets.kernels.decode import Tile, csv_names, read_tile
 from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.settings import Settings, as_url
-from datacube_assets.storage.garbage_collection import TABLES
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.history import History
+from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifest_entries
 from datacube_assets.storage.stores import MissingObjectError, StoreError
@@ -263,6 +263,7 @@ def health(settings: Settings, instance: DagsterInstance, partition: str) -> dic
         "faults": faults,
         "warnings": warnings,
         "newest run": listed.newest_run,
+        "version": version.number if (version := History(lake, run).published()) else None,
         "published": listed.published
         and dt.datetime.fromtimestamp(listed.published, dt.UTC).isoformat(timespec="seconds"),
         "tables": tables,

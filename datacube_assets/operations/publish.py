@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,38 @@ def process(
     Raises what the failing asset raised: InputError for input that cannot be processed, or while another
     process is at work on the same partition; ChecksFailedError when a check stops publication.
     """
+    run = ModelRun.of(request)
+
+    def leave(lake: Lake) -> None:
+        leave_request(lake, Seal.of(settings).close_all(request))
+        instance.add_dynamic_partitions(str(model_runs.name), [run.key])
+
+    tags = {FROM_SCRATCH: "yes"} if from_scratch else {}
+    return materialize(settings, instance, request, progress, begun=begun, first=leave, tags=tags)
+
+
+def materialize(
+    settings: Settings,
+    instance: DagsterInstance,
+    request: DatacubeRequest,
+    progress: Progress,
+    *,
+    begun: Callable[[str], None] = lambda _: None,
+    first: Callable[[Lake], None] = lambda _: None,
+    job: str = process_model_run.name,
+    tags: Mapping[str, str] | None = None,
+) -> Outcome:
+    """Materialize all assets of the partition that a request is of, alone; `first` is done before.
+
+    Raises as `process` does.
+    """
     run, run_id = ModelRun.of(request), str(uuid.uuid4())
     run.check()
     refuse_beside_another(instance, run)
     try:
         with locked(instance, run.key, run_id), _owned(settings, request, run_id):
-            return _process(settings, instance, request, progress, begun, run_id, from_scratch=from_scratch)
+            first(Lake(open_store(settings.lake, settings.s3_endpoint)))
+            return _materialize(settings, instance, run, progress, begun, run_id, job, tags or {})
     except Locked:
         raise InputError(
             "another command is processing it right now",
@@ -126,19 +152,16 @@ def _owned(settings: Settings, request: DatacubeRequest, run_id: str) -> Iterato
         yield
 
 
-def _process(
+def _materialize(
     settings: Settings,
     instance: DagsterInstance,
-    request: DatacubeRequest,
+    run: ModelRun,
     progress: Progress,
     begun: Callable[[str], None],
     run_id: str,
-    *,
-    from_scratch: bool,
+    job: str,
+    tags: Mapping[str, str],
 ) -> Outcome:
-    lake = Lake(open_store(settings.lake, settings.s3_endpoint))
-    run = leave_request(lake, Seal.of(settings).close_all(request))
-    instance.add_dynamic_partitions(str(model_runs.name), [run.key])
     outcome = Outcome(run)
     started = time.monotonic()
 
@@ -156,15 +179,11 @@ def _process(
     definitions = build_definitions(settings, loggers={"progress": events_to(begun, materialized, failed)})
     try:
         with untold():
-            definitions.resolve_job_def(process_model_run.name).execute_in_process(
+            definitions.resolve_job_def(job).execute_in_process(
                 partition_key=run.key,
                 instance=instance,
                 run_id=run_id,
-                tags={
-                    **run_tags(run),
-                    SOURCE_TAG: AT_COMMAND_LINE,
-                    **({FROM_SCRATCH: "yes"} if from_scratch else {}),
-                },
+                tags={**run_tags(run), SOURCE_TAG: AT_COMMAND_LINE, **tags},
                 run_config={"loggers": {"progress": {}}},
             )
     except BlockingCheckFailed:

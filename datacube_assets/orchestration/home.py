@@ -25,9 +25,13 @@ storage:
     # Dagster's SQLite files in this folder, read and written without opening them each time.
     module: datacube_assets.orchestration.sqlite_storage
     class: KeptSqliteStorage
-run_queue:
-  # A look at the queue is cheap; a run that could start but waits for the next look is not.
-  dequeue_interval_seconds: 1
+run_coordinator:
+  # Dagster's own, with a process that waits for runs from the daemon's start on.
+  module: datacube_assets.orchestration.run_queue
+  class: RunQueue
+  config:
+    # A look at the queue is cheap; a run that could start but waits for the next look is not.
+    dequeue_interval_seconds: 1
 """
 """What the first version did not write."""
 DAGSTER_YAML = """\
@@ -127,17 +131,24 @@ _MOVED = {
     "module: datacube_assets.launcher\n": "module: datacube_assets.orchestration.run_launcher\n",
 }
 """Modules that earlier versions named in `dagster.yaml`, and where they are now."""
+_QUEUE_BEFORE = """\
+run_queue:
+  # A look at the queue is cheap; a run that could start but waits for the next look is not.
+  dequeue_interval_seconds: 1
+"""
+"""What earlier versions wrote of the queue."""
 
 
 def _renew(configuration: Path) -> None:
     """Bring what an earlier version wrote up to date.
 
-    Modules that moved are named anew wherever they stand. What the first version did not write is added,
-    unless somebody changed more than the number of runs.
+    Modules that moved are named anew wherever they stand, and so is the queue where nobody changed it. What
+    the first version did not write is added, unless somebody changed more than the number of runs.
     """
     written = text = configuration.read_text()
     for before, now in _MOVED.items():
         text = text.replace(before, now)
+    text = text.replace(_QUEUE_BEFORE, ADDED_YAML[ADDED_YAML.index("run_coordinator:") :])
     unnumbered = re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: {max_runs}", text)
     if unnumbered == DAGSTER_YAML.replace("{added}", ""):
         text = text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1)

@@ -24,7 +24,8 @@ from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import EVERYTHING
 from datacube_assets.checks.steps import CHECKS
 from datacube_assets.orchestration.withdrawal import withdraw_datacube
-from datacube_assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, model_runs
+from datacube_assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, WANTED_VERSION, model_runs
+from datacube_assets.storage.history import PREVIOUS
 
 ASSETS: list[AssetsDefinition] = [
     dojo_request,
@@ -73,8 +74,17 @@ check_model_run = define_asset_job(
     description="All checks of a model run or dataset as it stands, every object in the bucket included.",
 )
 
+rollback_datacube = define_asset_job(
+    "rollback_datacube",
+    selection=AssetSelection.assets(*ASSETS),
+    tags={"dagster/retry_strategy": "ALL_STEPS", WANTED_VERSION: PREVIOUS},
+    description="Publishes an earlier version again, from the tables that it keeps: the one before the "
+    f"published one, unless the tag {WANTED_VERSION} gives the number of another.",
+)
+
 JOBS: list[Any] = [
     process_model_run,
+    rollback_datacube,
     republish_datacube,
     recompute_tiles,
     check_model_run,
@@ -127,5 +137,5 @@ def selection(tasks: tuple[str, ...] | None) -> list[AssetKey] | None:
 def is_full(run: DagsterRun) -> bool:
     """Whether a run materializes every asset of its partition, whichever way it was started."""
     if not run.asset_selection:  # none, or an empty one when executed in process
-        return run.job_name == process_model_run.name
+        return run.job_name in (process_model_run.name, rollback_datacube.name)
     return run.asset_selection >= ASSET_KEYS

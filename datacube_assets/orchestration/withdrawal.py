@@ -21,8 +21,8 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import telling
-from datacube_assets.storage.garbage_collection import TABLES
-from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.history import HISTORY, RAW_PARTS
+from datacube_assets.storage.lake import TABLES, Lake
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import manifest, manifests_folder, withdraw_results
@@ -31,7 +31,6 @@ from datacube_assets.storage.requests import Ticket, doc_ids_of, drop, names_wai
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
 
-RAW_PARTS = "raw_dojo_output"
 _AT_ONCE = 5_000
 """Objects deleted between two looks at how far it is."""
 
@@ -74,9 +73,10 @@ def withdraw(
 ) -> Withdrawn:
     """Take a datacube back; `by` names whoever does, as CauseMos is told.
 
-    `tables` deletes what the lake computed of it, `parts` the raw parts; with both nothing of it remains.
-    Without, it can be published again from what is there. CauseMos is told (as a failure, for which it has a
-    word) only where `tell` says so. Raises LeaseHeldError while somebody publishes it, here or elsewhere.
+    `tables` deletes what the lake computed of it and its history, `parts` the raw parts; with both nothing
+    of it remains. Without, it can be published again from what is there. CauseMos is told (as a failure, for
+    which it has a word) only where `tell` says so. Raises LeaseHeldError while somebody publishes it, here or
+    elsewhere.
     """
     run.check()
     waiting = [name for name in names_waiting(lake) if Ticket.of(name).partition == partition_mark(run)]
@@ -120,7 +120,7 @@ def _buckets_of(
 def _folders(run: ModelRun, *, tables: bool, parts: bool) -> list[str]:
     if tables and parts:
         return [f"{run.folder}/"]
-    chosen = sorted(TABLES - {RAW_PARTS}) if tables else []
+    chosen = [HISTORY, *sorted(TABLES - {RAW_PARTS})] if tables else []
     return [f"{run.folder}/{name}/" for name in (*chosen, *([RAW_PARTS] if parts else []))]
 
 

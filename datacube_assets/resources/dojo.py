@@ -69,7 +69,8 @@ class DojoResource(ConfigurableResource["DojoResource"]):
         now = self.derive_request(ModelRun.of(left))
         if now.source_version == left.source_version or not has_numeric_part(now.data_paths):
             return left
-        return left.model_copy(update={"data_paths": now.data_paths, "source_version": now.source_version})
+        news = ("data_paths", "source_version", "executed_at")
+        return left.model_copy(update={name: getattr(now, name) for name in news})
 
     def derive_request(self, run: ModelRun) -> DatacubeRequest:
         """The request that Dojo's documents imply (docs/specification/requests.md), its addresses sealed.

@@ -48,6 +48,8 @@ class Publisher(ConfigurableResource["Publisher"]):
     dask: DaskResource
     ui: UserInterface
     lease_seconds: float = TERM
+    limits: str = "{}"
+    """Limits that checks judge by, as JSON."""
 
     _held: dict[tuple[str, str], Tenure] = PrivateAttr(default_factory=dict)
     """Leases by bucket and partition, from the first step that publishes to the end of the run."""

@@ -6,6 +6,7 @@ Thin: what stores and tables can do is in `storage/`.
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
 
 from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, OutputContext
 
@@ -14,6 +15,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.ui import UserInterface, telling
 from datacube_assets.settings import Settings
+from datacube_assets.storage.history import History, Retention
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
@@ -27,6 +29,13 @@ class LakeResource(ConfigurableResource["LakeResource"]):
     s3_endpoint: str = ""
     shard_rows: int = 1_000_000
     """Rows in a shard of points."""
+    keep_versions: int = 3
+    keep_days: float = 0.0
+    """How long versions keep their tables."""
+
+    @property
+    def retention(self) -> Retention:
+        return Retention(self.keep_versions, self.keep_days)
 
     def open(self) -> Lake:
         return Lake(open_store(self.url, self.s3_endpoint))
@@ -82,7 +91,9 @@ class LakeIOManager(ConfigurableIOManager):
             if isinstance(obj, DatacubeRequest):
                 lake.write_document(request_key(run), obj.model_dump(mode="json"))
             else:
-                lake.commit(run, context.asset_key.path[-1], obj)
+                history = History(lake, run)
+                kept = partial(history.files, besides=(obj.version,))
+                lake.commit(run, context.asset_key.path[-1], obj, kept)
 
     def load_input(self, context: InputContext) -> LakeTable | DatacubeRequest:
         with telling():

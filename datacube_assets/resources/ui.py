@@ -107,6 +107,7 @@ class UserInterface(ConfigurableResource["UserInterface"]):
         jobs = f"/locations/{LOCATION}/jobs"
         return {
             "next: republish": MetadataValue.url(f"{jobs}/republish_datacube"),
+            "next: roll back": MetadataValue.url(f"{jobs}/rollback_datacube"),
             "next: check all": MetadataValue.url(f"{jobs}/check_model_run"),
             "next: withdraw": MetadataValue.url(f"{jobs}/withdraw_datacube/playground/setup?{tags}"),
         }

@@ -35,7 +35,7 @@ from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, R
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
-from datacube_assets.partitions import NAME_TAG, SOURCE_TAG, model_runs, run_tags
+from datacube_assets.partitions import CHANGE_TAG, NAME_TAG, SOURCE_TAG, VERSION_TAG, model_runs, run_tags
 from datacube_assets.redaction import redacting
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
@@ -47,9 +47,6 @@ _log = logging.getLogger(__name__)
 
 LISTING_SECONDS = 120.0
 """How long a list may take: other sensors wait meanwhile."""
-VERSION_TAG = ".dagster/datacube_version"
-CHANGE_TAG = ".dagster/datacube_change"
-"""Run tags with the state of a partition that a run was requested for; the UI hides those that begin so."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import contextlib
 import hashlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Literal
 from urllib.parse import unquote
 
@@ -26,7 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.storage.lake import DESCRIPTOR, Lake
+from datacube_assets.storage.history import HISTORY, History, Retention, keys_of
+from datacube_assets.storage.lake import DESCRIPTOR, TABLES, Lake, described_table
 from datacube_assets.storage.leases import (
     TERM,
     Holder,
@@ -40,19 +41,8 @@ from datacube_assets.storage.reports import SETTLED
 from datacube_assets.storage.requests import JOINED, STARTED, names_waiting
 from datacube_assets.storage.stores import Entry, MissingObjectError, Store, is_leftover
 
-TABLES = frozenset(
-    (
-        "raw_dojo_output",
-        "normalized_points",
-        "temporal_cells",
-        "global_aggregates",
-        "regional_aggregates",
-        "grid_cells",
-    )
-)
-"""The assets that keep a table in the lake."""
-
 Kind = Literal[
+    "version no longer kept",
     "file of an abandoned table",
     "trace of a publication",
     "stray object",
@@ -60,6 +50,8 @@ Kind = Literal[
     "old report",
     "old request",
 ]
+
+_OUTLIVED: Kind = "version no longer kept"
 
 
 @dataclass(frozen=True)
@@ -113,6 +105,7 @@ class Search:
     """Whether Dagster still has a run of the request of that name."""
     term: float = TERM
     """Seconds of the leases under which is deleted."""
+    retention: Retention = field(default_factory=Retention)
 
     def orphans(self) -> Iterator[Orphans]:
         """What nothing refers to, partition by partition; each is looked at when it is asked for."""
@@ -165,8 +158,16 @@ class Search:
         if any(entry.modified >= self.before for some in traces.values() for entry in some):
             return Orphans(run, [])  # A publication may be under way.
         in_lake = self._old("unfinished write", self.lake.store, leftovers)
+        history = History(self.lake, run)
+        told = of.get((HISTORY,), [])
+        versions = history.outlived(self.retention) if told else []
+        outlived = {history.tables_key(version): version for version in versions}
+        documents = (entry for entry in told if entry.key in outlived)
+        in_lake += self._old(_OUTLIVED, self.lake.store, documents)
+        still = history.files(besides=versions) if told else set()
+        gone = {key for version in outlived.values() for key in keys_of(history.tables_of(version))}
         for name in sorted(TABLES):
-            in_lake += self._of_table(run, name, of.get((name,), []))
+            in_lake += self._of_table(run, name, of.get((name,), []), still, gone)
         of_buckets = self._strays(run, traces)
         if of_buckets is None:
             return Orphans(run, [])
@@ -176,16 +177,19 @@ class Search:
         # Objects go first: without its trace, a stray object would never be found.
         return Orphans(run, [*strays, *of_traces, *in_lake], unfinished=bool(doubtful))
 
-    def _of_table(self, run: ModelRun, name: str, entries: list[Entry]) -> list[Orphan]:
+    def _of_table(
+        self, run: ModelRun, name: str, entries: list[Entry], still: Set[str], gone: Set[str]
+    ) -> list[Orphan]:
+        """Files that neither the current table nor one that is `still` kept names."""
         folder = f"{run.folder}/{name}"
         document = self.lake.read_document(f"{folder}/{DESCRIPTOR}")
-        current = {f"{folder}/{DESCRIPTOR}"}
+        named = {f"{folder}/{DESCRIPTOR}", *still}
         if document is not None:
-            current |= {
-                f"{folder}/{document['version']}/{file['name']}.parquet" for file in document["files"]
-            }
-        unknown = (entry for entry in entries if entry.key not in current)
-        return self._old("file of an abandoned table", self.lake.store, unknown)
+            named.update(described_table(run, name, document).keys())
+        unknown = [entry for entry in entries if entry.key not in named]
+        outlived = self._old(_OUTLIVED, self.lake.store, (one for one in unknown if one.key in gone))
+        others = (one for one in unknown if one.key not in gone)
+        return [*outlived, *self._old("file of an abandoned table", self.lake.store, others)]
 
     def _traces(self, run: ModelRun, asset: str, entries: list[Entry]) -> list[Entry]:
         """Fragments that no manifest names."""

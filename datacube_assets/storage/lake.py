@@ -1,8 +1,8 @@
 """The lake: every partition's tables and documents (docs/lake.md).
 
 A table is a set of Parquet files in a folder named after its version, and a descriptor that is written
-last: readers only ever see a table that is whole. What the tables hold is defined in
-`kernels/schema.py`; objects for CauseMos go through `publishing.py`.
+last: readers only ever see a table that is whole. Which earlier versions stay is decided in `history.py`.
+What the tables hold is defined in `kernels/schema.py`; objects for CauseMos go through `publishing.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -26,6 +26,17 @@ from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
 
 T = TypeVar("T")
 
+TABLES = frozenset(
+    (
+        "raw_dojo_output",
+        "normalized_points",
+        "temporal_cells",
+        "global_aggregates",
+        "regional_aggregates",
+        "grid_cells",
+    )
+)
+"""The assets that keep a table in the lake."""
 DESCRIPTOR = "table.json"
 """Name of the document that makes a table of files."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -63,9 +74,30 @@ class LakeTable:
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files)
 
+    def keys(self) -> list[str]:
+        """Keys of the files, in order."""
+        return [f"{self.folder}/{file.name}.parquet" for file in self.files]
+
+    def descriptor(self) -> dict[str, Any]:
+        """The document that makes a table of the files."""
+        return {
+            "version": self.version,
+            "folder": self.folder.rpartition("/")[2],
+            "files": [asdict(file) for file in self.files],
+            "info": self.info,
+        }
+
     def names(self, prefix: str = "") -> list[str]:
         """Names of the files that start so, in order."""
         return [file.name for file in self.files if file.name.startswith(prefix)]
+
+
+def described_table(run: ModelRun, name: str, document: Mapping[str, Any]) -> LakeTable:
+    """The table of a descriptor. Earlier versions kept all files in a folder named after the version."""
+    version = document["version"]
+    files = tuple(TableFile(**file) for file in document["files"])
+    folder = f"{run.folder}/{name}/{document.get('folder', version)}"
+    return LakeTable(folder, version, files, document["info"])
 
 
 @dataclass(frozen=True)
@@ -133,14 +165,15 @@ class Lake:
             return
         waiting: list[pa.Table] = []
         for file in files:
-            for group in self._row_groups(table, file.name, columns):
+            for group in self.row_groups(table, file.name, columns):
                 if waiting and sum(part.num_rows for part in waiting) + group.num_rows > ROWS_AT_ONCE:
                     yield pa.concat_tables(waiting).unify_dictionaries()
                     waiting = []
                 waiting.append(group)
         yield pa.concat_tables(waiting).unify_dictionaries()
 
-    def _row_groups(self, table: LakeTable, name: str, columns: list[str] | None) -> Iterator[pa.Table]:
+    def row_groups(self, table: LakeTable, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of a file, so many at once as it was written. Raises MissingTableError."""
         with (
             self._naming_file(table, name),
             pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
@@ -171,31 +204,26 @@ class Lake:
                 f"the file {table.folder}/{name}.parquet of the lake is gone; materialize its asset again"
             ) from None
 
-    def commit(self, run: ModelRun, name: str, table: LakeTable) -> None:
-        """Make a table the current one of its asset, then drop the files of earlier versions."""
-        document = {
-            "version": table.version,
-            "files": [file.__dict__ for file in table.files],
-            "info": table.info,
-        }
-        self.write_document(f"{run.folder}/{name}/{DESCRIPTOR}", document)
-        current = {f"{table.folder}/{file.name}.parquet" for file in table.files}
+    def commit(
+        self, run: ModelRun, name: str, table: LakeTable, kept: Callable[[], Collection[str]] = tuple
+    ) -> None:
+        """Make a table the current one of its asset, then drop the files of earlier versions.
+
+        `kept` tells the files of earlier versions that stay; it is asked where there are any.
+        """
         descriptor = f"{run.folder}/{name}/{DESCRIPTOR}"
-        stale = [
-            key
-            for key, _ in self.store.list(f"{run.folder}/{name}/")
-            if key not in current and key != descriptor
-        ]
-        self.store.delete_many(stale)
+        self.write_document(descriptor, table.descriptor())
+        known = {*table.keys(), descriptor}
+        stale = {key for key, _ in self.store.list(f"{run.folder}/{name}/") if key not in known}
+        if stale:
+            self.store.delete_many(sorted(stale.difference(kept())))
 
     def table(self, run: ModelRun, name: str) -> LakeTable:
         """The current table of an asset. Raises MissingTableError when there is none."""
         document = self.read_document(f"{run.folder}/{name}/{DESCRIPTOR}")
         if document is None:
             raise MissingTableError(f"{run} has no table {name} yet; materialize the asset {name} first")
-        version = document["version"]
-        files = tuple(TableFile(**file) for file in document["files"])
-        return LakeTable(self.table_folder(run, name, version), version, files, document["info"])
+        return described_table(run, name, document)
 
     def is_whole(self, table: LakeTable) -> bool:
         """Whether all files of a table are there with their sizes."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -356,12 +356,15 @@ def complete(
     assets: Sequence[str],
     *,
     anew: bool = False,
+    first: Callable[[], None] = lambda: None,
 ) -> Published:
     """Write results.json, the mark of a complete datacube; `anew` also where it is known to be there.
 
-    Raises IncompleteDatacubeError unless every one of the `assets` is published from `version`.
+    `first` is called right before, when nothing is in its way. Raises IncompleteDatacubeError unless every
+    one of the `assets` is published from `version`.
     """
     _check_complete(lake, bucket, run, version, assets)
+    first()
     publication = Publication.begin(lake, bucket, run, RESULTS_ASSET, version, attempt, anew=anew)
     published, fragments = publication.publish("results", [Objects.of([(keys.RESULTS, body)], JSON)])
     published = publication.finish(published, {"results": fragments})

@@ -17,6 +17,7 @@ from datacube_assets.dojo.documents import OutputDocument
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.read import NoDataError, PublishedDatacube
+from datacube_assets.storage.history import History, Listed
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifests_folder
 from datacube_assets.storage.run_info import request_key
@@ -177,8 +178,8 @@ def _feature(cube: PublishedDatacube, name: str, described: OutputDocument | Non
 
 
 def _from_lake(lake: Lake, run: ModelRun) -> dict[str, Any]:
-    """What only the lake tells: objects by asset, the input's version, the request; nothing where it is not
-    to be had.
+    """What only the lake tells: objects by asset, the input's version, the request, the history; nothing
+    where it is not to be had.
     """
     try:
         heads = {
@@ -187,8 +188,9 @@ def _from_lake(lake: Lake, run: ModelRun) -> dict[str, Any]:
             if (head := manifest(lake, run, name))
         }
         request = lake.read_document(request_key(run)) or {}
+        versions = History(lake, run).listed()
     except (StoreError, OSError):
-        return {"objects": {}, "input_version": None, "request": {}}
+        return {"objects": {}, "input_version": None, "request": {}, "versions": []}
     asked = ("qualifier_map", "weight_column", "qualifier_thresholds", "fill_timestamp", "timestamp_unit")
     return {
         "objects": {
@@ -197,4 +199,24 @@ def _from_lake(lake: Lake, run: ModelRun) -> dict[str, Any]:
         },
         "input_version": heads[RESULTS_ASSET]["version"] if RESULTS_ASSET in heads else None,
         "request": {name: request[name] for name in asked if request.get(name)},
+        "versions": [_version(one) for one in reversed(versions[-_VERSIONS:])],
     }
+
+
+def _version(one: Listed) -> dict[str, Any]:
+    version = one.version
+    figures = (version.changes or {}).get("figures")
+    return {
+        "number": version.number,
+        "state": one.state,
+        "published": version.published,
+        "kept": one.is_kept,
+        "rows": version.rows,
+        "executed_at": version.executed_at,
+        "back_to": version.back_to,
+        "changed": figures and {name: figures[name] for name in ("compared", "changed", "came", "went")},
+    }
+
+
+_VERSIONS = 50
+"""The newest ones, which the page lists."""

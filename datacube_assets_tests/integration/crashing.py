@@ -45,6 +45,8 @@ POINTS: dict[str, str] = {
     "stale ones deleted": r"after delete_many (?!.*(/results/|/manifests/|runs/|\.datacube~/)).*",
     "manifest written": r"after put .*/manifests/(?!pipeline_results).*/manifest\.json",
     "traces of attempts deleted": r"after delete_many .*/manifests/(?!pipeline_results/manifest).*",
+    "tables of a version written down": r"after put .*/history/tables/.*\.json",
+    "version written down": r"after put .*/history/\d+\.\d+\.json",
     "results.json about to be written": r"before put_staged .*/results/results\.json",
     "results.json written": r"after put_staged .*/results/results\.json",
     "run finished": r"after put .*/manifests/pipeline_results/manifest\.json",

@@ -47,6 +47,7 @@ from datacube_assets_tests.integration.system import wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
 CHECK, DEPENDENCIES, EXPLAIN = "docs/check.md", "docs/dependencies.md", "docs/explain.md"
+HISTORY = "docs/history.md"
 DOJO, GUARANTEES, LAKE = "docs/dojo-to-causemos.md", "docs/guarantees.md", "docs/lake.md"
 OPERATING, S3, SECURITY = "docs/operating.md", "docs/s3.md", "docs/security.md"
 SETTINGS, TORTOISE, VIEW = "docs/settings.md", "docs/coming-from-slow-tortoise.md", "docs/view.md"
@@ -74,6 +75,7 @@ _FUZZ = "test_random_input_is_tried_for_as_long_as_one_likes"
 _LEFT = "test_what_dead_runs_leave_is_told_and_then_deleted"
 _CHECK = "test_files_are_checked_before_they_are_published"
 _EXPLAIN = "test_a_number_is_explained"
+_HISTORY = "test_versions_are_listed_compared_and_brought_back"
 _LOOK = "test_a_datacube_can_be_looked_into"
 _BETWEEN = "test_environments_are_compared_and_a_datacube_goes_from_one_to_another"
 _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
@@ -152,6 +154,17 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_leases.py"': _CHECKS,
         'make fuzz ARGS="--minutes 5"': _FUZZ,
         'make fuzz ARGS="--minutes 5 --target bytes"': _FUZZ,
+    },
+    HISTORY: {
+        ".venv/bin/datacube publish "
+        "datacube-home/sample/files/rainfall-high_toy-crop-model.*.parquet.gzip "
+        "--model-id toy-crop-model --run-id rainfall-low "
+        '--qualifier-map \'{"yield": ["crop"]}\'': _HISTORY,
+        ".venv/bin/datacube history toy-crop-model:rainfall-low": _HISTORY,
+        ".venv/bin/datacube diff toy-crop-model:rainfall-low@1 toy-crop-model:rainfall-low": _HISTORY,
+        ".venv/bin/datacube diff toy-crop-model:rainfall-low toy-crop-model:rainfall-high --json": _HISTORY,
+        ".venv/bin/datacube rollback toy-crop-model:rainfall-low --yes": _HISTORY,
+        ".venv/bin/datacube rollback toy-crop-model:rainfall-low --to 2 --yes": _HISTORY,
     },
     LAKE: {
         ".venv/bin/datacube gc": _LEFT,
@@ -496,6 +509,22 @@ def test_files_are_checked_before_they_are_published(
     published = (demo / "datacube-home/buckets/models/toy-crop-model/rainfall-low").rglob("*")
     # Without the qualifier map, nothing is broken down.
     assert 0 < document["objects"]["all"] < sum(path.is_file() for path in published)
+
+
+@pytest.mark.slow
+def test_versions_are_listed_compared_and_brought_back(
+    said: Said, demo: Path, environment: dict[str, str]
+) -> None:
+    told = run(said(HISTORY, ".venv/bin/datacube publish"), demo, environment)
+    assert "regions_stay_as_they_were" in told
+    older, newer = run(said(HISTORY, ".venv/bin/datacube history"), demo, environment).splitlines()
+    assert (older.split()[:2], newer.split()[:2]) == (["replaced", "1"], ["published", "2"])
+    diff = ".venv/bin/datacube diff toy-crop-model:rainfall-low"
+    assert "figures changed" in run(said(HISTORY, f"{diff}@1"), demo, environment)
+    assert json.loads(run(said(HISTORY, f"{diff} "), demo, environment))["figures"]["changed"] == 0
+    back = ".venv/bin/datacube rollback toy-crop-model:rainfall-low --"
+    assert "version 1 again" in run(said(HISTORY, f"{back}yes"), demo, environment)
+    assert "version 2 again" in run(said(HISTORY, f"{back}to"), demo, environment)
 
 
 @pytest.mark.slow

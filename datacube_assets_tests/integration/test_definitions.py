@@ -95,11 +95,14 @@ CHECKS = {
     "pipeline_results:objects_as_recorded": "warns",
     "pipeline_results:published_in_time": "warns",
     "pipeline_results:reports_delivered": "warns",
+    "pipeline_results:regions_stay_as_they_were": "warns",
 }
 """Every check, and whether nothing is published when it fails."""
 SENSORS = ["causemos_reports", "dojo_indicators", "dojo_model_runs", "requests"]
 TABLES = ["normalized_points", "temporal_cells", "global_aggregates", "regional_aggregates", "grid_cells"]
-JOBS = ["check_model_run", "process_model_run", "recompute_tiles", "republish_datacube", "withdraw_datacube"]
+JOBS = [
+    "check_model_run", "process_model_run", "recompute_tiles", "republish_datacube",
+    "rollback_datacube", "withdraw_datacube"]  # fmt: skip
 RESOURCES = ["buckets", "causemos", "dask", "dojo", "io_manager", "lake", "limits", "publisher", "ui"]
 
 

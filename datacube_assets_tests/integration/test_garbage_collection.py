@@ -19,8 +19,8 @@ from datacube_assets.definitions import defs
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.encode import CSV, Objects
-from datacube_assets.storage.garbage_collection import TABLES, Orphans, Search
-from datacube_assets.storage.lake import Lake, LakeTable
+from datacube_assets.storage.garbage_collection import Orphans, Search
+from datacube_assets.storage.lake import TABLES, Lake, LakeTable
 from datacube_assets.storage.leases import Holder, acquire
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.ownership import settled

@@ -291,6 +291,10 @@ def test_dagsters_settings_are_the_same_everywhere() -> None:
     assert kubernetes.pop(LAUNCHER)["class"] == "K8sRunLauncher"
     local = {**shared}
     assert local.pop(LAUNCHER)["class"] == "LocalProcessLauncher"
+    # Where a run is a pod, no process waits for it.
+    assert kubernetes["run_coordinator"].pop("class") == "QueuedRunCoordinator"
+    assert local["run_coordinator"].pop("class") == "RunQueue"
+    assert kubernetes["run_coordinator"].pop("module") != local["run_coordinator"].pop("module")
     assert kubernetes == local
     assert (base / "workspace.yaml").read_text() == (INFRA / "dagster" / "workspace.yaml").read_text()
 
@@ -299,7 +303,10 @@ def test_dagsters_settings_are_the_same_everywhere() -> None:
         assert embedded[name] == shared[name], name
     queue = shared["run_coordinator"]["config"]
     assert embedded["concurrency"]["runs"]["tag_concurrency_limits"] == queue["tag_concurrency_limits"]
-    assert embedded["run_queue"]["dequeue_interval_seconds"] == queue["dequeue_interval_seconds"]
+    ours = embedded["run_coordinator"]
+    assert ours["config"]["dequeue_interval_seconds"] == queue["dequeue_interval_seconds"]
+    written = yaml.safe_load((INFRA / "dagster" / "dagster.yaml").read_text())["run_coordinator"]
+    assert {**ours, "config": {}} == {**written, "config": {}}
 
 
 def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

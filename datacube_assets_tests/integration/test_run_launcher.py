@@ -1,6 +1,7 @@
 """Runs as processes of their own: they outlive the daemon, and their own death is noticed.
 
-A run is held where it fetches its part, from a file server with a gate, for as long as a test needs it.
+A run is held where it fetches its part, from a file server with a gate, for as long as a test needs it. No
+process waits for runs here: `test_run_workers.py` has those.
 """
 
 from __future__ import annotations
@@ -70,7 +71,10 @@ class Held:
 @pytest.fixture(scope="module")
 def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
     folder = tmp_path_factory.mktemp("held")
-    with gate(folder / "dojo" / "files") as (closed, url), system(folder, max_runs=4) as opened:
+    with (
+        gate(folder / "dojo" / "files") as (closed, url),
+        system(folder, max_runs=8, DATACUBE_SPARE_WORKERS="0") as opened,
+    ):
         opened.start_daemon()
         yield Held(opened, closed, url)
 

@@ -281,10 +281,22 @@ def test_who_watches_a_run_hears_of_an_event_that_could_be_read_only_after_the_n
         assert heard.wait(30)
 
 
+QUEUE = """\
+run_queue:
+  # A look at the queue is cheap; a run that could start but waits for the next look is not.
+  dequeue_interval_seconds: 1
+"""
+"""How the second version spelt it."""
+
+
+@pytest.mark.parametrize("version", ["the first version", "the second"])
 def test_a_home_of_before_opens_with_all_it_has_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    before = DAGSTER_YAML.replace("{added}", "").replace("{max_runs}", "7")
+    first = DAGSTER_YAML.replace("{added}", "").replace("{max_runs}", "7")
+    second = DAGSTER_YAML.format(added=ADDED_YAML, max_runs=7)
+    second = second.replace(second[second.index("run_coordinator:") : second.index("concurrency:")], QUEUE)
+    before = {"the first version": first, "the second": second}[version]
     configuration = tmp_path / "home" / "dagster" / "dagster.yaml"
     configuration.parent.mkdir(parents=True)
     configuration.write_text(before)

@@ -24,8 +24,7 @@ from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Ready, changes
 from datacube_assets.orchestration.jobs import process_model_run
-from datacube_assets.partitions import model_runs
-from datacube_assets.sensors.dojo import VERSION_TAG
+from datacube_assets.partitions import VERSION_TAG, model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store

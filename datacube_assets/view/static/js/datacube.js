@@ -114,11 +114,12 @@ function show() {
   $("map").href = `./#${new URLSearchParams({ model: run.model_id, run: run.run_id })}`;
   const objects = Object.values(about.objects);
   const sum = (kind) => objects.reduce((total, one) => total + one[kind], 0);
+  const standing = about.versions.find(({ state }) => state === "published");
   $("facts").replaceChildren(
     ...fact("Partition", el("code", {}, about.key)),
     ...fact("Kind", run.is_dataset ? "dataset" : "model run"),
     ...fact("Published", run.published ? `${new Date(run.published * 1000).toISOString().slice(0, 16).replace("T", " ")} UTC` : NOTHING),
-    ...fact("Version", el("code", {}, about.version), about.input_version ? " made from input " : "", about.input_version ? el("code", {}, about.input_version) : ""),
+    ...fact("Version", standing ? `${standing.number}, ` : "", el("code", {}, about.version), about.input_version ? " made from input " : "", about.input_version ? el("code", {}, about.input_version) : ""),
     ...fact("Rows of input", count(about.rows)),
     ...fact("Region levels", about.levels.join(", ") || "none"),
     ...fact("Map", about.has_tiles ? "yes" : "no: the rows have no coordinates"),
@@ -139,6 +140,7 @@ function show() {
   $("objects").replaceChildren(objects.length
     ? table(["Asset", "Objects", "Bytes", "Left out"], Object.entries(about.objects).map(([name, one]) => [name, one.objects, one.bytes, one.left_out]), "Objects by asset")
     : el("p", { className: "hint" }, "Only the lake tells them, and it cannot be read from here."));
+  showVersions();
   showChecks();
   showGis();
   $("next").replaceChildren(el("p", { className: "hint" }, "This page changes nothing. On the command line:"),
@@ -146,11 +148,23 @@ function show() {
       `datacube inspect ${quoted(about.key)}     is it complete and of one piece?`,
       `datacube verify ${quoted(about.key)}      every object, compared with what it is made from`,
       `datacube reprocess ${quoted(about.key)}   publish it again`,
+      `datacube history ${quoted(about.key)}     its versions`,
+      `datacube rollback ${quoted(about.key)}    publish the version before again`,
       `datacube withdraw ${quoted(about.key)}    take it back`,
     ].join("\n")));
 }
 
 const quoted = (key) => (/^[A-Za-z0-9._:%-]+$/.test(key) ? key : `'${key}'`);
+
+function showVersions() {
+  const row = ({ number: which, state, published, kept, rows, executed_at, back_to, changed }) => [
+    String(which), back_to ? `${state}, back to version ${back_to}` : state,
+    new Date(published * 1000).toISOString().slice(0, 16).replace("T", " "), executed_at || NOTHING, rows, kept ? "kept" : "gone",
+    changed ? `${count(changed.changed)} of ${count(changed.compared)} figures changed, ${count(changed.came)} came, ${count(changed.went)} went` : NOTHING];
+  $("versions").replaceChildren(about.versions.length
+    ? table(["Version", "State", "Published (UTC)", "Executed, as Dojo says", "Rows", "Tables", "Against the version before"], about.versions.map(row), "Versions")
+    : el("p", { className: "hint" }, "Only the lake tells them, and it has none or cannot be read from here."));
+}
 
 function showChecks() {
   if (about.checks === null) {
