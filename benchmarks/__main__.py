@@ -8,6 +8,7 @@
     python -m benchmarks encode             CSV and tiles beside plain writers
     python -m benchmarks s3                 publishing to a real S3 server
     python -m benchmarks tick               a sensor's look at 20,000 runs
+    python -m benchmarks explain            checking before, explaining after, beside publishing
     python -m benchmarks gateway            requests to the gateway while 10,000 wait
     python -m benchmarks backfill           a backfill over 100 runs
     python -m benchmarks soak               everything for some minutes, while things break
@@ -27,6 +28,7 @@ COMMANDS: Final = {
     "encode": "encode:main",
     "s3": "s3:main",
     "tick": "tick:main",
+    "explain": "explain:main",
     "gateway": "gateway:main",
     "backfill": "backfill:main",
     "soak": "soak:main",

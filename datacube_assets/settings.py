@@ -89,6 +89,8 @@ class Settings(BaseSettings):
     """What callers of the gateway have to send as bearer token besides; empty: nothing."""
     gateway_origins: str = Field("*", alias="DATACUBE_GATEWAY_ORIGINS")
     """Web pages, comma-separated, whose scripts may call the gateway (CORS); `*`, as in the original: any."""
+    gateway_checks: int = Field(1, alias="DATACUBE_GATEWAY_CHECKS", ge=0)
+    """Checks of requests that the gateway makes at the same time; 0 for none at all."""
     queue_size: int = Field(3000, alias="DATACUBE_QUEUE_SIZE", ge=1)
     """Requests that may wait; the gateway refuses more."""
 
@@ -200,6 +202,16 @@ class Settings(BaseSettings):
                 "indicators_bucket": as_url(self.indicators_bucket or str(home / "buckets" / "indicators")),
             }
         )
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables that give a process of ours these settings."""
+        variables = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            text = str(value.get_secret_value() if isinstance(value, SecretStr) else value)
+            if text:
+                variables[str(field.alias)] = text
+        return variables
 
     def _dojo_is_here(self) -> bool:
         return not self.dojo_url or urlsplit(self.dojo_url).hostname in LOOPBACK

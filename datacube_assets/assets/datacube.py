@@ -5,6 +5,8 @@ stale ones is in `storage/publishing.py`. Every asset here does the same: name t
 are to be formatted, and how, and hand them to the publisher.
 """
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ from dagster import AssetExecutionContext, AssetsDefinition, MaterializeResult, 
 
 from datacube_assets.assets import pictures
 from datacube_assets.assets.aggregates import breakdowns, global_aggregates, grid_cells, regional_aggregates
+from datacube_assets.assets.asking import how_to_ask
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.dojo.model_run import ModelRun
@@ -71,11 +74,27 @@ def _published(
     """An asset of this group, which publishes a family of objects."""
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
-        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES)(compute)
+        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES)(_telling_how_to_ask(compute))
         FAMILIES[asset.key.path[-1]] = Family(asset, of, works, task)
         return asset
 
     return define
+
+
+def _telling_how_to_ask(compute: Callable[..., Any]) -> Callable[..., MaterializeResult[None]]:
+    """The same, with an example of how to ask where a number comes from among the metadata."""
+    names = inspect.signature(compute)
+
+    @functools.wraps(compute)
+    def telling(*args: Any, **kwargs: Any) -> MaterializeResult[None]:
+        result: MaterializeResult[None] = compute(*args, **kwargs)
+        given = names.bind(*args, **kwargs).arguments
+        context, publisher = given["context"], given["publisher"]
+        run, asset = ModelRun.from_key(context.partition_key), context.asset_key.path[-1]
+        example = how_to_ask(publisher.lake.open(), run, asset, publisher.ui)
+        return result._replace(metadata={**(result.metadata or {}), **example})
+
+    return telling
 
 
 # --- rows and lists --------------------------------------------------------------------------------

@@ -1,34 +1,45 @@
 """How many objects each asset of a datacube will publish, from the tables in the lake.
 
 What is counted, and how sizes are told from samples, is in `kernels/estimate.py`. Here belongs which file of
-which table is looked at.
+which table is looked at, and when a look at tables is not enough.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.assets.aggregates import breakdowns
-from datacube_assets.assets.datacube import features_with_few_rows
+from datacube_assets.assets.datacube import DATACUBE_ASSETS, features_with_few_rows, works_of
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import estimate
 from datacube_assets.kernels.estimate import Estimate
+from datacube_assets.kernels.groups import Floats, Mask, column
+from datacube_assets.kernels.key_safety import LONGEST_PART
 from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, RegionLevel, Resolution
 from datacube_assets.kernels.spatial import Breakdown
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
+from datacube_assets.storage.publishing import made_twice
 from datacube_assets.storage.run_info import RunInfo
 
 _FILES = 3
 """Files of a table that lines are sampled from."""
+_SHORT = 40
+"""Bytes by which a name is shorter than the longest part of a key, so that what is put around it fits."""
+_SHORT_KEY = 700
+"""Bytes of all names of a key together with which it fits any store, whatever its prefix."""
+_LARGE = 1e300
+"""Sums of absolute numbers up to which no square of the map can overflow."""
 
 
 def estimates(lake: Lake, run: ModelRun, assets: Collection[str] = ()) -> dict[str, Estimate]:
@@ -70,6 +81,93 @@ def estimates(lake: Lake, run: ModelRun, assets: Collection[str] = ()) -> dict[s
         ),
     }
     return {name: of() for name, of in families.items() if not assets or name in assets}
+
+
+# --- exactly ---------------------------------------------------------------------------------------
+
+Storable = Callable[[pa.Array], Mask]
+"""Which keys a bucket takes."""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What an asset will publish, and what is left out because of its key."""
+
+    estimate: Estimate
+    too_long: tuple[str, ...] = ()
+    """Keys that the bucket does not take."""
+    shared: tuple[str, ...] = ()
+    """Keys that several objects would have."""
+
+
+def counted(
+    lake: Lake, run: ModelRun, storable: Storable, known: dict[str, Estimate] | None = None
+) -> dict[str, Counted]:
+    """Objects by asset, exactly, whatever they are called and however large their figures are.
+
+    Names with a `/` may make one key of two, and long ones a key that no bucket takes; sums may overflow on
+    their way up the map. Then objects are made, by the functions that publish them, and let go at once. Else
+    the tables tell as much; `known` are estimates that were made before. Raises MissingTableError.
+    """
+    info = RunInfo.of(lake.table(run, "normalized_points"))
+    known = estimates(lake, run) if known is None else known
+    odd = info.may_share or _any_long(lake, run, info)
+    remade = set(known) if odd else {"spatial_tiles", "grid_stats"} if _any_large(lake, run) else set[str]()
+    return {
+        asset.key.path[-1]: _made(lake, run, asset.key.path[-1], storable)
+        if asset.key.path[-1] in remade
+        else Counted(known[asset.key.path[-1]])
+        for asset in DATACUBE_ASSETS
+        if asset.key.path[-1] in known
+    }
+
+
+def _any_long(lake: Lake, run: ModelRun, info: RunInfo) -> bool:
+    points = lake.table(run, "normalized_points")
+    regions, values = lake.read(points, REGIONS), lake.read(points, QUALIFIER_VALUES)
+    feature, *levels = (_longest(regions[name]) for name in regions.column_names)
+    # Between the names of a region's id stand two underscores each; `None` stands for a missing one.
+    region = sum(levels) + 6 * len(levels)
+    names = (feature, region, _longest(values["qualifier"]), _longest(values["value"]))
+    return max(names) > LONGEST_PART - _SHORT or sum(names) + len(run.prefix.encode()) > _SHORT_KEY
+
+
+def _longest(texts: pa.ChunkedArray) -> int:
+    return pc.max(pc.binary_length(texts.cast(pa.string()))).as_py() or 0
+
+
+def _any_large(lake: Lake, run: ModelRun) -> bool:
+    """Whether a square of the map may overflow, though the smaller ones within it do not."""
+    cells = lake.table(run, "grid_cells")
+    for resolution, name in product(RESOLUTIONS, ("s_sum_t_sum", "s_sum_t_mean")):
+        for file in cells.names(aggregate_folder(resolution)):
+            sums = cast(Floats, column(lake.read(cells, file, [name]), name))
+            with np.errstate(over="ignore", invalid="ignore"):
+                if not np.abs(sums).sum() <= _LARGE:
+                    return True
+    return False
+
+
+def _made(lake: Lake, run: ModelRun, asset: str, storable: Storable) -> Counted:
+    table, works = works_of(lake, run, asset)
+    kept, sizes, too_long = [], [], list[str]()
+    for name, view in works.items():
+        for objects in view(lake, table, name):
+            keys = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
+            taken = storable(keys)
+            too_long += keys.filter(pa.array(~taken)).to_pylist()
+            kept.append(keys.filter(pa.array(taken)))
+            sizes.append(np.asarray(objects.sizes())[taken])
+    if not kept:
+        return Counted(Estimate())
+    made, size = pa.chunked_array(kept), np.concatenate(sizes)
+    shared = made_twice(made)
+    alone = ~pc.is_in(made, shared).to_numpy()
+    whole = Estimate(int(np.count_nonzero(alone)), int(size[alone].sum()))
+    return Counted(whole, tuple(too_long), tuple(shared.to_pylist()))
+
+
+# --- rows and lists --------------------------------------------------------------------------------
 
 
 def _raw_data(lake: Lake, raw: LakeTable, points: LakeTable) -> Estimate:

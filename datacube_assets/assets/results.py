@@ -9,6 +9,7 @@ import uuid
 
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue
 
+from datacube_assets.assets.asking import how_to_ask
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.tables import datacube_asset, same_version
 from datacube_assets.assets.versions import (
@@ -92,6 +93,7 @@ def pipeline_results(
             "input version": version,
             **publisher.ui.links(info.run, context.asset_key.path[-1]),
             **publisher.ui.next_steps(info.run),
+            **how_to_ask(lake, info.run, context.asset_key.path[-1], publisher.ui),
         },
     )
 

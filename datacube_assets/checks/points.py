@@ -1,23 +1,24 @@
 """The checks of the asset group `points`: does the data look right, and do its cells hold every row?
 
-How that is judged is in `plausibility.py`, `coordinates.py` and `columns.py`.
+How that is judged is in `plausibility.py`, `coordinates.py`, `spelling.py` and `columns.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.assets.points import normalized_points, temporal_cells
 from datacube_assets.checks.check import REMAKE, Subject, listed, stops, warns
-from datacube_assets.checks.judging import columns, coordinates, plausibility
+from datacube_assets.checks.judging import columns, coordinates, plausibility, spelling
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
 from datacube_assets.partitions import model_runs
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
-from datacube_assets.storage.points import POINTS, REGIONS, shards_of
+from datacube_assets.storage.points import POINTS, QUALIFIER_VALUES, REGIONS, shards_of
 from datacube_assets.storage.run_info import RunInfo
 
 
@@ -78,6 +79,31 @@ def _same_features(subject: Subject) -> Verdict:
 def _regions_can_be_asked_for(subject: Subject) -> Verdict:
     layout = subject.info.layout
     return plausibility.askable_regions(subject.lake.read(subject.points, REGIONS), layout)
+
+
+def _one_spelling(subject: Subject) -> Verdict:
+    regions = subject.lake.read(subject.points, REGIONS)
+    by_kind = {name: _texts(regions, name) for name in regions.column_names}
+    values = subject.lake.read(subject.points, QUALIFIER_VALUES)
+    # What breaks no feature down is no name of anything.
+    request = subject.info.request
+    for qualifier in sorted({name for mapped in request.qualifier_map.values() for name in mapped}):
+        by_kind[qualifier] = _texts(values.filter(pc.equal(values["qualifier"], qualifier)), "value")
+    return spelling.one_spelling({kind: texts[:_MOST_NAMES] for kind, texts in by_kind.items()})
+
+
+_MOST_NAMES = 100_000
+"""Names of a kind that are compared."""
+
+
+def _texts(table: pa.Table, name: str) -> list[str]:
+    texts: list[str] = table[name].cast(pa.string()).unique().to_pylist()
+    return texts
+
+
+def _countries(subject: Subject) -> Verdict:
+    regions = subject.lake.read(subject.points, REGIONS)
+    return spelling.countries(_texts(regions, "country") if "country" in regions.column_names else [])
 
 
 def _cells_hold_every_row(subject: Subject) -> Verdict:
@@ -168,7 +194,7 @@ OF_POINTS = (
     warns(
         normalized_points,
         "values_vary",
-        "No feature with many rows has one value everywhere, or none at all.",
+        "Every feature has a value, and none that has many has the same one everywhere.",
         _varying_values,
     ),
     warns(
@@ -206,6 +232,19 @@ OF_POINTS = (
         "regions_can_be_asked_for",
         "No region id has more than four parts between `__`, which the reader cannot answer for.",
         _regions_can_be_asked_for,
+    ),
+    warns(
+        normalized_points,
+        "names_have_one_spelling",
+        "No two features, regions of a level or values of a mapped qualifier differ in case, accents or "
+        "spaces alone.",
+        _one_spelling,
+    ),
+    warns(
+        normalized_points,
+        "countries_have_one_spelling",
+        "No country looks like another one of the run with a letter or two wrong.",
+        _countries,
     ),
     stops(
         temporal_cells,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import click
 
 from datacube_assets import __version__
+from datacube_assets.cli.check import check
 from datacube_assets.cli.environments import compare, export, import_, sync
 from datacube_assets.cli.explain import explain
 from datacube_assets.cli.inspect import inspect, list_, status, verify
@@ -37,7 +38,8 @@ def main() -> None:
     \b
     Begin with
       datacube demo                     process a small sample, see what comes out
-      datacube publish PART... --help   process files of your own
+      datacube check PART...            what would publishing files of your own say?
+      datacube publish PART... --help   process them
       datacube view                     look at what is published, on a map
       datacube dev                      the Dagster UI, beside simulators of Dojo and CauseMos
       datacube status                   is everything well? docs/operating.md has what to do
@@ -46,6 +48,7 @@ def main() -> None:
 
 
 for _command in (
+    check,
     publish,
     demo,
     dev,

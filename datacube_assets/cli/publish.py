@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datacube_assets.cli.options import known_limits, read_json, store_options, told
+from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.request import request_options
 from datacube_assets.orchestration.startup import importing
 
 if TYPE_CHECKING:
@@ -26,40 +27,7 @@ STARTED = time.monotonic()
 
 
 @click.command(short_help="Turn Parquet parts into a published datacube.")
-@click.argument("parts", nargs=-1, required=True, metavar="PART...")
-@click.option("--model-id", required=True, metavar="ID", help="Id of the model or dataset.")
-@click.option("--run-id", metavar="ID", help="Id of the run; with --indicator it is `indicator`.")
-@click.option(
-    "--indicator", is_flag=True, help="The parts are a dataset: publish into the indicators bucket."
-)
-@click.option(
-    "--qualifier-map",
-    default="{}",
-    metavar="JSON|@FILE",
-    help='Qualifier columns that break a feature down: \'{"yield": ["crop"]}\'.',
-)
-@click.option("--weight-column", default="", metavar="NAME", help="Column with the weights of rows.")
-@click.option(
-    "--thresholds",
-    default="{}",
-    metavar="JSON",
-    help="Limits on qualifiers: max_count, regional_timeseries_count, regional_timeseries_max_level.",
-)
-@click.option(
-    "--fill-timestamp", default=0, metavar="MS", help="Time of rows without one, ms UTC. [default: 0]"
-)
-@click.option(
-    "--raw-count-threshold",
-    default=10_000,
-    metavar="N",
-    help="Features with more rows get no raw.csv. [default: 10000]",
-)
-@click.option(
-    "--timestamp-unit",
-    type=click.Choice(["s", "ms", "us", "ns"]),
-    default="ms",
-    help="Unit of numeric timestamps. [default: ms]",
-)
+@request_options()
 @store_options
 @click.option("--report-json", type=click.Path(dir_okay=False), hidden=True, help="Write figures to a file.")
 @click.option(
@@ -67,16 +35,7 @@ STARTED = time.monotonic()
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 def publish(
-    parts: tuple[str, ...],
-    model_id: str,
-    run_id: str | None,
-    indicator: bool,
-    qualifier_map: str,
-    weight_column: str,
-    thresholds: str,
-    fill_timestamp: int,
-    raw_count_threshold: int,
-    timestamp_unit: str,
+    request: DatacubeRequest,
     settings: Settings,
     report_json: str | None,
     from_scratch: bool,
@@ -94,50 +53,11 @@ def publish(
       datacube publish prices.parquet.gzip --model-id prices --indicator \\
           --qualifier-map '{"price": ["market"]}' --weight-column population
     """
-    from datacube_assets.dojo.request import INDICATOR_RUN_ID
-
-    if indicator and run_id not in (None, INDICATOR_RUN_ID):
-        raise click.UsageError(f"the run id of a dataset is `{INDICATOR_RUN_ID}`; leave --run-id out")
-    if not indicator and not run_id:
-        raise click.UsageError("give --run-id, or --indicator for a dataset")
-    if not indicator and run_id == INDICATOR_RUN_ID:
-        raise click.UsageError(f"the run id `{INDICATOR_RUN_ID}` is that of datasets; give --indicator")
-    request = _request(
-        model_id=model_id,
-        run_id=INDICATOR_RUN_ID if indicator else run_id,
-        data_paths=[_absolute(part) for part in parts],
-        is_indicator=indicator,
-        qualifier_map=read_json("--qualifier-map", qualifier_map),
-        weight_column=weight_column,
-        qualifier_thresholds=known_limits(read_json("--thresholds", thresholds)),
-        fill_timestamp=fill_timestamp,
-        raw_count_threshold=raw_count_threshold,
-        timestamp_unit=timestamp_unit,
-    )
     outcomes = _process(settings, [request], quiet=quiet, from_scratch=from_scratch)
     if report_json:
         Path(report_json).write_text(json.dumps(_report(outcomes[0]), indent=1))
     if not quiet:
         _tell_where(settings, outcomes)
-
-
-def _absolute(part: str) -> str:
-    return part if "://" in part else str(Path(part).expanduser().absolute())
-
-
-def _request(**fields: object) -> DatacubeRequest:
-    from pydantic import ValidationError
-
-    from datacube_assets.dojo.request import DatacubeRequest
-
-    try:
-        return DatacubeRequest.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_input=True)[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-").replace("qualifier-thresholds", "thresholds")
-        where = "".join(f" {part!r}" for part in first["loc"][1:])
-        told = first["msg"].replace("valid tuple", "valid list")
-        raise click.ClickException(f"{option}{where}: {told} (got {first['input']!r})") from error
 
 
 def _process(

@@ -8,10 +8,11 @@
     PUT  /data-pipeline/clear                drop everything that waits
     PUT  /data-pipeline/force-flow           start the next one before all others
     PUT  /data-pipeline/retry-flow/RUN_ID    put in again what a run worked on
+    POST /data-pipeline/check                what would a request become? nothing is put in
     POST /, /graphql                         state and log of a run
     GET  /metrics, /healthz, /openapi.json   for Prometheus, for probes, for whoever calls
 
-Reading bodies is `parameters.py`, what becomes of a request `queue.py`.
+Reading bodies is `parameters.py`, what becomes of a request `queue.py`, checking one `checking.py`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from starlette.types import ASGIApp
 from datacube_assets import __version__
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.gateway.admission import Admission, check_networks, is_loopback
+from datacube_assets.gateway.checking import BusyError, CheckFailedError, Checks
 from datacube_assets.gateway.flows import LONGEST_QUERY, Flows, UnknownQueryError
 from datacube_assets.gateway.listening import NamedHosts, listen
 from datacube_assets.gateway.metrics import Metrics
@@ -64,7 +66,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     403: {"description": "The client's network may not call.", **_TEXT},
     413: {"description": f"More than {LARGEST_REQUEST:,} bytes; in bulk {LARGEST_BODY:,}.", **_TEXT},
     500: {"description": "The lake or Dagster cannot be used; the second line says why.", **_TEXT},
-    503: {"description": "The queue is full. Nothing was queued.", **_TEXT},
+    503: {"description": "The queue is full, or checks are under way. Nothing was queued.", **_TEXT},
 }
 
 
@@ -108,6 +110,7 @@ class Gateway:
         self.reader = Reader.of(settings, local_files=is_loopback(host))
         self.queue = RequestQueue(lake, instance, settings.queue_size)
         self.flows = Flows(instance, settings)
+        self.checks = Checks(settings, self.reader.source.allowed_schemes, settings.gateway_checks)
         self.metrics = Metrics(lake, instance, self.queue)
 
     def routes(self) -> APIRouter:
@@ -169,6 +172,22 @@ class Gateway:
             """Put in again what a run worked on, with some parameters replaced."""
             body = await _read(request)
             return await run_in_threadpool(self._retry, run_id, body)
+
+        @router.post(
+            "/check",
+            responses=_refusals(400, 413, 503),
+            openapi_extra=_body(one),
+            response_class=JSONResponse,
+        )
+        async def check(request: Request) -> Response:
+            """What would become of a request: rows, objects, warnings, errors. Nothing is queued.
+
+            Answered when the files are looked through.
+            """
+            body = await _read(request)
+            wanted = await run_in_threadpool(lambda: self.reader.read_one(parsed(body)).request)
+            found = await self.checks.run(wanted, request.is_disconnected)
+            return Response() if found is None else JSONResponse(found)
 
         return router
 
@@ -269,6 +288,8 @@ def application(settings: Settings, instance: DagsterInstance, host: str = "127.
             ActiveRunError: _told(400),
             UnknownRunError: _told(404),
             FullError: _told(503),
+            BusyError: _told(503),
+            CheckFailedError: _told(500),
             ClientDisconnect: _told(400, "The request did not arrive."),
             StoreError: _told(500),
             Exception: _told(500, "The log of the gateway says why."),

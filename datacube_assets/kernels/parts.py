@@ -48,6 +48,8 @@ class Part:
             self.columns = _columns(schema, self._metadata, name)
             self._schema = schema
             kept = set(self.columns)
+            self.left_out: list[str] = [name for name in schema.names if name not in kept]
+            """Columns that are the index of a data frame, and are not read."""
             self._places = [place for place, column in enumerate(schema.names) if column in kept]
             # Arrow takes names for paths, and finds no column whose name is empty.
             odd = any(not column or "." in column for column in self.columns)

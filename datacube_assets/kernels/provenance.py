@@ -61,6 +61,11 @@ INFINITE_VALUE = "value is infinite"
 OFF_MAP = "not on the map"
 REASONS = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER, MISSING_VALUE, INFINITE_VALUE, OFF_MAP)
 """Why a row does not count, the first that applies."""
+DROPPED = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER)
+"""Those for which a row is in no table at all."""
+NO_TIMESTAMP = "timestamp is missing"
+NO_WEIGHT = "weight is missing"
+TURNED = "longitude is wrapped"
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,34 @@ def rows_in_scope(batch: pa.Table, what: Plan, scope: Scope) -> pa.Table:
     changed = _changes(delivered, cleaned, what, filled & ~invalid)
     columns = {"row": pa.array(numbers), "reason": reason, "cleaning": changed}
     return pa.table([*columns.values(), *batch.columns], names=[*columns, *batch.column_names])
+
+
+def faults(batch: pa.Table, what: Plan) -> dict[str, Mask]:
+    """Which rows of a batch were dropped, and which of the others were repaired or are not everywhere.
+
+    A row is dropped for one reason, the first of `DROPPED` that applies; it may have several other faults.
+    """
+    delivered = delivered_columns(batch)
+    times = times_of(delivered["timestamp"], what.options)
+    values, missing, unreadable, _ = as_values(delivered["value"])
+    found: dict[str, Mask] = {}
+    kept = np.ones(batch.num_rows, np.bool_)
+    no_feature = _is_null(names_of(delivered, "feature", what, absent=ABSENT_FEATURE))
+    for reason, applies in zip(DROPPED, (no_feature, times.invalid, unreadable), strict=True):
+        found[reason] = applies & kept
+        kept &= ~applies
+    layout, others = what.layout, {NO_TIMESTAMP: times.missing}
+    others |= {MISSING_VALUE: missing, INFINITE_VALUE: np.isinf(values)}
+    if layout.coordinates:
+        degrees = degrees_of(delivered, layout)
+        if layout.mappable:
+            lat, lng = (degrees[name] for name in COORDINATES)
+            others[OFF_MAP] = ~on_map(lat, lng)
+        if "lng" in degrees:
+            others[TURNED] = (degrees["lng"] < -180) | (degrees["lng"] >= 180)
+    if layout.weight:
+        others[NO_WEIGHT] = ~np.isfinite(as_numbers(layout.weight, delivered[layout.weight]))
+    return found | {fault: applies & kept for fault, applies in others.items()}
 
 
 def _narrowed(batch: pa.Table, numbers: Ints, kept: Mask) -> tuple[pa.Table, Ints]:

@@ -176,7 +176,7 @@ def _materialize(
         told = f"{check.asset_key.path[-1]}, {check.check_name}: {check.description}"
         (stopping if stops else outcome.warnings).append(told)
 
-    definitions = build_definitions(settings, loggers={"progress": _events_to(begun, materialized, failed)})
+    definitions = build_definitions(settings, loggers={"progress": events_to(begun, materialized, failed)})
     try:
         with untold():
             definitions.resolve_job_def(job).execute_in_process(
@@ -214,12 +214,13 @@ def refuse_beside_another(instance: DagsterInstance, run: ModelRun) -> None:
             )
 
 
-def _events_to(
+def events_to(
     begun: Callable[[str], None],
     materialized: Callable[[str, dict[str, Any]], None],
     failed: Callable[[AssetCheckEvaluation], None],
+    passed: Callable[[AssetCheckEvaluation], None] = lambda _: None,
 ) -> LoggerDefinition:
-    """A Dagster logger that hands on what assets begin, make and fail in checks, and is silent otherwise."""
+    """A Dagster logger that hands on what assets begin and make, and what checks find; silent otherwise."""
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -232,8 +233,7 @@ def _events_to(
                 materialized(data.asset_key.path[-1], metadata)
             elif event is not None and event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
                 check = event.asset_check_evaluation_data
-                if not check.passed:
-                    failed(check)
+                (passed if check.passed else failed)(check)
 
     def build(_: InitLoggerContext) -> logging.Logger:
         # A logger of its own, outside the tree: nothing else may listen or change its level.

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,6 +169,17 @@ def write_workspace(settings: Settings) -> Path:
 def has_instance(settings: Settings) -> bool:
     """Whether there is a Dagster storage to look into, without making one."""
     return bool(os.environ.get("DAGSTER_HOME")) or (settings.home / "dagster" / "dagster.yaml").exists()
+
+
+@contextmanager
+def passing_instance() -> Iterator[DagsterInstance]:
+    """Dagster's storage for the time being: in memory, known to nobody."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "1")
+    with importing():
+        from dagster import DagsterInstance
+
+        with DagsterInstance.ephemeral() as instance:
+            yield instance
 
 
 def open_instance(settings: Settings) -> DagsterInstance:

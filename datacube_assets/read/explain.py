@@ -85,7 +85,7 @@ class Explanation:
         """The explanation as plain data: `figure`, `cells` and `rows`."""
         return {
             "figure": {"name": self.name, "value": self.value, "formula": self.formula},
-            "cells": [_plain(cell) for cell in self.cells.to_pylist()],
+            "cells": plain_cells(self.cells),
             "rows": [row for batch in self.rows(progress) for row in plain_rows(batch)],
         }
 
@@ -95,6 +95,11 @@ def counts_of(rows: pa.Table) -> dict[str | None, int]:
     counted = pc.value_counts(rows["reason"])
     names, numbers = counted.field("values").to_pylist(), counted.field("counts").to_pylist()
     return dict(zip(names, numbers, strict=True))
+
+
+def plain_cells(cells: pa.Table) -> list[dict[str, Any]]:
+    """Temporal cells as plain data."""
+    return [_plain(cell) for cell in cells.to_pylist()]
 
 
 def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:

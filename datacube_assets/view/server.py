@@ -19,6 +19,7 @@ puts several answers together gives the `version` of the first with the others.
     GET  /api/places          the middle of each region of a level
     GET  /api/area            lines over the bins of a rectangle
     GET  /api/qualifiers      the qualifiers that break a feature down, with their values
+    GET  /api/explain         where a figure comes from: formula, cells, rows (`explaining.py`)
     GET  /api/version         which version stands now
     GET  /api/palettes        the colours of the map
     GET  /api/about, /api/table    data dictionary and tables of a datacube (`dictionary.py`)
@@ -72,6 +73,7 @@ from datacube_assets.view import documentation
 from datacube_assets.view.catalogue import Descriptions, complete_runs
 from datacube_assets.view.dictionary import about, page_of, table_of
 from datacube_assets.view.downloads import FORMATS, as_file
+from datacube_assets.view.explaining import explanation
 from datacube_assets.view.pictures import palettes, png, tilejson
 from datacube_assets.view.places import UnknownPlacesError, middles_of, regions_in
 from datacube_assets.view.query import FIGURES, ZOOMS, Query
@@ -361,6 +363,9 @@ class View:
     def tilejson(self, query: Query) -> Response:
         return JSONResponse(tilejson(self.published(query.run), query))
 
+    def explain(self, query: Query) -> Answer:
+        return explanation(self.lake, query)
+
     def place(self, query: Query) -> Answer:
         zoom, x, y = query.tile
         bin_ = query.whole("bin", BINS_PER_TILE)
@@ -465,6 +470,7 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
         of_datacube("/places", view.places),
         of_datacube("/about", view.about),
         of_datacube("/table", view.table),
+        of_datacube("/explain", view.explain),
     ]
     return Starlette(
         routes=[

@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 from playwright.sync_api import expect
+from starlette.responses import HTMLResponse
 
 from datacube_assets.cli import main as datacube
 from datacube_assets.development.dev import UNFINISHED, write_unfinished_sample
-from datacube_assets.development.sample import SAMPLE_DATASET, SAMPLE_MODEL, SAMPLE_PARTITIONS
+from datacube_assets.development.sample import (
+    SAMPLE_DATASET,
+    SAMPLE_MODEL,
+    SAMPLE_PARTITIONS,
+    write_sample_requests,
+)
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.settings import Settings
 from datacube_assets.view.server import application
@@ -72,7 +80,15 @@ def _compare(page: Page, url: str) -> None:
     _map(page, url, with_model="toy-crop-model", with_run="rainfall-low", level="admin2")
 
 
+def _explain(page: Page, url: str) -> None:
+    asked = {"model": "toy-crop-model", "run": "rainfall-high", "feature": "yield", "time": "2020-05"}
+    place = {"level": "admin2", "region": "Kenya__Nakuru__Naivasha", "figure": "s_mean_t_mean"}
+    page.goto(f"{url}/explain.html#{urlencode(asked | place)}")
+    _settle(page)
+
+
 ON_THE_MAP = (
+    Picture("explain", _explain, (900, 760)),
     Picture("view", _read_a_cell, (1360, 840)),
     Picture("view-compare", _compare, (1360, 840)),
 )
@@ -85,6 +101,37 @@ def published_sample() -> Iterator[str]:
         datacube(["demo", "--home", home], standalone_mode=False)
         settings = Settings.model_validate({"DATACUBE_HOME": home}).resolved()
         with in_background(application(settings)) as url:
+            yield url
+
+
+# --- the page of `datacube check` ------------------------------------------------------------------
+
+
+def _report(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("heading", name="Map").scroll_into_view_if_needed()
+    page.get_by_role("heading", name="Objects").scroll_into_view_if_needed()
+
+
+OF_A_CHECK = (Picture("check", _report, (1100, 1100)),)
+
+
+@contextmanager
+def checked_sample() -> Iterator[str]:
+    """The address of the report about a file of the sample, in which a name has two spellings."""
+    with tempfile.TemporaryDirectory(prefix="datacube-") as home:
+        requests = write_sample_requests(Path(home))
+        part = Path(home, "crops.parquet.gzip")
+        table = pq.read_table(requests[0].data_paths[0])
+        names = [
+            "KENYA" if number % 97 == 0 else text for number, text in enumerate(table["country"].to_pylist())
+        ]
+        pq.write_table(
+            table.set_column(table.column_names.index("country"), "country", pa.array(names)), part
+        )
+        report = Path(home, "report.html")
+        datacube(["check", str(part), "--html", str(report), "--home", home], standalone_mode=False)
+        with in_background(HTMLResponse(report.read_text())) as url:
             yield url
 
 
@@ -175,9 +222,13 @@ def processed_sample(browser: Browser) -> Iterator[str]:
 def main() -> str | None:
     """Make the pictures of these names, or all; returns what is wrong, if anything is."""
     FOLDER.mkdir(exist_ok=True)
-    wanted = set(sys.argv[1:]) or {picture.name for picture in (*ON_THE_MAP, *IN_DAGSTER)}
+    wanted = set(sys.argv[1:]) or {picture.name for picture in (*ON_THE_MAP, *OF_A_CHECK, *IN_DAGSTER)}
     with running_browser() as browser:
-        for pictures, opened in ((ON_THE_MAP, published_sample()), (IN_DAGSTER, processed_sample(browser))):
+        for pictures, opened in (
+            (ON_THE_MAP, published_sample()),
+            (OF_A_CHECK, checked_sample()),
+            (IN_DAGSTER, processed_sample(browser)),
+        ):
             chosen = [picture for picture in pictures if picture.name in wanted]
             if chosen:
                 with opened as url:

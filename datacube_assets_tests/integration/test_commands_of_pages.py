@@ -46,7 +46,8 @@ from datacube_assets_tests.integration.support import rows
 from datacube_assets_tests.integration.system import wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
-DEPENDENCIES, EXPLAIN, HISTORY = "docs/dependencies.md", "docs/explain.md", "docs/history.md"
+CHECK, DEPENDENCIES, EXPLAIN = "docs/check.md", "docs/dependencies.md", "docs/explain.md"
+HISTORY = "docs/history.md"
 DOJO, GUARANTEES, LAKE = "docs/dojo-to-causemos.md", "docs/guarantees.md", "docs/lake.md"
 OPERATING, S3, SECURITY = "docs/operating.md", "docs/s3.md", "docs/security.md"
 SETTINGS, TORTOISE, VIEW = "docs/settings.md", "docs/coming-from-slow-tortoise.md", "docs/view.md"
@@ -72,6 +73,7 @@ _BACKFILL = "test_a_backfill_is_launched_at_the_command_line"
 _SIMULATORS = "test_the_simulators_do_as_they_are_told"
 _FUZZ = "test_random_input_is_tried_for_as_long_as_one_likes"
 _LEFT = "test_what_dead_runs_leave_is_told_and_then_deleted"
+_CHECK = "test_files_are_checked_before_they_are_published"
 _EXPLAIN = "test_a_number_is_explained"
 _HISTORY = "test_versions_are_listed_compared_and_brought_back"
 _LOOK = "test_a_datacube_can_be_looked_into"
@@ -123,6 +125,14 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         "curl -X POST http://127.0.0.1:3001/simulator/runs/rainfall-low/fail": _SIMULATORS,
         "curl -X PUT http://127.0.0.1:3002/simulator/switches "
         '-d \'{"error_next": 3, "error_status": 500}\'': _SIMULATORS,
+    },
+    CHECK: {
+        ".venv/bin/datacube check datacube-home/sample/files/rainfall-low_toy-crop-model.*.parquet.gzip "
+        '--qualifier-map \'{"yield": ["crop"]}\'': _CHECK,
+        ".venv/bin/datacube check datacube-home/sample/files/toy-market-prices.parquet.gzip --indicator "
+        '--qualifier-map \'{"price": ["market"]}\' --weight-column population --html report.html': _CHECK,
+        ".venv/bin/datacube check datacube-home/sample/files/rainfall-low_toy-crop-model.*.parquet.gzip "
+        "--json --strict > check.json": _CHECK,
     },
     EXPLAIN: {
         ".venv/bin/datacube explain toy-crop-model:rainfall-low --feature yield --time 2020-01 "
@@ -479,6 +489,26 @@ def test_a_number_is_explained(said: Said, demo: Path, environment: dict[str, st
     run(said(EXPLAIN, asked + "2020 --json"), demo, environment)
     rows_told = json.loads((demo / "why.json").read_text())["rows"]
     assert len(rows_told) == len(lines) - 1 > 1000
+
+
+@pytest.mark.slow
+def test_files_are_checked_before_they_are_published(
+    said: Said, demo: Path, environment: dict[str, str]
+) -> None:
+    crops = ".venv/bin/datacube check datacube-home/sample/files/rainfall-low_toy-crop-model.*.parquet.gzip "
+    told = run(said(CHECK, crops + "--qualifier-map"), demo, environment)
+    assert "model:check: fine" in told
+    assert "the request maps it to yield" in told
+    run(said(CHECK, ".venv/bin/datacube check datacube-home/sample/files/toy-market"), demo, environment)
+    page = (demo / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3, "there are no coordinates, and no map"
+    run(said(CHECK, crops + "--json"), demo, environment)
+    document = json.loads((demo / "check.json").read_text())
+    assert document["errors"] == document["warnings"] == []
+    assert document["rows"] == document["rows_kept"] > 1000
+    published = (demo / "datacube-home/buckets/models/toy-crop-model/rainfall-low").rglob("*")
+    # Without the qualifier map, nothing is broken down.
+    assert 0 < document["objects"]["all"] < sum(path.is_file() for path in published)
 
 
 @pytest.mark.slow

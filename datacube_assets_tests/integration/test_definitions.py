@@ -77,6 +77,8 @@ CHECKS = {
     "normalized_points:places_are_in_their_country": "warns",
     "normalized_points:features_are_those_of_other_runs": "warns",
     "normalized_points:regions_can_be_asked_for": "warns",
+    "normalized_points:names_have_one_spelling": "warns",
+    "normalized_points:countries_have_one_spelling": "warns",
     "temporal_cells:cells_hold_every_row": "stops",
     "temporal_cells:columns_as_declared": "stops",
     "global_aggregates:times_add_up": "stops",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shlex
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,7 +22,12 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
+from datacube_assets.assets.asking import HOW_TO_ASK, ON_A_PAGE
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.results import pipeline_results
 from datacube_assets.cli import main
+from datacube_assets.development.s3_server import S3Server
+from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.provenance import (
     BAD_TIMESTAMP,
     INFINITE_VALUE,
@@ -326,3 +333,50 @@ def test_an_unknown_region_is_an_error_of_one_line(house: House) -> None:
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "no country 'X'" in done.stderr
+
+
+# --- how to ask ------------------------------------------------------------------------------------
+
+
+def test_every_family_tells_how_to_ask_with_a_number_of_its_own(random: House) -> None:
+    run = ModelRun("model", "run")
+    settings = random.settings.model_copy(update={"view_url": "http://127.0.0.1:3003"})
+    result = House(random.folder, settings, random.instance).materialize(
+        run, *(asset.key.path[-1] for asset in (*DATACUBE_ASSETS, pipeline_results))
+    )
+    asked = set()
+    for event in result.get_asset_materialization_events():
+        metadata = event.materialization.metadata
+        told = str(metadata[HOW_TO_ASK].value)
+        command, value = re.fullmatch(r"(.*) tells which rows made (\S+) .*", told, re.DOTALL).groups()  # type: ignore[union-attr]
+        answer = CliRunner().invoke(
+            main, [*shlex.split(command)[1:], "--json", "--lake", random.settings.lake]
+        )
+        assert answer.exit_code == 0, answer.output
+        assert json.loads(answer.stdout)["figure"]["value"] == pytest.approx(float(value), rel=1e-9, abs=1e-9)
+        assert str(metadata[ON_A_PAGE].value).startswith(
+            "http://127.0.0.1:3003/explain.html#model=model&run=run&"
+        )
+        assert event.asset_key
+        asked.add(event.asset_key.path[-1])
+    assert asked == {asset.key.path[-1] for asset in (*DATACUBE_ASSETS, pipeline_results)}
+
+
+# --- on S3 -----------------------------------------------------------------------------------------
+
+
+def test_it_is_the_same_on_s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    table = random_parts(0)[0]
+    found = []
+    with open_house(tmp_path) as house:
+        for lake in (house.settings.lake, "s3://models/lake-of-explanations"):
+            at = house.with_settings(lake=lake, s3_endpoint=s3_server.endpoint)
+            at.publish(table, qualifier_map={"yield": ["crop"]})
+            explanation = explain(
+                lake, "model", "run", feature="yield", time="2020", s3_endpoint=s3_server.endpoint
+            )
+            found.append(explanation.to_json())
+    assert found[0] == found[1]
+    assert len(found[0]["rows"]) > 10

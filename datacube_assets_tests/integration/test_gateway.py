@@ -6,9 +6,13 @@ whole way of a request, with processes that are killed, is `test_gateway_process
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterator
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest
 from dagster._core.remote_origin import (
@@ -31,6 +36,7 @@ from datacube_assets.development.s3_server import S3Server
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.gateway import checking
 from datacube_assets.gateway import queue as gateway_queue
 from datacube_assets.gateway.admission import Admission, check_networks
 from datacube_assets.gateway.parameters import LARGEST_BODY, LARGEST_REQUEST
@@ -43,6 +49,7 @@ from datacube_assets.settings import Settings, SettingsError, networks
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import Ticket, ask_for_run, doc_ids_of, requested
+from datacube_assets_tests.integration.support import rows
 from datacube_assets_tests.integration.system import (
     evaluate,
     indicator_document,
@@ -387,6 +394,99 @@ def test_only_addresses_that_may_be_read_are_accepted(desk: Desk) -> None:
     desk.open()
     answer = desk.put("enqueue", parameters("d", data_paths=["/etc/passwd"]))
     assert (answer.status_code, "local files" in answer.text) == (400, True), "not for other machines"
+
+
+# --- checking --------------------------------------------------------------------------------------------
+
+
+def check(desk: Desk, **fields: Any) -> httpx.Response:
+    return desk.call("POST", "/data-pipeline/check", parameters(**{"qualifier_map": {}, **fields}))
+
+
+def test_a_request_is_checked_and_nothing_is_queued_or_published(desk: Desk, quick_folder: Path) -> None:
+    part = quick_folder / "part.parquet.gzip"
+    pq.write_table(rows(admin1=["Nairobi", "Oromia", "NAIROBI", "Oromia"]), part)
+    answer = check(desk, data_paths=[str(part)])
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert (found["rows"], found["rows_kept"], found["errors"]) == (4, 4, [])
+    assert [one["name"] for one in found["warnings"]] == ["names_have_one_spelling"]
+    assert found["objects"]["all"] > 0
+    assert desk.jobs() == []
+    part.write_bytes(b"no Parquet")
+    refused = check(desk, data_paths=[str(part)])
+    assert refused.status_code == 200
+    assert "cannot be read as Parquet" in refused.json()["errors"][0]
+    assert not [path for path in (quick_folder / "home").rglob("*") if path.is_file()]
+
+
+def test_what_cannot_be_requested_cannot_be_checked(desk: Desk) -> None:
+    for what, (body, reason) in REFUSED.items():
+        answer = desk.call("POST", "/data-pipeline/check", body)
+        assert (answer.status_code, reason in answer.text) == (400, True), what
+    assert desk.call("POST", "/data-pipeline/check", b" " * (LARGEST_REQUEST + 1)).status_code == 413
+    desk.host = "10.0.0.1"
+    desk.open()
+    answer = check(desk, data_paths=["/etc/passwd"])
+    assert (answer.status_code, "local files" in answer.text) == (400, True), "not for other machines"
+
+
+def test_checks_are_few_at_a_time_and_hold_up_nobody(desk: Desk) -> None:
+    reached, wait = threading.Event(), threading.Event()
+
+    def handle(_: object) -> None:
+        reached.set()
+        wait.wait(60)
+
+    with slow_server(handle) as address, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(check, desk, data_paths=[f"{address}/part.parquet"])
+        assert reached.wait(30)
+        answer = check(desk, data_paths=["/nothing"])
+        assert answer.status_code == 503
+        assert "DATACUBE_GATEWAY_CHECKS" in answer.text
+        began = time.monotonic()
+        assert desk.status()["count"] == 0
+        assert time.monotonic() - began < 5
+        wait.set()
+        assert first.result().json()["errors"]
+    desk.open(gateway_checks=0)
+    assert check(desk).status_code == 503
+
+
+def test_a_check_that_nobody_waits_for_or_takes_too_long_is_ended(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = threading.Event()
+    monkeypatch.setattr(checking, "LOOK_SECONDS", 0.1)
+    with slow_server(lambda _: wait.wait(60)) as address:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(
+                f"{desk.site.url}/data-pipeline/check",
+                json=parameters(data_paths=[f"{address}/part.parquet"]),
+                timeout=2,
+            )
+        monkeypatch.setattr(checking, "MOST_SECONDS", 1.0)
+        until = time.monotonic() + 20
+        while (answer := check(desk, data_paths=[f"{address}/part.parquet"])).status_code == 503:
+            assert time.monotonic() < until, "the first one goes on"
+        assert answer.status_code == 500
+        assert "longer than 1 seconds" in answer.text
+        wait.set()
+
+
+@contextlib.contextmanager
+def slow_server(handle: Callable[[Any], object]) -> Iterator[str]:
+    """An HTTP server that does something before it hangs up."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            handle(self.server)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 # --- steering --------------------------------------------------------------------------------------------

@@ -251,12 +251,11 @@ def _counted(numbers: Ints, size: int) -> tuple[Ints, Ints]:
 
 
 def varying_values(found: Summary, limits: Limits) -> Verdict:
-    """Whether each feature that has many rows has different values."""
-    many = {name: one for name, one in found.values.items() if one[0] >= limits.constant_from}
-    empty = sorted(name for name, (_, filled, _, _) in many.items() if not filled)
+    """Whether each feature has any value, and each that has many has different ones."""
+    empty = sorted(name for name, (_, filled, _, _) in found.values.items() if not filled)
     constant = sorted(
         name
-        for name, (_, filled, low, high) in many.items()
+        for name, (_, filled, low, high) in found.values.items()
         if filled >= limits.constant_from and low == high
     )
     odd = [
@@ -268,9 +267,9 @@ def varying_values(found: Summary, limits: Limits) -> Verdict:
         f"Of some features {', of others '.join(odd)}" if odd else "The values of every feature vary.",
         {
             "features": len(found.values),
-            "constant": {name: many[name][2] for name in constant[:EXAMPLES]},
+            "constant": {name: found.values[name][2] for name in constant[:EXAMPLES]},
             "without any value": empty[:EXAMPLES],
-            "judged from so many rows on": limits.constant_from,
+            "judged from so many values on": limits.constant_from,
         },
     )
 

@@ -37,6 +37,7 @@ export const palettes = () => get("palettes");
 export const describe = ({ model_id, run_id }) => get("run", { model_id, run_id });
 export const version = async ({ model_id, run_id }) => (await get("version", { model_id, run_id })).version;
 export const about = (run) => get("about", of(run));
+export const explain = (run, parameters) => get("explain", of(run, parameters));
 export const table = (run, parameters) => get("table", of(run, parameters));
 export const timeseries = (run, feature, resolution, { level, region, breakdown } = {}) =>
   get("timeseries", of(run, { feature, resolution, level, region, ...breakdown }));

@@ -817,8 +817,20 @@ async function showCell(mine) {
     el("p", { className: "where" }, coordinates(centreOf(cell)),
       el("small", {}, `zoom ${cell.z}, tile ${cell.x}/${cell.y}, bin ${cell.bin}`)),
     empty ? el("p", { className: "hint" }, "No data in this cell at this time.") : el("table", { className: "figures" }, ...heads, ...rows),
+    ...(empty || !hasTiles(choice.agg) ? [] : whyLinks({ bin: [cell.z, cell.x, cell.y, cell.bin].join("/") })),
     ...regionsOfCell(regions),
   );
+}
+
+// The link to where the figure that is chosen comes from, for each run: of a bin, of a region, or over all places.
+function whyLinks(place) {
+  const time = new Date(choice.timestamp).toISOString().slice(0, choice.resolution === "year" ? 4 : 7);
+  return shown.runs.filter(({ has }) => has).map(({ run }) => {
+    const words = { model: run.model_id, run: run.run_id, feature: choice.feature, time, figure: column(), ...place };
+    const given = Object.entries(words).filter(([, word]) => word !== null && word !== undefined);
+    const text = `Where does this number come from?${shown.runs.length > 1 ? ` (${run.run_id})` : ""}`;
+    return el("p", { className: "why" }, el("a", { href: `explain.html#${new URLSearchParams(given)}` }, text));
+  });
 }
 
 const valueCell = (value) => el("td", { title: value === null || value === undefined ? "" : String(value) }, number(value));
@@ -908,7 +920,9 @@ async function showSeries(mine) {
       lines, now: timestamp, resolution, label, onPick: (when) => { stopPlaying(); goTo(shown.timestamps.indexOf(when)); },
     });
     drawn.addEventListener("near", ({ detail }) => say(detail ?? choice.timestamp));
-    parts.push(drawn, tableOf(lines));
+    const { breakdown, level } = choice;
+    const place = { ...(region ? { level, region } : {}), qualifier: breakdown?.qualifier, value: breakdown?.value };
+    parts.push(drawn, ...whyLinks(place), tableOf(lines));
   } else if (choice.breakdown) {
     parts.push(el("p", { className: "hint" }, "No line of this value is published here: lines by qualifier end at a level, and at a number of values."));
   } else {
