@@ -343,7 +343,7 @@ def _sample(system: System, cluster: Cluster, watched: Watched, over: threading.
             _note(watched, "code server", pid, now)
         _note(watched, "Dask scheduler", cluster.process.pid, now)
         for pid in _children(cluster.process.pid):
-            if b"spawn_main" in _command(pid):
+            if _command(pid).startswith(b"dask worker"):
                 _note(watched, "Dask worker", pid, now)
 
 

@@ -199,6 +199,11 @@ class Process:
         return bool(int(mask, 16) >> (one - 1) & 1)
 
     @property
+    def is_worker(self) -> bool:
+        """Whether it computes for Dask, under the name that it gives itself or under its first one."""
+        return self.command.startswith("dask worker") or "multiprocessing.spawn" in self.command
+
+    @property
     def command(self) -> str:
         with contextlib.suppress(OSError):
             return Path(f"/proc/{self.pid}/cmdline").read_text().replace("\0", " ")

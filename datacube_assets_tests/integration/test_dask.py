@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -513,7 +514,7 @@ def test_a_killed_run_leaves_no_task_and_no_process(
         assert process.poll() is None, process.communicate()[0]
         # Dagster's own children read what a run prints, and end by themselves.
         children = descendants(process.pid)
-        started = [child for child in children if "multiprocessing.spawn" in child.command]
+        started = [child for child in children if child.is_worker]
         assert len(started) == (2 if mode == "local" else 0)
         process.kill()
         process.wait()
@@ -536,10 +537,15 @@ def test_work_that_catches_every_exception_is_stopped_nevertheless(
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_cluster_ends_with_all_its_processes(how: signal.Signals, tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as log, start_cluster_command(0, os.environ, log) as process:
+    with (
+        (tmp_path / "log").open("w") as log,
+        start_cluster_command(0, os.environ, log) as process,
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(process.kill)
         printed = read_start(process)
         started = descendants(process.pid)
-        workers = [child for child in started if "multiprocessing.spawn" in child.command]
+        workers = [child for child in started if child.is_worker]
         assert len(workers) == 2
         # Ctrl-C is for the command, which ends them: they would report it as a failure.
         assert all(child.blocks(signal.SIGINT) for child in workers)
