@@ -106,6 +106,7 @@ def test_a_worker_waits_before_there_is_a_run_and_executes_one_after_another(hel
     assert all(held.system.published(f"{MODEL}:{name}") for name in ("one", "two", "three"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_waiting_handed_a_run_or_just_finished_loses_none(held: Held) -> None:
     # A worker that stands still takes no run: it is ended, and the run starts elsewhere.
     os.kill(deaf := a_spare(held), signal.SIGSTOP)
@@ -125,6 +126,7 @@ def test_a_worker_that_dies_waiting_handed_a_run_or_just_finished_loses_none(hel
     assert all(len(held.system.runs(f"{MODEL}:{name}")) == 1 for name in names)
 
 
+@pytest.mark.slow
 def test_the_death_of_a_worker_at_work_is_noticed_and_its_run_repeated(held: Held) -> None:
     a_spare(held)
     run = held.start("killed")
@@ -144,14 +146,8 @@ def test_a_worker_whose_run_is_terminated_serves_no_other(held: Held) -> None:
     wait_for(lambda: title(process) == "", "the end of the process")
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        "code",
-        pytest.param("a setting's file", marks=pytest.mark.slow),
-        pytest.param("packages", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["code", "a setting's file", "packages"])
 def test_what_a_change_makes_old_is_given_no_run_and_is_replaced(held: Held, changed: str) -> None:
     old, folder = a_spare(held), held.system.folder
     if changed == "a setting's file":
@@ -167,6 +163,7 @@ def test_what_a_change_makes_old_is_given_no_run_and_is_replaced(held: Held, cha
     finish(held, run)
 
 
+@pytest.mark.slow
 def test_workers_end_with_their_launcher_but_not_before_their_run(held: Held) -> None:
     a_spare(held)
     run = held.start("outlives")
