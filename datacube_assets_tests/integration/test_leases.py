@@ -516,7 +516,8 @@ def test_an_object_that_arrives_after_a_successor_was_through_takes_its_results_
         # For the holder, an hour goes by; the other waits by its own clock.
         hours.sleep(3600)
         publish(two, direct, "b", holder("two"))
-        assert in_bucket(direct) == WHOLE["b"]
+        # Others of its objects may be on their way, too, beside the one that is held.
+        assert WHOLE["b"].items() <= in_bucket(direct).items()
         let_through.set()
         thread.join(60)
     assert len(failed) == 1

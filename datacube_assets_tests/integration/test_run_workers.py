@@ -279,7 +279,7 @@ def test_a_run_finds_environment_folder_and_mask_as_if_it_were_the_first(tmp_pat
     [
         "raise ValueError('a fault')",
         "import sys; sys.exit(1)",
-        "import os, signal; os.kill(os.getpid(), signal.SIGINT)",
+        "import signal; signal.signal(2, signal.default_int_handler); signal.raise_signal(2)",
         "import threading, time; threading.Thread(target=time.sleep, args=(20,), daemon=True).start()",
         "b'x' * (1200 << 20)",
     ],
