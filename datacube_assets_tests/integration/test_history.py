@@ -376,6 +376,7 @@ def publish_sensed(house: House, version: int, source: str, change: int) -> None
 # --- on S3 -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_on_s3_it_is_the_same(s3_server: S3Server, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = f"history {os.urandom(4).hex()}"
     for name, value in s3_server.environment().items():
