@@ -112,7 +112,7 @@ def _tell(found: Findings) -> None:
         show([(f"  {number:,}", f"rows of {shown(name)}") for name, number in features], (-12,))
         _more(len(found.features))
     if found.first is not None:
-        told_of = ", ".join(f"{number:,} {name}" for name, number in found.times.items())
+        told_of = ", ".join(found.months_and_years)
         click.echo(f"\nTimes: {found.first} to {found.last}" + (f", {told_of}" if told_of else ""))
     if found.rows is not None:
         by_level = ", ".join(f"{number:,} {level}" for level, number in found.places.items())

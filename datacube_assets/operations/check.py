@@ -163,6 +163,11 @@ class Findings:
     def total(self) -> Estimate:
         return sum(self.objects.values(), Estimate())
 
+    @property
+    def months_and_years(self) -> list[str]:
+        """How many there are, in words."""
+        return [f"{n:,} {name.removesuffix('s') if n == 1 else name}" for name, n in self.times.items()]
+
     def to_json(self) -> dict[str, Any]:
         """For programs; the keys stay."""
         known = bool(self.objects)

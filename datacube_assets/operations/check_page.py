@@ -94,7 +94,7 @@ def _times_and_places(found: Findings) -> str:
         return ""
     lines = [
         f"From {found.first} to {found.last}",
-        *(f"{number:,} {name}" for name, number in found.times.items()),
+        *found.months_and_years,
     ]
     lines += [f"{number:,} regions of the level {level}" for level, number in found.places.items()]
     lines.append("There are tiles" if found.has_tiles else "There are no tiles")
