@@ -167,6 +167,21 @@ def test_each_run_is_told_once_across_ticks_lost_cursors_and_restarts(post: Post
     assert post.outbox.settled(run.run_id) == ["delivered", "delivered"]
 
 
+def test_going_back_to_an_earlier_version_is_told_as_ready_again(post: Post) -> None:
+    post.publish()
+    cursor = post.tick().cursor
+    post.house.publish(rows(value=[5.0, 6.0, 7.0, 8.0]), doc_ids=["run"])
+    cursor = post.tick(cursor).cursor
+    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"] * 2
+    done = post.house.run_job("rollback_datacube", RUN)
+    post.tick(cursor)
+    told = post.causemos.reports[-1]
+    assert (told.call, told.status) == ("processing-succeeded", 200)
+    assert {name: told.body[name] for name in BODY} == BODY
+    assert told.body["flow_id"] == done.run_id
+    assert post.status == "READY"
+
+
 def test_a_dataset_is_told_with_the_documents_that_wait_for_it(post: Post) -> None:
     post.publish(model_id="d", run_id="indicator", is_indicator=True, doc_ids=["one", "two"])
     post.tick()
