@@ -12,17 +12,10 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, Metad
 from datacube_assets.assets.asking import how_to_ask
 from datacube_assets.assets.datacube import DATACUBE_ASSETS
 from datacube_assets.assets.tables import datacube_asset, same_version
-from datacube_assets.assets.versions import (
-    before_and_after,
-    change_of,
-    changes_metadata,
-    last_change,
-    root_of,
-    what_changed,
-)
+from datacube_assets.assets.versions import begin, ended
 from datacube_assets.kernels import views
 from datacube_assets.kernels.schema import RESOLUTIONS
-from datacube_assets.partitions import CODE_VERSION, FROM_SCRATCH, WANTED_VERSION
+from datacube_assets.partitions import FROM_SCRATCH
 from datacube_assets.resources.publishing import Publisher, address, published_metadata
 from datacube_assets.storage.history import History, Version
 from datacube_assets.storage.lake import Lake, LakeTable, aggregate_folder
@@ -51,21 +44,7 @@ def pipeline_results(
     body = results_of(lake, normalized_points, global_aggregates)
     bucket = publisher.bucket(context, normalized_points)
     history = History(lake, info.run)
-    goes_back = WANTED_VERSION in context.run.tags
     begun: list[Version] = []
-
-    def begin() -> None:
-        this = history.begin(
-            bucket,
-            normalized_points,
-            context.run.run_id,
-            CODE_VERSION,
-            root=root_of(context.run),
-            change=change_of(context.run),
-            asked=last_change(context.instance, info.run) if goes_back else None,
-        )
-        begun.append(this)
-
     published = complete(
         lake,
         bucket,
@@ -75,18 +54,14 @@ def pipeline_results(
         body,
         [definition.key.path[-1] for definition in DATACUBE_ASSETS],
         anew=FROM_SCRATCH in context.run.tags,
-        first=begin,
+        first=lambda: begun.append(begin(context, history, bucket, normalized_points)),
     )
     (this,) = begun
-    before = history.before(this)
-    this = history.finish(this, this.changes or what_changed(context, publisher, history, before, this))
-    history.trim(publisher.lake.retention)
     return MaterializeResult(
         data_version=DataVersion(version),
         metadata={
             "version": this.number,
-            **changes_metadata(before, this),
-            **before_and_after(context, publisher, history, before, this),
+            **ended(context, publisher, history, this),
             **published_metadata(published, time.monotonic() - started),
             "results": MetadataValue.json(views.parse_results(body)),
             "address": address(bucket, info.run),

@@ -7,7 +7,8 @@ in `storage/comparing.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,11 +30,19 @@ from datacube_assets.check_limits import LimitsFile
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.pictures import MAX_PANELS
-from datacube_assets.partitions import CHANGE_TAG, FROM_DOJO, SOURCE_TAG, VERSION_TAG, WANTED_VERSION
+from datacube_assets.partitions import (
+    CHANGE_TAG,
+    CODE_VERSION,
+    FROM_DOJO,
+    SOURCE_TAG,
+    VERSION_TAG,
+    WANTED_VERSION,
+)
 from datacube_assets.resources.publishing import Publisher
 from datacube_assets.storage.comparing import Side, changes_between
 from datacube_assets.storage.history import RAW_PARTS, History, Version
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, MissingTableError
+from datacube_assets.storage.leases import OwnedBucket
 from datacube_assets.storage.stores import StoreError
 
 
@@ -88,6 +97,52 @@ def last_change(instance: DagsterInstance, run: ModelRun) -> int:
     filters = RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: FROM_DOJO})
     runs = instance.get_runs(filters, limit=1)
     return (change_of(runs[0]) or 0) if runs else 0
+
+
+# --- a publication becomes a version ------------------------------------------------------------------
+
+
+def begin(
+    context: AssetExecutionContext, history: History, bucket: OwnedBucket, points: LakeTable
+) -> Version:
+    """Write down that a run is about to publish the version of these points."""
+    goes_back = WANTED_VERSION in context.run.tags
+    return history.begin(
+        bucket,
+        points,
+        context.run.run_id,
+        CODE_VERSION,
+        root=root_of(context.run),
+        change=change_of(context.run),
+        asked=last_change(context.instance, history.run) if goes_back else None,
+    )
+
+
+def ended(
+    context: AssetExecutionContext, publisher: Publisher, history: History, this: Version
+) -> dict[str, Any]:
+    """Write down that a version stands, let go of those that are not kept, and tell the UI what changed.
+
+    The datacube is complete by now: that the history of it is damaged is a warning, and no failure.
+    """
+    before = None
+    with _in_spite_of_damage(context):
+        before = history.before(this)
+    this = history.finish(this, this.changes or what_changed(context, publisher, history, before, this))
+    with _in_spite_of_damage(context):
+        history.trim(publisher.lake.retention)
+    return {
+        **changes_metadata(before, this),
+        **before_and_after(context, publisher, history, before, this),
+    }
+
+
+@contextmanager
+def _in_spite_of_damage(context: AssetExecutionContext) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        context.log.warning(str(error))
 
 
 # --- what changed ------------------------------------------------------------------------------------

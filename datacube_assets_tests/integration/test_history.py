@@ -111,6 +111,19 @@ def test_what_was_never_published_has_no_history(place: Place) -> None:
         assert "Traceback" not in said.output
 
 
+def test_a_history_that_is_damaged_keeps_no_datacube_from_being_published(place: Place) -> None:
+    publish(place, 1, 2)
+    first, _ = sorted((place.home / "lake" / RUN.folder / "history").glob("*.json"))
+    first.write_text("{")
+    done = place.publish("one", value=VALUES[2])
+    assert done.exit_code == 0, done.output
+    assert "results/results.json" in objects(place)
+    said = place.run("history", KEY)
+    assert said.exit_code == 1
+    assert first.name in said.output
+    assert "Restore" in said.output
+
+
 # --- how long tables stay ----------------------------------------------------------------------------
 
 
