@@ -14,7 +14,6 @@ import contextlib
 import gc
 import importlib
 import os
-import resource
 import select
 import signal
 import socket
@@ -248,8 +247,12 @@ def _threads() -> set[int | None]:
 
 
 def _peak() -> int:
-    """Most memory that this process has needed so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Most memory that this process has needed so far, in bytes.
+
+    As `getrusage` tells it, it would be that of the process which started this one, where that was more.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Prints a JSON document: the points or why it is refused, and the peak of residen
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -25,7 +24,9 @@ def main() -> None:
             told["points"] = made.info.report.points
         except InputError as error:
             told["refused"] = str(error)
-    told["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # As `getrusage` tells it, it may be that of the process which started this one.
+    status = Path("/proc/self/status").read_text()
+    told["peak"] = int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
     print(json.dumps(told))
 
 

@@ -213,6 +213,12 @@ run_worker._serve(execute, socket.socket(fileno=int(sys.argv[1])), Watched())
 """A worker whose runs are programs; as old as a file says, with so many runs and seconds to live."""
 
 
+BECOMES = (
+    f"\nimport os, sys\nos.execv(sys.executable, [sys.executable, '-P', '-c', {SERVING!r}, *sys.argv[1:]])"
+)
+"""Makes a process one that executes `SERVING`."""
+
+
 @dataclass
 class Served:
     """A worker by itself, whose launcher is the test."""
@@ -236,14 +242,15 @@ class Served:
 
 
 @contextmanager
-def serving(tmp_path: Path, *, runs: int = 50, life: float = 60.0) -> Iterator[Served]:
+def serving(tmp_path: Path, *, runs: int = 50, life: float = 60.0, before: str = "") -> Iterator[Served]:
+    """A worker; the program `before` is what its process was before."""
     ours, its = socket.socketpair()
     ours.settimeout(30)
     with closing(ours), closing(its):
         arguments = [str(its.fileno()), str(tmp_path / "is-old"), str(runs), str(life)]
         # Its name takes the place of what stands here.
         with subprocess.Popen(
-            [sys.executable, "-P", "-c", SERVING, *arguments],
+            [sys.executable, "-P", "-c", (before + BECOMES) if before else SERVING, *arguments],
             pass_fds=[its.fileno()],
             stdout=subprocess.PIPE,
             text=True,
@@ -289,6 +296,12 @@ def test_after_a_run_that_may_have_left_something_the_process_ends(tmp_path: Pat
     with serving(tmp_path) as served:
         assert served.run(program)
         assert not served.waits()
+
+
+def test_how_large_the_process_that_started_a_worker_was_does_not_end_it(tmp_path: Path) -> None:
+    with serving(tmp_path, before="b'x' * (1200 << 20)") as served:
+        assert served.run("pass")
+        assert served.waits()
 
 
 def test_a_worker_ends_after_its_runs_its_age_or_a_change(tmp_path: Path) -> None:
