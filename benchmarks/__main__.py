@@ -2,6 +2,7 @@
 
     python -m benchmarks                    the main job on a million rows (`publish`, its options too)
     python -m benchmarks publish --help     the main job: other sizes, a real dataset, repeated trials
+    python -m benchmarks peer               the main job beside a script for the same objects, in pairs
     python -m benchmarks size               inputs of many rows, features, regions, ... and their memory
     python -m benchmarks scaling            each dimension of an input at three sizes, and more workers
     python -m benchmarks pyramid            the tile pyramid on one core
@@ -22,6 +23,7 @@ from typing import Final
 
 COMMANDS: Final = {
     "publish": "publish:main",
+    "peer": "pairs:main",
     "size": "size:size",
     "scaling": "size:scaling",
     "pyramid": "pyramid:main",

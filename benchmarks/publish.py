@@ -28,7 +28,7 @@ from benchmarks.process import Cost, run
 Json: TypeAlias = dict[str, Any]
 
 _RUN: Final = "run-1"
-_IMPORTS: Final = (
+IMPORTS: Final = (
     "pandas",
     "datacube_assets.operations.publish",
     "datacube_assets.orchestration.home",
@@ -89,13 +89,13 @@ def main(arguments: Sequence[str]) -> None:
     ) as name:
         folder = Path(name)
         print(f"in {folder}, {options.repeat} trial(s) of each case, {os.cpu_count()} cores\n")
-        imports = [_python("-c", f"import {', '.join(_IMPORTS)}", folder=folder).wall for _ in range(3)]
-        bare = [_python("-c", "pass", folder=folder).wall for _ in range(3)]
+        imports = [python("-c", f"import {', '.join(IMPORTS)}", folder=folder).wall for _ in range(3)]
+        bare = [python("-c", "pass", folder=folder).wall for _ in range(3)]
         print(f"starting Python takes {median(bare):.2f} s, with all imports {median(imports):.2f} s\n")
         if options.case == "floods":
-            cases = [_floods(options.floods)]
+            cases = [floods_case(options.floods)]
         else:
-            cases = [_synthetic(rows, folder) for rows in options.rows]
+            cases = [synthetic_case(rows, folder) for rows in options.rows]
         # Trials of different cases alternate, so that a slow minute of the machine hits all of them.
         trials = [[_trial(case, folder) for case in cases] for _ in range(options.repeat)]
         for number, case in enumerate(cases):
@@ -120,15 +120,17 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _synthetic(rows: int, folder: Path) -> Case:
+def synthetic_case(rows: int, folder: Path) -> Case:
+    """A synthetic input of so many rows, which is written into the folder."""
     path = folder / f"synthetic-{rows}.parquet.gzip"
-    _python("-m", "benchmarks.synthetic", "--rows", str(rows), str(path), folder=folder)
+    python("-m", "benchmarks.synthetic", "--rows", str(rows), str(path), folder=folder)
     qualifiers = {f"feature {number}": ["crop", "market"] for number in (1, 2)}
     arguments = ("--model-id", "synthetic", "--run-id", _RUN, "--qualifier-map", json.dumps(qualifiers))
     return Case(f"synthetic, {rows:,} rows", (path,), arguments)
 
 
-def _floods(path: Path) -> Case:
+def floods_case(path: Path) -> Case:
+    """The real dataset with tiles."""
     qualifiers = json.dumps({feature: ["MainCause"] for feature in _FLOODS_FEATURES})
     arguments = ("--model-id", "floods", "--indicator", "--qualifier-map", qualifiers)
     return Case("floods with tiles", (path.resolve(),), arguments)
@@ -136,10 +138,10 @@ def _floods(path: Path) -> Case:
 
 def _trial(case: Case, folder: Path) -> Trial:
     fresh = Path(tempfile.mkdtemp(prefix="trial-", dir=folder))
-    publish, report = _publish(case, fresh)
+    publish, report = publish_case(case, fresh)
     root = fresh / ("indicators" if "--indicator" in case.arguments else "models")
     before = time_ns()
-    again, _ = _publish(case, fresh)
+    again, _ = publish_case(case, fresh)
     rewritten = sum(path.is_file() and path.stat().st_mtime_ns > before for path in root.rglob("*"))
     parts = [str(part) for part in case.parts]
     folders = ("--published", str(root), "--target", str(fresh / "floor"))
@@ -149,7 +151,8 @@ def _trial(case: Case, folder: Path) -> Trial:
     return Trial(publish, report, again, rewritten, floor)
 
 
-def _publish(case: Case, fresh: Path) -> tuple[Cost, Json]:
+def publish_case(case: Case, fresh: Path) -> tuple[Cost, Json]:
+    """Publish it by the project's command, everything below a folder; what that cost, and its own report."""
     report = fresh / "report.json"
     report.unlink(missing_ok=True)
     command = Path(sys.executable).with_name("datacube")
@@ -168,7 +171,8 @@ def _publish(case: Case, fresh: Path) -> tuple[Cost, Json]:
     return cost, json.loads(report.read_text())
 
 
-def _python(*arguments: str, folder: Path) -> Cost:
+def python(*arguments: str, folder: Path) -> Cost:
+    """Run the interpreter."""
     return run([sys.executable, *arguments], folder / "python.log")
 
 

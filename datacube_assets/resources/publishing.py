@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.encode import Objects
 from datacube_assets.partitions import FROM_SCRATCH
+from datacube_assets.resources.ahead import ahead
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface
@@ -142,7 +143,8 @@ class _Publish:
 
     def __call__(self, work: str) -> tuple[Published, list[str]]:
         objects = self.views[work](self.publication.lake, self.table, work)
-        return self.publication.publish(work, objects)
+        with closing(ahead(objects)) as made:
+            return self.publication.publish(work, made)
 
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
