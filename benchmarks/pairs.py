@@ -22,10 +22,9 @@ from statistics import median
 from typing import Final
 
 from benchmarks.process import Cost, run
-from benchmarks.publish import IMPORTS, Case, floods_case, publish_case, python, synthetic_case
+from benchmarks.publish import IMPORTING, Case, floods_case, publish_case, python, synthetic_case
 
 _MEMORY: Final = Path("/dev/shm")
-_OURS_IMPORTS: Final = f"import {', '.join(IMPORTS)}"
 _PEER_IMPORTS: Final = "import benchmarks.peer"
 
 
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.floods:
             cases.append(floods_case(options.floods))
         # Once before, so that both find their files in memory and their modules compiled.
-        python("-c", _OURS_IMPORTS, folder=folder)
+        python("-c", IMPORTING, folder=folder)
         python("-c", _PEER_IMPORTS, folder=folder)
         pairs: list[list[Pair]] = [[] for _ in cases]
         for number in range(options.repeat):
@@ -106,7 +105,7 @@ def _pair(case: Case, folder: Path, *, peer_first: bool, compare: bool) -> Pair:
     sides = ["ours", "peer"]
     for side in reversed(sides) if peer_first else sides:
         if side == "ours":
-            costs["our imports"] = python("-c", _OURS_IMPORTS, folder=folder)
+            costs["our imports"] = python("-c", IMPORTING, folder=folder)
             costs[side], _ = publish_case(case, fresh)
         else:
             costs["peer imports"] = python("-c", _PEER_IMPORTS, folder=folder)
@@ -147,7 +146,7 @@ def _compare(case: Case, ours: Path, theirs: Path, fresh: Path) -> None:
 def _print(case: Case, pairs: Sequence[Pair]) -> None:
     print(f"\n{case.name}")
     print(f"  {'':<26}{'ours':>9}{'peer':>9}{'ratio':>9}")
-    rows = (
+    rows: tuple[tuple[str, list[float], list[float], list[float]], ...] = (
         ("whole command, s", [p.ours.wall for p in pairs], [p.peer.wall for p in pairs],
          [p.ratio for p in pairs]),
         ("  processor time, s", [p.ours.cpu for p in pairs], [p.peer.cpu for p in pairs],

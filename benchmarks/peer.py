@@ -318,7 +318,11 @@ class Bucket:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         count = 0
         for name, pieces in files:
-            file = os.open(f"{made}/{name}", flags, 0o644)
+            try:
+                file = os.open(f"{made}/{name}", flags, 0o644)
+            except FileNotFoundError:  # a name with a slash
+                os.makedirs(os.path.dirname(f"{made}/{name}"), exist_ok=True)
+                file = os.open(f"{made}/{name}", flags, 0o644)
             os.writev(file, pieces)
             os.close(file)
             count += 1
@@ -797,12 +801,12 @@ def encode_tiles(
     head, head_kept = np.zeros((len(first), _HEAD), np.uint8), np.zeros((len(first), _HEAD), np.bool_)
     coord = np.zeros(len(first), np.int64)
     at = 2
-    for tag, values in ((0x08, x), (0x10, y), (0x18, np.full(len(x), zoom))):
-        there, wide = values > 0, values >= 128
-        head[:, at], head[:, at + 1] = tag, np.where(wide, values & 127 | 128, values)
+    for tag, whole in ((0x08, x), (0x10, y), (0x18, np.full(len(x), zoom))):
+        there, wide = whole > 0, whole >= 128
+        head[:, at], head[:, at + 1] = tag, np.where(wide, whole & 127 | 128, whole)
         head_kept[:, at] = head_kept[:, at + 1] = there
         if tag != 0x18:
-            head[:, at + 2], head_kept[:, at + 2] = values >> 7, wide
+            head[:, at + 2], head_kept[:, at + 2] = whole >> 7, wide
         coord += np.where(there, 2 + wide, 0)
         at += 3 if tag != 0x18 else 2
     head[:, 0], head[:, 1] = 0x0A, coord

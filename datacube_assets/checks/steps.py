@@ -32,7 +32,7 @@ def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDe
         dask: DaskResource,
         limits: LimitsResource,
     ) -> Iterator[AssetCheckResult]:
-        subject = Subject(context, lake.open(), buckets, dask, limits)
+        subject = Subject(context, lake.open().as_stored(), buckets, dask, limits)
         for check in checks:
             if check.key in context.selected_asset_check_keys:
                 with retried_later(context.run, context.retry_number):

@@ -14,7 +14,7 @@ import click
 
 from datacube_assets.cli.options import store_options, told
 from datacube_assets.cli.request import request_options
-from datacube_assets.orchestration.startup import importing
+from datacube_assets.orchestration.startup import importing, spare_imports
 
 if TYPE_CHECKING:
     from datacube_assets.dojo.request import DatacubeRequest
@@ -63,9 +63,7 @@ def check(
     from datacube_assets.cli.progress import counting
 
     with importing():
-        # Arrow imports it anyway, at its first array.
-        import pandas  # noqa: F401
-
+        spare_imports()
         from datacube_assets.operations.check import check as find_out
         from datacube_assets.operations.check_page import page
     with told(), counting("Checking", wanted=not quiet) as counter:

@@ -14,7 +14,7 @@ import click
 
 from datacube_assets.cli.options import store_options, told
 from datacube_assets.cli.request import request_options
-from datacube_assets.orchestration.startup import importing
+from datacube_assets.orchestration.startup import importing, spare_imports
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -65,9 +65,7 @@ def _process(
 ) -> list[Outcome]:
     """Process requests one after the other, showing progress."""
     with importing():
-        # Arrow imports it anyway, at its first array.
-        import pandas  # noqa: F401
-
+        spare_imports()
         import datacube_assets.operations.publish  # noqa: F401
         from datacube_assets.orchestration.home import open_instance
         from datacube_assets.storage.opening import open_store

@@ -26,7 +26,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Final
 
 from datacube_assets.orchestration.loaded_code import LoadedCode
-from datacube_assets.orchestration.startup import importing, keep_memory
+from datacube_assets.orchestration.startup import importing, keep_memory, spare_imports
 
 if TYPE_CHECKING:
     from click import Command
@@ -81,9 +81,7 @@ def _loaded(further: Iterable[str] = ()) -> Command:
 
         # What is wrong with the definitions is for Dagster to find and to report, when it loads them.
         with contextlib.suppress(Exception):
-            # Arrow imports pandas anyway, at its first array.
-            import pandas  # noqa: F401
-
+            spare_imports()
             importlib.import_module(DEFINITIONS)
 
             from datacube_assets.orchestration.terminal_log import shorten

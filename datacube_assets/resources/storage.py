@@ -5,10 +5,17 @@ Thin: what stores and tables can do is in `storage/`.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
-from dagster import ConfigurableIOManager, ConfigurableResource, InputContext, OutputContext
+from dagster import (
+    ConfigurableIOManager,
+    ConfigurableResource,
+    InitResourceContext,
+    InputContext,
+    OutputContext,
+)
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -20,6 +27,7 @@ from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
+from datacube_assets.storage.written import WRITTEN
 
 
 class LakeResource(ConfigurableResource["LakeResource"]):
@@ -33,12 +41,18 @@ class LakeResource(ConfigurableResource["LakeResource"]):
     keep_days: float = 0.0
     """How long versions keep their tables."""
 
+    @contextmanager
+    def yield_for_execution(self, context: InitResourceContext) -> Iterator[LakeResource]:
+        """Keep the tables that the run writes for its own steps, until it ends."""
+        with WRITTEN.kept():
+            yield self
+
     @property
     def retention(self) -> Retention:
         return Retention(self.keep_versions, self.keep_days)
 
     def open(self) -> Lake:
-        return Lake(open_store(self.url, self.s3_endpoint))
+        return Lake(open_store(self.url, self.s3_endpoint), remembers=True)
 
 
 class BucketsResource(ConfigurableResource["BucketsResource"]):

@@ -14,7 +14,7 @@ import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.kernels.schema import Period
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, StoreUnavailable
+from datacube_assets.storage.written import WRITTEN
 
 T = TypeVar("T")
 
@@ -105,6 +106,12 @@ class Lake:
     """The tables and documents of all partitions. Can be sent to workers."""
 
     store: Store
+    remembers: bool = False
+    """Whether tables are taken from memory where this process has just written them (`written.py`)."""
+
+    def as_stored(self) -> Lake:
+        """The same, of which everything is read as it is stored."""
+        return replace(self, remembers=False)
 
     def table_folder(self, run: ModelRun, name: str, version: str) -> str:
         """Where the files of a table's version lie."""
@@ -115,8 +122,15 @@ class Lake:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, **PARQUET)
         body = sink.getvalue()
-        self.store.put(f"{folder}/{name}.parquet", memoryview(body))
+        key = f"{folder}/{name}.parquet"
+        self.store.put(key, memoryview(body))
+        self.keep(key, table)
         return TableFile(name, table.num_rows, body.size)
+
+    def keep(self, key: str, table: pa.Table) -> None:
+        """Remember a table that has just been written."""
+        if self.remembers:
+            WRITTEN.keep(self.store.local_path(key), table)
 
     def write_slices(self, folder: str, name: str, slices: Sequence[pa.Table]) -> TableFile:
         """Write one file whose row groups are the slices, for `read_slice`; none may be empty."""
@@ -139,6 +153,10 @@ class Lake:
 
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""
+        if self.remembers:
+            known = WRITTEN.table(self.store.local_path(f"{table.folder}/{name}.parquet"))
+            if known is not None:
+                return known if columns is None else known.select(columns)
         # Opening a file as a data set takes twice as long as reading most of them.
         with (
             self._naming_file(table, name),

@@ -222,7 +222,7 @@ class LocalStore:
             path = f"{self.root}/{key}"
             folder = path[: path.rindex("/")]
             if folder not in made:
-                os.makedirs(folder, exist_ok=True)
+                _make_folder(folder)
                 made.add(folder)
             # Plain descriptors cost a third less than file objects, of which there would be 300,000.
             try:
@@ -365,6 +365,17 @@ def _no_object(key: str) -> Iterator[None]:
         if error.errno not in _NOT_THERE:
             raise
         raise MissingObjectError(key) from None
+
+
+def _make_folder(folder: str) -> None:
+    # Mostly its parent is there, and it is not: then asking first costs as much as making it.
+    try:
+        os.mkdir(folder)
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:
+        if not os.path.isdir(folder):
+            raise
 
 
 def _make_folder_durably(folder: str) -> None:

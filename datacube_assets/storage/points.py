@@ -34,6 +34,7 @@ from datacube_assets.kernels.shards import shard_numbers
 from datacube_assets.kernels.times import LOOKS, advice, other_look
 from datacube_assets.storage.lake import PARQUET, Lake, LakeTable, TableFile, scratch_folder
 from datacube_assets.storage.run_info import RunInfo, options
+from datacube_assets.storage.written import MOST_BYTES, WRITTEN
 
 POINTS = "points-"
 """How the names of shards begin, among the files of `normalized_points`: `points-SHARD-PIECE`."""
@@ -272,6 +273,8 @@ class Shards:
         self._open = ExitStack()
         self._writers: dict[int, pq.ParquetWriter] = {}
         self._rows = [0] * count
+        self._held: list[pa.Table] = []
+        """Of a single shard, what was written, as long as it is little enough to be kept."""
         self._texts: Counter[str] = Counter()
         self._regions: list[pa.Table] = []
         self._values: list[pa.Table] = []
@@ -300,6 +303,7 @@ class Shards:
             self._regions, self._values = [regions], [values]
         if self._count == 1:
             self._write(0, points)
+            self._hold(points)
             return
         numbers = shard_numbers(points, self._layout, self._count)
         order = np.argsort(numbers, kind="stable")
@@ -309,6 +313,12 @@ class Shards:
             start, end = int(cuts[number]), int(cuts[number + 1])
             if end > start:
                 self._write(number, points.slice(start, end - start))
+
+    def _hold(self, points: pa.Table) -> None:
+        if self._lake.remembers and WRITTEN.keeps:
+            self._held.append(points)
+            if sum(held.nbytes for held in self._held) > MOST_BYTES:
+                self._held = []
 
     def inventory(self) -> tuple[pa.Table, pa.Table]:
         """Distinct regions and qualifier values of what was added."""
@@ -328,7 +338,10 @@ class Shards:
         for number in sorted(self._writers):
             path = self._scratch / f"{number}.parquet"
             name, size = f"{POINTS}{number:05}-{self._piece:05}", path.stat().st_size
-            self._lake.store.put_file(f"{self._folder}/{name}.parquet", path)
+            key = f"{self._folder}/{name}.parquet"
+            self._lake.store.put_file(key, path)
+            if sum(held.num_rows for held in self._held) == self._rows[number]:
+                self._lake.keep(key, pa.concat_tables(self._held).unify_dictionaries())
             files.append(TableFile(name, self._rows[number], size))
         return files
 

@@ -60,3 +60,17 @@ def test_memory_that_is_freed_is_kept_for_the_next_array() -> None:
         for how in ("keep", "as it is")
     ]
     assert faults[0] < faults[1] / 2, faults
+
+
+def test_arrow_does_without_pandas_until_it_is_asked_for_a_data_frame() -> None:
+    program = (
+        "import sys; from datacube_assets.orchestration.startup import spare_imports\n"
+        "spare_imports()\n"
+        "import httpx, numpy as np, pyarrow as pa\n"
+        "array = pa.array(np.array([1.5, np.nan]), from_pandas=True)\n"
+        "print(sorted({'pandas', 'rich', 'pygments'} & set(sys.modules)), array.null_count)\n"
+        "print(len(pa.table({'a': array}).to_pandas()), 'pandas' in sys.modules)\n"
+        "import pandas as pd; print(pa.array(pd.Series([1.5, None])).null_count)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:3] == ["[] 1", "2 True", "1"]

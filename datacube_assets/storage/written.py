@@ -1,0 +1,96 @@
+"""Tables that this process has just written to the lake, for the steps that read them next.
+
+Most runs fit one shard, and each of their tables is read by several steps of the process that wrote it. While
+a run is under way, the tables it wrote last are kept as they were, up to a number of bytes, and whoever reads
+the very file that was written is given them. A file that is gone or was replaced is read, or missed, as ever.
+Only where the lake is a folder: of a bucket nobody knows without asking. Workers in other processes keep
+nothing. Checks read what is stored (`Lake.as_stored`).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import pyarrow as pa
+
+MOST_BYTES: Final = 256 << 20
+"""Bytes of tables that are kept."""
+
+_Identity: TypeAlias = tuple[int, int, int]
+
+
+class Written:
+    """Tables by the file that they were written to, the last ones written."""
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most = most_bytes
+        self._lock = threading.Lock()
+        self._tables: OrderedDict[str, tuple[_Identity, pa.Table]] = OrderedDict()
+        self._bytes = 0
+        self._runs = 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at the moment."""
+        return self._runs > 0
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """As long as this lasts, in any thread; then nothing is kept any more."""
+        with self._lock:
+            self._runs += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._runs -= 1
+                if not self._runs:
+                    self._tables.clear()
+                    self._bytes = 0
+
+    def keep(self, path: Path | None, table: pa.Table) -> None:
+        """Remember what has just been written to a file."""
+        if not self.keeps or path is None or table.nbytes > self._most:
+            return
+        identity = _identity(path)
+        if identity is None:
+            return
+        with self._lock:
+            self._forget(str(path))
+            if not self._runs:
+                return
+            self._tables[str(path)] = identity, table
+            self._bytes += table.nbytes
+            while self._bytes > self._most:
+                self._forget(next(iter(self._tables)))
+
+    def table(self, path: Path | None) -> pa.Table | None:
+        """What was written to a file, if it is known and the file is still the same."""
+        if path is None or str(path) not in self._tables:
+            return None
+        identity = _identity(path)
+        with self._lock:
+            known = self._tables.get(str(path))
+            return known[1] if known and known[0] == identity else None
+
+    def _forget(self, path: str) -> None:
+        if (known := self._tables.pop(path, None)) is not None:
+            self._bytes -= known[1].nbytes
+
+
+def _identity(path: Path) -> _Identity | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+WRITTEN: Final = Written()
+"""Of this process."""
