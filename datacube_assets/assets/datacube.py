@@ -217,7 +217,7 @@ def global_timeseries(
         global_aggregates,
         _works_of_timeseries(global_aggregates),
         metadata=pictures.mean_figures(lake, global_aggregates),
-        picture=publisher.ui.picture(context.log, partial(pictures.of_timeseries, lake, global_aggregates)),
+        draw=partial(pictures.of_timeseries, lake, global_aggregates),
     )
 
 
@@ -306,7 +306,7 @@ def regional_maps(
         context,
         regional_aggregates,
         _works_of_maps(regional_aggregates),
-        picture=publisher.ui.picture(context.log, draw),
+        draw=draw,
     )
 
 
@@ -373,7 +373,7 @@ def spatial_tiles(
 ) -> MaterializeResult[None]:
     draw = partial(pictures.of_tiles, publisher.lake.open(), grid_cells)
     works = _works_of_grid(grid_cells, _spatial_tiles)
-    return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
+    return publisher.publish(context, grid_cells, works, draw=draw)
 
 
 def _works_of_grid(table: LakeTable, form: Callable[..., Iterable[Objects]]) -> Works:
@@ -399,7 +399,7 @@ def grid_stats(
 ) -> MaterializeResult[None]:
     draw = partial(pictures.of_grid_stats, publisher.lake.open(), grid_cells)
     works = _works_of_grid(grid_cells, _grid_stats)
-    return publisher.publish(context, grid_cells, works, picture=publisher.ui.picture(context.log, draw))
+    return publisher.publish(context, grid_cells, works, draw=draw)
 
 
 def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution) -> Iterator[Objects]:

@@ -52,6 +52,7 @@ def normalized_points(
             table = normalize_parts(lake.open(), run, raw_dojo_output, lake.shard_rows, mapped)
         except InputError as error:
             raise error.in_run(str(run)) from error
+    picture = ui.begin_picture(context.log, partial(pictures.of_points, lake.open(), table))
     info = RunInfo.of(table)
     context.instance.add_run_tags(context.run.run_id, {SIZE_TAG: size_class(info.report.num_rows)})
     if info.report.dropped:
@@ -62,7 +63,7 @@ def normalized_points(
         table,
         started,
         reused=reused,
-        picture=ui.picture(context.log, partial(pictures.of_points, lake.open(), table)),
+        picture=picture(),
         metadata={
             **report_metadata(info.report),
             "features": MetadataValue.json(list(info.features)),

@@ -64,6 +64,15 @@ def _process(
     settings: Settings, requests: list[DatacubeRequest], *, quiet: bool, from_scratch: bool = False
 ) -> list[Outcome]:
     """Process requests one after the other, showing progress."""
+    from datacube_assets.resources.drawing import drawing_beside
+
+    with drawing_beside(wanted=settings.pictures):
+        return _process_all(settings, requests, quiet=quiet, from_scratch=from_scratch)
+
+
+def _process_all(
+    settings: Settings, requests: list[DatacubeRequest], *, quiet: bool, from_scratch: bool
+) -> list[Outcome]:
     with importing():
         spare_imports()
         import datacube_assets.operations.publish  # noqa: F401

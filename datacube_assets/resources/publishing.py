@@ -29,6 +29,7 @@ from datacube_assets.kernels.encode import Objects
 from datacube_assets.partitions import FROM_SCRATCH
 from datacube_assets.resources.ahead import ahead
 from datacube_assets.resources.dask import DaskResource
+from datacube_assets.resources.drawing import Draw
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface
 from datacube_assets.storage.lake import Lake, LakeTable
@@ -84,15 +85,16 @@ class Publisher(ConfigurableResource["Publisher"]):
         works: Mapping[str, View],
         *,
         metadata: Mapping[str, Any] | None = None,
-        picture: Mapping[str, Any] | None = None,
+        draw: Draw | None = None,
     ) -> MaterializeResult[None]:
         """Publish the objects that the views make of a table.
 
         `works` names the pieces of work, after the files of the table that they format; the names have
         to stay the same from run to run, and no two pieces may make the same key. Where everything
-        stands as published from the same input before, there is nothing to do.
+        stands as published from the same input before, there is nothing to do. `draw` makes a picture.
         """
         started = time.monotonic()
+        picture = self.ui.begin_picture(context.log, draw) if draw else dict
         asset, run = context.asset_key.path[-1], ModelRun.from_key(context.partition_key)
         lake, bucket = self.lake.open(), self.bucket(context, table)
         anew = FROM_SCRATCH in context.run.tags
@@ -123,7 +125,7 @@ class Publisher(ConfigurableResource["Publisher"]):
         return MaterializeResult(
             data_version=DataVersion(table.version),
             metadata={
-                **(picture or {}),
+                **picture(),
                 **published_metadata(published, seconds),
                 "address": address(bucket, run),
                 "input version": table.version,

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import base64
 import functools
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -25,6 +23,7 @@ from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import run_tags
 from datacube_assets.redaction import redacted, redacting
 from datacube_assets.resources.dask import WorkersLostError
+from datacube_assets.resources.drawing import Draw, begin, remember_fonts
 from datacube_assets.settings import SettingsError
 from datacube_assets.storage.lake import MissingTableError, MixedVersionsError
 from datacube_assets.storage.publishing import IncompleteDatacubeError
@@ -78,16 +77,20 @@ class UserInterface(ConfigurableResource["UserInterface"]):
             found["in CauseMos"] = MetadataValue.url(f"{self.causemos_url.rstrip('/')}/{page}")
         return found
 
-    def picture(
-        self, log: DagsterLogManager, draw: Callable[[], bytes | None]
-    ) -> dict[str, MetadataValue[Any]]:
+    def picture(self, log: DagsterLogManager, draw: Draw) -> dict[str, MetadataValue[Any]]:
         """The PNG that `draw` makes, for metadata; nothing where pictures are off or there is none."""
+        return self.begin_picture(log, draw)()
+
+    def begin_picture(
+        self, log: DagsterLogManager, draw: Draw
+    ) -> Callable[[], dict[str, MetadataValue[Any]]]:
+        """The same for later: drawn meanwhile where there is a process for it (`drawing.py`)."""
         if not self.pictures:
-            return {}
-        # Where matplotlib remembers which fonts there are: a home folder may be missing, or be read only.
-        os.environ.setdefault(
-            "MPLCONFIGDIR", str(Path(tempfile.gettempdir(), f"datacube-fonts-{os.getuid()}"))
-        )
+            return dict
+        remember_fonts()
+        return partial(self._picture, log, begin(draw))
+
+    def _picture(self, log: DagsterLogManager, draw: Draw) -> dict[str, MetadataValue[Any]]:
         try:
             png = draw()
         except Exception as error:

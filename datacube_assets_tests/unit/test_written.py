@@ -1,0 +1,79 @@
+"""Tables that were just written are taken from memory, but never in place of another file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.written import WRITTEN, Written
+
+TABLE = pa.table({"feature": pa.array(["b", "a", "b"]).dictionary_encode(), "value": [1.0, None, 3.0]})
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    return Lake(open_store(tmp_path.as_uri()), remembers=True)
+
+
+def _written(lake: Lake) -> tuple[LakeTable, Path]:
+    file = lake.write_file("runs/toy/one/cells/v", "month-00000", TABLE)
+    table = LakeTable("runs/toy/one/cells/v", "v", (file,))
+    path = lake.store.local_path(table.keys()[0])
+    assert path is not None
+    return table, path
+
+
+def test_a_table_comes_from_memory_while_a_run_is_under_way_and_from_its_file_else(lake: Lake) -> None:
+    with WRITTEN.kept():
+        table, path = _written(lake)
+        assert lake.read(table, "month-00000") is TABLE
+        assert lake.read(table, "month-00000", ["value"]).equals(TABLE.select(["value"]))
+        assert lake.as_stored().read(table, "month-00000") is not TABLE
+        assert lake.as_stored().read(table, "month-00000").equals(TABLE)
+        # Each run lets go of what it wrote with the last one that is under way.
+        with WRITTEN.kept():
+            pass
+        assert WRITTEN.table(path) is TABLE
+    assert WRITTEN.table(path) is None
+    assert lake.read(table, "month-00000").equals(TABLE)
+    _written(lake)
+    assert WRITTEN.table(path) is None
+
+
+def test_a_file_that_was_replaced_or_is_gone_is_read_or_missed_as_ever(lake: Lake) -> None:
+    other = pa.table({"feature": pa.array(["c"]).dictionary_encode(), "value": [9.0]})
+    with WRITTEN.kept():
+        table, path = _written(lake)
+        pq.write_table(other, path)
+        assert lake.read(table, "month-00000").equals(other)
+        path.unlink()
+        with pytest.raises(MissingTableError):
+            lake.read(table, "month-00000")
+
+
+def test_the_oldest_tables_go_first_when_there_are_too_many_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.touch()
+    written = Written(2 * TABLE.nbytes)
+    with written.kept():
+        for path in paths:
+            written.keep(path, TABLE)
+        assert [written.table(path) is not None for path in paths] == [False, True, True]
+        large = Written(TABLE.nbytes - 1)
+        with large.kept():
+            large.keep(paths[0], TABLE)
+            assert large.table(paths[0]) is None
+
+
+def test_nothing_is_kept_of_what_is_not_a_folder_and_a_lake_can_still_be_sent(lake: Lake) -> None:
+    with WRITTEN.kept():
+        WRITTEN.keep(None, TABLE)
+        assert WRITTEN.table(None) is None
+        assert pickle.loads(pickle.dumps(lake)) == lake
