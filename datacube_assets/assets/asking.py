@@ -7,6 +7,7 @@ words to ask with, at the command line and on the map page.
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import urlencode
@@ -16,7 +17,7 @@ import pyarrow as pa
 from dagster import MetadataValue
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.groups import Ints, column
+from datacube_assets.kernels.groups import Ints, Mask, column
 from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, deinterleave
 from datacube_assets.kernels.regions import answerable
 from datacube_assets.resources.ui import UserInterface
@@ -27,6 +28,7 @@ HOW_TO_ASK = "where a number comes from"
 """Name of the metadata."""
 ON_A_PAGE = "where it comes from, on a page"
 _FIGURE = "s_sum_t_sum"
+_FEW = 1_000
 _TABLES = {"regional": "regional_aggregates", "grid": "grid_cells", "spatial": "grid_cells"}
 """The table of a family, by how its name begins; of all others the global one."""
 
@@ -74,29 +76,31 @@ def _number(lake: Lake, table: LakeTable) -> _Number | None:
     level = layout.levels[0] if name == "regional_aggregates" and layout.levels else None
     folder = aggregate_folder("month", level) if level else aggregate_folder("month")
     wanted = ["feature", "timestamp", _FIGURE, *(["region_id"] if level else [])]
-    rows = _rows(lake, table, folder, wanted)
-    if rows is None:
+
+    def known(rows: pa.Table) -> Mask:
+        there: Mask = np.isfinite(column(rows, _FIGURE))
+        if level:
+            there &= answerable(rows["region_id"].cast(pa.string()).combine_chunks())
+        return there
+
+    first = _first(_rows(lake, table, folder, wanted), known)
+    if first is None:
         return None
-    known = np.isfinite(column(rows, _FIGURE))
-    if level:
-        ids = rows["region_id"].cast(pa.string()).combine_chunks()
-        known &= answerable(ids)
-    if not known.any():
-        return None
-    first = rows.slice(int(np.argmax(known)), 1).to_pylist()[0]
     place = {"region": first["region_id"], "level": str(level)} if level else {}
     return _Number(first["feature"], first["timestamp"], first[_FIGURE] + 0.0, place)
 
 
 def _of_bin(lake: Lake, table: LakeTable) -> _Number | None:
     wanted = ["feature", "timestamp", "quadkey", "s_count", _FIGURE]
-    rows = _rows(lake, table, aggregate_folder("month"), wanted)
-    if rows is None:
+
+    def known(rows: pa.Table) -> Mask:
+        there: Mask = np.isfinite(column(rows, _FIGURE))
+        there &= cast(Ints, column(rows, "s_count")) > 0
+        return there
+
+    first = _first(_rows(lake, table, aggregate_folder("month"), wanted), known)
+    if first is None:
         return None
-    known = np.isfinite(column(rows, _FIGURE)) & (cast(Ints, column(rows, "s_count")) > 0)
-    if not known.any():
-        return None
-    first = rows.slice(int(np.argmax(known)), 1).to_pylist()[0]
     code = np.array([first["quadkey"]], np.uint32)
     x, y = (int(one[0]) for one in deinterleave(code))
     side = 1 << BIN_BITS
@@ -107,6 +111,16 @@ def _of_bin(lake: Lake, table: LakeTable) -> _Number | None:
         first[_FIGURE] + 0.0,
         {"bin": f"{zoom}/{x // side}/{y // side}/{number}"},
     )
+
+
+def _first(rows: pa.Table | None, known: Callable[[pa.Table], Mask]) -> dict[str, Any] | None:
+    """The first of the rows that is known; mostly it is among the first few."""
+    for some in () if rows is None else (rows.slice(0, _FEW), rows):
+        mask = known(some)
+        if mask.any():
+            found: dict[str, Any] = some.slice(int(np.argmax(mask)), 1).to_pylist()[0]
+            return found
+    return None
 
 
 def _rows(lake: Lake, table: LakeTable, folder: str, columns: list[str]) -> pa.Table | None:

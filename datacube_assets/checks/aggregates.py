@@ -26,6 +26,7 @@ from datacube_assets.checks.check import REMAKE, Subject, listed, stops
 from datacube_assets.checks.judging import columns, conservation, sizes
 from datacube_assets.checks.judging.conservation import GRID_MEASURES, Compared, Sizes
 from datacube_assets.checks.judging.verdict import CannotCompareError, Verdict
+from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.schema import (
     GLOBAL_COLUMNS,
@@ -302,10 +303,23 @@ def _conserved(compared: Compared, what: str) -> Verdict:
 def _objects_within_limit(subject: Subject) -> Verdict:
     def find() -> Mapping[str, Estimate]:
         selected = {key.path[-1] for key in subject.context.run.asset_selection or ()}
-        made = {asset.key.path[-1] for asset in DATACUBE_ASSETS}
-        return estimates(subject.lake, subject.run, made & selected)
+        made = [asset.key.path[-1] for asset in DATACUBE_ASSETS]
+        wanted = [name for name in made if name in selected] or made
+        found = subject.map(_Estimated(subject.lake, subject.run), wanted, "estimates")
+        return dict(zip(wanted, found, strict=True))
 
     return sizes.within_limit(subject.once("estimates", find), subject.max_objects)
+
+
+@dataclass(frozen=True)
+class _Estimated:
+    """How much an asset will publish; runs on a worker."""
+
+    lake: Lake
+    run: ModelRun
+
+    def __call__(self, asset: str) -> Estimate:
+        return estimates(self.lake, self.run, (asset,))[asset]
 
 
 def _columns(subject: Subject) -> Verdict:

@@ -20,14 +20,14 @@ import time
 import uuid
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import dagster
 import sqlalchemy as db
-from dagster import Field, StringSource
+from dagster import AssetKey, EventLogRecord, Field, StringSource
 from dagster._core.events import (
     ASSET_CHECK_EVENTS,
     ASSET_EVENTS,
@@ -65,10 +65,14 @@ OPEN_RUNS = 8
 """Databases of runs that a process keeps open; each run has its own."""
 PARTITION_SECONDS = 1.0
 """How long a partition is believed to be there without looking again."""
+RECORDS = 100
+"""Last materializations that are kept as they were read, by what stands in their rows."""
 LOOK_AGAIN_SECONDS = 0.2
 """When to look at a run's events once more after they were seen to grow."""
 
 _INSERT = SqlEventLogStorageTable.insert()
+_OF_ROW = '{"__class__": "EventLogRecord"'
+"""How a row begins that has the event itself."""
 _NO_PARTITION: tuple[tuple[str, str], float] = ("", ""), 0.0
 
 
@@ -193,6 +197,7 @@ class KeptEventLogStorage(SqliteEventLogStorage):
         self._runs: OrderedDict[str, Database] = OrderedDict()
         self._tables, self._indexes, self._columns = _Known(), _Known(), _Known()
         self._partition = _NO_PARTITION
+        self._records: OrderedDict[str, tuple[AssetKey, EventLogRecord]] = OrderedDict()
         with _making(self._index):
             super().__init__(base_dir, self._inst_data)
 
@@ -281,6 +286,32 @@ class KeptEventLogStorage(SqliteEventLogStorage):
     def delete_dynamic_partition(self, partitions_def_name: str, partition_key: str) -> None:
         super().delete_dynamic_partition(partitions_def_name, partition_key)
         self._partition = _NO_PARTITION
+
+    def _get_latest_materialization_records(
+        self, raw_asset_rows: Iterable[Mapping[str, Any]]
+    ) -> Mapping[AssetKey, EventLogRecord | None]:
+        """The last materialization of each asset, pictures and all.
+
+        Every step asks for those of all that it depends on, so that a run reads each a dozen times.
+        """
+        found: dict[AssetKey, EventLogRecord | None] = {}
+        unknown: list[Mapping[str, Any]] = []
+        for row in raw_asset_rows:
+            known = None if row["asset_details"] else self._records.get(row["last_materialization"])
+            if known is None:
+                unknown.append(row)
+            else:
+                found[known[0]] = known[1]
+        found.update(super()._get_latest_materialization_records(unknown))
+        for row in unknown:
+            key, text = AssetKey.from_db_string(row["asset_key"]), row["last_materialization"]
+            record = found.get(key) if key else None
+            # What the row itself does not say, or what was wiped, is looked up among the events.
+            if key and record and not row["asset_details"] and text.startswith(_OF_ROW):
+                self._records[text] = key, record
+        while len(self._records) > RECORDS:
+            self._records.popitem(last=False)
+        return found
 
     def has_table(self, table_name: str) -> bool:
         return self._tables.has(table_name, lambda: self._index.has_table(table_name))

@@ -376,6 +376,25 @@ def test_only_so_many_databases_of_runs_stay_open(home: Path) -> None:
     assert left == {".db", ".sqlite"}, "journals are merged when the last one closes"
 
 
+def test_the_last_materialization_is_read_once_and_is_always_the_last(home: Path) -> None:
+    key = AssetKey(["one"])
+    with DagsterInstance.from_config(str(home)) as instance:
+
+        def last() -> Any:
+            (found,) = instance.get_asset_records([key])
+            return found.asset_entry.last_materialization_record
+
+        for number in range(2):
+            instance.report_runless_asset_event(AssetMaterialization(key, metadata={"number": number}))
+            first = last()
+            assert first.asset_materialization.metadata["number"].value == number
+            assert last() is first
+        instance.wipe_assets([key])
+        assert not instance.get_asset_records([key]) or last() is None
+        instance.report_runless_asset_event(AssetMaterialization(key, metadata={"number": 3}))
+        assert last().asset_materialization.metadata["number"].value == 3
+
+
 def test_a_partition_that_was_deleted_is_gone_at_once(home: Path) -> None:
     with opened(home) as instance:
         instance.add_dynamic_partitions("parted", ["a"])
