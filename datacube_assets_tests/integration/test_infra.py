@@ -8,7 +8,6 @@ shown by `test_stack.py`, which runs them.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -34,6 +33,7 @@ from datacube_assets.orchestration.home import DAGSTER_YAML
 from datacube_assets.orchestration.run_queue import RunQueue
 from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.system import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -365,10 +365,7 @@ def exposed(folder: Path) -> set[str]:
         "--port",
         str(port := free_port()),
     ]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
-    }
-    environment |= {"DATACUBE_HOME": str(folder), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    environment = {**nothing_set(), "DATACUBE_HOME": str(folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as gateway:
         try:
             address = f"http://127.0.0.1:{port}"
