@@ -47,7 +47,7 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Filled]:
-    with system(tmp_path_factory.mktemp("system")) as whole:
+    with system(tmp_path_factory.mktemp("system"), DATACUBE_PICTURES="yes") as whole:
         part = whole.dojo.folder / "files" / "filled.parquet"
         pq.write_table(rows(feature=["rain", "rain", "rain", None]), part)
         for partition in PARTITIONS:
