@@ -20,7 +20,7 @@ import pytest
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage
-from datacube_assets_tests.browser.test_accessibility import AXE
+from datacube_assets_tests.browser.test_accessibility import serious_faults
 from datacube_assets_tests.integration.support import DAY, JANUARY, House, open_house
 from datacube_assets_tests.integration.test_explain import LATE
 
@@ -169,12 +169,8 @@ def test_pages_are_all_rows_once(site: Site) -> None:
 def test_the_page_has_no_serious_fault_for_readers_of_screens(
     site: Site, open_page: OpenPage, width: int
 ) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not there: `make axe` fetches it, or set DATACUBE_AXE")
     words = {"model": "model", "run": "run", "feature": FEATURE, "time": "2020-01"}
     with open_page(width=width, height=900) as watched:
         watched.page.goto(f"{site.url}/explain.html#{urlencode(words)}")
         watched.page.wait_for_selector("main[aria-busy=false]")
-        watched.page.evaluate(AXE.read_text())
-        found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+        assert serious_faults(watched.page) == []

@@ -87,11 +87,11 @@ class Screen:
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
-        self._url = url
+        self.url = url
 
     def go(self, **choice: object) -> None:
         """Open the page with a choice in its address, and wait until everything is there."""
-        self.page.goto(f"{self._url}/#{urlencode(choice)}")
+        self.page.goto(f"{self.url}/#{urlencode(choice)}")
         self.settle()
 
     def settle(self) -> None:

@@ -57,3 +57,18 @@ export function svg(tag, attributes = {}, ...children) {
   made.append(...children);
   return made;
 }
+
+// Other children for a box. What has the focus keeps it, known by its `data-key`; where it is not there any more, the
+// box has it, so that whoever has a keyboard only goes on from the same place.
+export function refill(box, ...children) {
+  const focused = box.contains(document.activeElement) && document.activeElement !== box ? document.activeElement : null;
+  box.replaceChildren(...children);
+  if (!focused) return;
+  const again = [...box.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused.dataset.key);
+  (again ?? box).focus({ preventScroll: true });
+}
+
+// A button that cannot be pressed any more leaves the focus to something near.
+export function passOn(next) {
+  if (document.activeElement?.disabled || document.activeElement?.closest("[hidden]")) next.focus({ preventScroll: true });
+}
