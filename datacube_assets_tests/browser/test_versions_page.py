@@ -14,7 +14,7 @@ import pytest
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.view.server import application
-from datacube_assets_tests.browser.conftest import OpenPage, Watched, watched_page
+from datacube_assets_tests.browser.conftest import FOCUS_IS_SEEN, OpenPage, Watched, watched_page
 from datacube_assets_tests.browser.test_accessibility import serious_faults
 from datacube_assets_tests.browser.test_view_page import Screen, at
 from datacube_assets_tests.integration.support import FEBRUARY, House
@@ -188,7 +188,7 @@ def test_versions_are_compared_with_the_keyboard_alone(shown: Screen) -> None:
         page.keyboard.press("Tab")
         if link.evaluate("one => one === document.activeElement"):
             break
-    assert page.evaluate(VISIBLE_FOCUS)
+    assert page.evaluate(FOCUS_IS_SEEN)
     page.keyboard.press("Enter")
     page.wait_for_url("**/#model*")
     shown.settle()
@@ -201,19 +201,12 @@ def test_versions_are_compared_with_the_keyboard_alone(shown: Screen) -> None:
         if seen[-1] == "version":
             break
     assert seen[-3:] == ["model", "run", "version"]
-    assert page.evaluate(VISIBLE_FOCUS)
+    assert page.evaluate(FOCUS_IS_SEEN)
     shown.press("ArrowUp")
     assert page.evaluate("document.activeElement.id") == "version", "the focus stays"
     assert shown.address["version"] == str(AFTER)
     shown.press("Tab", "ArrowDown")
     assert page.evaluate("document.activeElement.id") == "other"
-
-
-VISIBLE_FOCUS = """(() => {
-  const {outlineStyle, outlineWidth} = getComputedStyle(document.activeElement);
-  const isSeen = outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2;
-  return isSeen && document.activeElement.matches(':focus-visible');
-})()"""
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -91,7 +91,12 @@ class Screen:
 
     def go(self, **choice: object) -> None:
         """Open the page with a choice in its address, and wait until everything is there."""
-        self.page.goto(f"{self.url}/#{urlencode(choice)}")
+        address = f"{self.url}/#{urlencode(choice)}"
+        if self.page.url.startswith(f"{self.url}/#"):
+            # In the same page: it has heard of the address when this comes back.
+            self.page.evaluate(FOLLOWED, address)
+        else:
+            self.page.goto(address)
         self.settle()
 
     def settle(self) -> None:
@@ -148,6 +153,13 @@ class Screen:
         found: list[Any] = self.map(number).evaluate(PAINTED)
         return {(z, x, y): bins for z, x, y, bins in found if bins}
 
+
+FOLLOWED = """address => new Promise(done => {
+  const before = location.href;
+  window.addEventListener('hashchange', () => setTimeout(done), {once: true});
+  location.href = address;
+  if (location.href === before) done();
+})"""
 
 PAINTED = """map => [...map.querySelectorAll('.leaflet-tile-pane canvas')].map(canvas => {
   const side = canvas.width / 64, {x, y, z} = canvas.at;

@@ -46,25 +46,25 @@ def questions() -> Iterator[tuple[str, dict[str, Any]]]:
     for level in ("country", "admin1"):
         yield "api/places", {"feature": FEATURE, "level": level}
     yield "api/place", {"feature": FEATURE, "z": 0, "x": 0, "y": 0, "bin": 2022}
-    for resolution, time in (("month", FEBRUARY), ("year", JANUARY), ("month", 0)):
+    for resolution, timestamp in (("month", FEBRUARY), ("year", JANUARY), ("month", 0)):
         of: dict[str, Any] = {"feature": FEATURE, "resolution": resolution}
         yield "api/timeseries", of
         yield "api/timeseries", {**of, "level": "admin1", "region": "Kenya__Nairobi"}
         yield "api/timeseries", {**of, "level": "admin1", "region": "Kenya__Nowhere"}
         yield "api/timeseries", {**of, "qualifier": "crop", "value": "teff"}
         yield "api/timeseries", {**of, "qualifier": "crop", "value": "rice"}
-        yield "api/regional", {**of, "level": "admin1", "timestamp": time}
+        yield "api/regional", {**of, "level": "admin1", "timestamp": timestamp}
         broken_down = {"qualifier": "crop", "value": "maize"}
-        yield "api/regional", {**of, "level": "country", "timestamp": time, **broken_down}
+        yield "api/regional", {**of, "level": "country", "timestamp": timestamp, **broken_down}
         yield "api/ranges", of
-        yield "api/ranges", {**of, "timestamp": time}
+        yield "api/ranges", {**of, "timestamp": timestamp}
         yield "api/area", {**of, **KENYA}
         for place in ("0/0/0", "4/9/8", "8/154/128", "8/0/0"):
-            yield f"api/tiles/{place}", {**of, "timestamp": time}
+            yield f"api/tiles/{place}", {**of, "timestamp": timestamp}
     for time in ("2020-02", "2020"):
         yield "api/explain", {"feature": FEATURE, "time": time, "level": "country", "region": "Kenya"}
         yield f"tiles/{MODEL}:{RUN}/{FEATURE}/{time}/4/9/8.png", {"palette": "magma"}
-        regions = {"feature": FEATURE, "level": "admin1", "time": time}
+        regions: dict[str, Any] = {"feature": FEATURE, "level": "admin1", "time": time}
         for kind in ("csv", "geojson", "parquet"):
             yield f"download/regions.{kind}", {"key": f"{MODEL}:{RUN}", **regions}
     yield "api/table", {"table": "timeseries", "feature": FEATURE, "resolution": "month"}

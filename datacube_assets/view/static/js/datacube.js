@@ -2,7 +2,7 @@
 // shows one version at a time.
 
 import * as api from "./api.js";
-import { NOTHING, el, moment, number, passOn } from "./format.js";
+import { NOTHING, el, moment, number, takeAway } from "./format.js";
 
 const ROWS = 50;
 const LOOK = 5000;  // milliseconds between looks whether what is shown still stands
@@ -289,8 +289,7 @@ async function showTable() {
   $("pages").hidden = found.total <= ROWS;
   $("where").textContent = `${count(offset + 1)} to ${count(offset + found.rows.length)} of ${count(found.total)}`;
   for (const [id, to] of [["first", 0], ["back", offset - ROWS], ["on", offset + ROWS], ["last", last]]) {
-    $(id).disabled = id === "first" || id === "back" ? offset <= 0 : offset >= last;
-    passOn($("rows"));
+    takeAway($(id), "disabled", id === "first" || id === "back" ? offset <= 0 : offset >= last, $("rows"));
     $(id).onclick = () => attempt(async () => { offset = Math.max(Math.min(to, last), 0); await showTable(); });
   }
 }

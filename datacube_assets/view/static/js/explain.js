@@ -2,7 +2,7 @@
 // that it can be sent to somebody.
 
 import * as api from "./api.js";
-import { NOTHING, el, passOn, regionName } from "./format.js";
+import { NOTHING, el, regionName, takeAway } from "./format.js";
 
 const ROWS = 50;
 const $ = (id) => document.getElementById(id);
@@ -70,8 +70,7 @@ function pages(offset, found) {
   const last = Math.max(Math.ceil(found.total / ROWS) - 1, 0) * ROWS;
   $("where").textContent = found.rows.length ? `${(offset + 1).toLocaleString("en")} to ${(offset + found.rows.length).toLocaleString("en")} of ${found.total.toLocaleString("en")}` : "none";
   for (const [id, to] of [["first", 0], ["back", offset - ROWS], ["on", offset + ROWS], ["last", last]]) {
-    $(id).disabled = id === "first" || id === "back" ? offset <= 0 : offset >= last;
-    passOn($("rows"));
+    takeAway($(id), "disabled", id === "first" || id === "back" ? offset <= 0 : offset >= last, $("rows"));
     $(id).onclick = () => go({ from: Math.max(Math.min(to, last), 0) || null });
   }
 }

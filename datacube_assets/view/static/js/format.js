@@ -68,7 +68,8 @@ export function refill(box, ...children) {
   (again ?? box).focus({ preventScroll: true });
 }
 
-// A button that cannot be pressed any more leaves the focus to something near.
-export function passOn(next) {
-  if (document.activeElement?.disabled || document.activeElement?.closest("[hidden]")) next.focus({ preventScroll: true });
+// Disable or hide a control. Where it has the focus, something near has it first: afterwards it would be lost.
+export function takeAway(control, how, isSo, next) {
+  if (isSo && control.contains(document.activeElement)) next.focus({ preventScroll: true });
+  control[how] = isSo;
 }

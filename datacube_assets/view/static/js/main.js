@@ -8,7 +8,7 @@ import { LEVELS, WORDS } from "./address.js";
 import * as api from "./api.js";
 import { DIFFERENCE, SCALES, Scale, learn } from "./colours.js";
 import { at, chart } from "./chart.js";
-import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, passOn, refill, regionName, svg } from "./format.js";
+import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, refill, regionName, svg, takeAway } from "./format.js";
 import { centreOf, cornersOf, figure, hasTiles } from "./grid.js";
 import { BinMap, together } from "./map.js";
 import * as save from "./save.js";
@@ -151,6 +151,7 @@ async function follow() {
 // tables any more, `reason` says so; it does not come back.
 async function sayMissing(run, reason = "") {
   const mine = ++turn;
+  const hadFocus = ["shown", "choice"].some((id) => $(id).contains(document.activeElement));
   choice = null;
   shown = null;
   isGone = Boolean(reason);
@@ -171,7 +172,7 @@ async function sayMissing(run, reason = "") {
   $("others").replaceChildren(...others.map((one) =>
     el("li", {}, el("a", { href: `#${new URLSearchParams({ model: one.model_id, run: one.run_id, ...(one.number ? { version: one.number } : {}) })}` }, nameOf(one)))));
   $("missing").hidden = false;
-  if (document.activeElement === document.body || document.activeElement.closest("[hidden]")) $("missing-head").focus();
+  if (hadFocus) $("missing-head").focus();
 }
 
 // The history of a datacube; read once for each version that is found published.
@@ -611,10 +612,9 @@ async function showTime() {
   const label = choice.timestamp === null ? NOTHING : moment(choice.timestamp, choice.resolution);
   $("now").textContent = label;
   $("slider").setAttribute("aria-valuetext", label);
-  $("earlier").disabled = index <= 0;
-  $("later").disabled = index < 0 || index >= shown.timestamps.length - 1;
+  takeAway($("earlier"), "disabled", index <= 0, $("slider"));
+  takeAway($("later"), "disabled", index < 0 || index >= shown.timestamps.length - 1, $("slider"));
   $("play").disabled = shown.timestamps.length < 2;
-  passOn($("slider"));
   // Tiles hold no breakdown: what is broken down is shown as circles.
   $("layer").value = ofCells() ? "cells" : "regions";
   $("layer").disabled = !levelsThere().length || Boolean(choice.breakdown);
@@ -777,9 +777,8 @@ function setArea(bounds) {
   step = true;
   choice.area = bounds;
   for (const { bins } of panes) bins?.showArea(bounds);
-  $("undraw").hidden = !bounds;
+  takeAway($("undraw"), "hidden", !bounds, $("draw"));
   if (back) $("draw").focus();
-  passOn($("draw"));
   return attempt(showPanel);
 }
 
@@ -1025,8 +1024,8 @@ async function showSeries(mine) {
   const open = box.querySelector("details")?.open;
   refill(box, ...parts);
   if (open) box.querySelector("details")?.setAttribute("open", "");
-  $("keep").disabled = !region || choice.kept.length >= MOST_KEPT || choice.kept.some((one) => one.region === region && one.level === choice.level);
-  passOn($("lines"));
+  const isKept = !region || choice.kept.length >= MOST_KEPT || choice.kept.some((one) => one.region === region && one.level === choice.level);
+  takeAway($("keep"), "disabled", isKept, $("lines"));
 }
 
 // Where the line is about, with the way up: all places › Kenya › Nakuru.
@@ -1108,7 +1107,9 @@ async function showRegions(mine) {
   const byRun = answers.map(({ ids, columns }) => new Map(ids.map((id, i) => [id, columns[column()]?.[i] ?? null])));
   const ids = [...new Set(shown.runs.flatMap(({ lists }) => lists[level] ?? []))];
   ranked = ids.map((id) => ({ id, values: byRun.map((values) => values.get(id) ?? null) }));
-  ranked.sort((one, other) => (other.values[0] ?? -Infinity) - (one.values[0] ?? -Infinity) || (one.id < other.id ? -1 : 1));
+  // What changed most comes first where a difference is shown.
+  const rank = ({ values }) => (isDifference() ? Math.abs(minus(values) ?? NaN) || -Infinity : values[0] ?? -Infinity);
+  ranked.sort((one, other) => (rank(other) === rank(one) ? 0 : rank(other) - rank(one)) || (one.id < other.id ? -1 : 1));
   showFound();
 }
 
