@@ -6,6 +6,7 @@ What a version says later is held to what its published objects said while they 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.read import Datacube, LakeDatacube, NoDataError, diff, open_datacube, open_tables
 from datacube_assets_tests.integration.operating import Place, nothing_set
-from datacube_assets_tests.integration.support import open_house
+from datacube_assets_tests.integration.support import open_house, rows
 from datacube_assets_tests.integration.test_s3 import use
 from datacube_assets_tests.integration.versions import (
     AFTER,
@@ -183,3 +184,25 @@ def test_reading_versions_loads_neither_dagster_nor_pandas() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_how_to_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The examples of docs/history.md, over a small run of the name that they have."""
+    monkeypatch.chdir(tmp_path)
+    with open_house(tmp_path / "datacube-home") as house:
+        for value in VALUES[:2]:
+            table = rows(value=value, feature=["yield"] * 4)
+            house.publish(table, model_id="toy-crop-model", run_id="rainfall-low")
+        page = (Path(__file__).parents[2] / "docs" / "history.md").read_text()
+        examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        assert len(examples) == 2
+        names: dict[str, Any] = {"__name__": "__main__"}
+        for example in examples:
+            exec(compile(example, "history.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "replaced" in said
+    assert " figures changed" in said
+    assert "9.0" in said, "what was before"
+    assert Path(names["files"].urls[0]).is_file()
