@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -69,4 +70,10 @@ def upload(house: House, server: S3Server, prefix: str) -> Settings:
 def ask(url: str, path: str, **parameters: object) -> httpx.Response:
     """Ask a server of `datacube view` about the datacube."""
     asked = {"model_id": MODEL, "run_id": RUN, **parameters}
-    return httpx.get(f"{url}/{path}", params={name: str(value) for name, value in asked.items()}, timeout=60)
+    return _client().get(f"{url}/{path}", params={name: str(value) for name, value in asked.items()})
+
+
+@cache
+def _client() -> httpx.Client:
+    # One for all: making one takes longer than most answers.
+    return httpx.Client(timeout=60)
