@@ -23,9 +23,13 @@ from datacube_assets_tests.browser.conftest import OpenPage
 from datacube_assets_tests.browser.test_accessibility import serious_faults
 from datacube_assets_tests.integration.support import DAY, JANUARY, House, open_house
 from datacube_assets_tests.integration.test_explain import LATE
+from datacube_assets_tests.integration.test_s3 import use
+from datacube_assets_tests.integration.versions import upload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from datacube_assets.development.s3_server import S3Server
 
 pytestmark = pytest.mark.browser
 
@@ -41,8 +45,8 @@ class Site:
     house: House
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     times = [JANUARY + number % 20 * DAY for number in range(NUMBER)]
     table = pa.table(
         {
@@ -55,9 +59,18 @@ def site() -> Iterator[Site]:
             "crop": ["maize", "beans"] * (NUMBER // 2 + 1),
         }
     )
-    with tempfile.TemporaryDirectory() as folder, open_house(Path(folder)) as house:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_house(Path(folder)) as house,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         house.publish(table, qualifier_map={FEATURE: ["crop"]})
-        with in_background(application(house.settings)) as url:
+        settings = house.settings
+        if request.param == "s3":
+            server: S3Server = request.getfixturevalue("s3_server")
+            use(patch, server.environment())
+            settings = upload(house, server, "explain-page")
+        with in_background(application(settings)) as url:
             yield Site(url, house)
 
 
