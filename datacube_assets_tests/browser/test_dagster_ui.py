@@ -238,7 +238,7 @@ def test_a_click_leads_to_what_the_asset_is(linked: DagsterUI, filled: Filled) -
 
 
 def test_a_click_leads_to_where_a_number_comes_from(linked: DagsterUI, filled: Filled) -> None:
-    page = follow(linked, "where a number comes from")
+    page = follow(linked, "where it comes from, on a page")
     assert page.url.startswith(f"{filled.view_url}/explain.html#")
     page.wait_for_selector("main[aria-busy=false]")
     expect(page.locator("#rows-told")).to_contain_text("count")
