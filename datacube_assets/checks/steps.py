@@ -35,7 +35,7 @@ def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDe
         subject = Subject(context, lake.open(), buckets, dask, limits)
         for check in checks:
             if check.key in context.selected_asset_check_keys:
-                with retried_later(context.run, context.retry_number):
+                with retried_later(context.instance, context.run, context.retry_number):
                     result = check.result(subject)
                 yield result
 

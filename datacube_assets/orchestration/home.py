@@ -19,21 +19,6 @@ from datacube_assets.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from dagster import DagsterInstance
 
-ADDED_YAML = """\
-storage:
-  custom:
-    # Dagster's SQLite files in this folder, read and written without opening them each time.
-    module: datacube_assets.orchestration.sqlite_storage
-    class: KeptSqliteStorage
-run_coordinator:
-  # Dagster's own, with a process that waits for runs from the daemon's start on.
-  module: datacube_assets.orchestration.run_queue
-  class: RunQueue
-  config:
-    # A look at the queue is cheap; a run that could start but waits for the next look is not.
-    dequeue_interval_seconds: 1
-"""
-"""What the first version did not write."""
 DAGSTER_YAML = """\
 # Dagster's settings for the embedded default. Written once; change what you like.
 telemetry:
@@ -43,8 +28,19 @@ nux:
 python_logs:
   # Dagster's storage keeps every event; a terminal wants what a person would read.
   python_log_level: INFO
-{added}concurrency:
-  runs:
+storage:
+  custom:
+    # Dagster's SQLite files in this folder, read and written without opening them each time.
+    module: datacube_assets.orchestration.sqlite_storage
+    class: KeptSqliteStorage
+run_coordinator:
+  # Dagster's own, with a process that waits for runs from the daemon's start on, and in which a run that
+  # waits for Dojo or a file server holds no place.
+  module: datacube_assets.orchestration.run_queue
+  class: RunQueue
+  config:
+    # A look at the queue is cheap; a run that could start but waits for the next look is not.
+    dequeue_interval_seconds: 1
     max_concurrent_runs: {max_runs}
     tag_concurrency_limits:
       # One run at a time per model run or dataset: two would write the same objects.
@@ -120,7 +116,7 @@ def prepare(settings: Settings) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "dagster.yaml"
     if not configuration.exists():
-        configuration.write_text(DAGSTER_YAML.format(added=ADDED_YAML, max_runs=settings.max_runs))
+        configuration.write_text(DAGSTER_YAML.format(max_runs=settings.max_runs))
     else:
         _renew(configuration)
     os.environ["DAGSTER_HOME"] = str(folder)
@@ -131,12 +127,36 @@ _MOVED = {
     "module: datacube_assets.launcher\n": "module: datacube_assets.orchestration.run_launcher\n",
 }
 """Modules that earlier versions named in `dagster.yaml`, and where they are now."""
-_QUEUE_BEFORE = """\
+_STORAGE = DAGSTER_YAML[DAGSTER_YAML.index("storage:") : DAGSTER_YAML.index("run_coordinator:")]
+_QUEUE = DAGSTER_YAML[DAGSTER_YAML.index("run_coordinator:") : DAGSTER_YAML.index("run_launcher:")]
+_PLACES_BEFORE = """\
+concurrency:
+  runs:
+    max_concurrent_runs: {max_runs}
+    tag_concurrency_limits:
+      # One run at a time per model run or dataset: two would write the same objects.
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+"""
+_QUEUES_BEFORE = (
+    """\
 run_queue:
   # A look at the queue is cheap; a run that could start but waits for the next look is not.
   dequeue_interval_seconds: 1
-"""
-"""What earlier versions wrote of the queue."""
+""",
+    """\
+run_coordinator:
+  # Dagster's own, with a process that waits for runs from the daemon's start on.
+  module: datacube_assets.orchestration.run_queue
+  class: RunQueue
+  config:
+    # A look at the queue is cheap; a run that could start but waits for the next look is not.
+    dequeue_interval_seconds: 1
+""",
+)
+"""What earlier versions wrote of the queue; the first one wrote of its places only."""
 
 
 def _renew(configuration: Path) -> None:
@@ -148,10 +168,14 @@ def _renew(configuration: Path) -> None:
     written = text = configuration.read_text()
     for before, now in _MOVED.items():
         text = text.replace(before, now)
-    text = text.replace(_QUEUE_BEFORE, ADDED_YAML[ADDED_YAML.index("run_coordinator:") :])
-    unnumbered = re.sub(r"max_concurrent_runs: \d+", "max_concurrent_runs: {max_runs}", text)
-    if unnumbered == DAGSTER_YAML.replace("{added}", ""):
-        text = text.replace("concurrency:\n", f"{ADDED_YAML}concurrency:\n", 1)
+    places = re.search(r"max_concurrent_runs: (\d+)", text)
+    if places:
+        now = _QUEUE.format(max_runs=places[1])
+        limits = _PLACES_BEFORE.format(max_runs=places[1])
+        for before in _QUEUES_BEFORE:
+            text = text.replace(before + limits, now)
+        if text == DAGSTER_YAML.replace(_STORAGE + _QUEUE, limits):
+            text = text.replace(limits, f"{_STORAGE}{now}")
     if text != written:
         renewed = configuration.with_suffix(f".{os.getpid()}")
         renewed.write_text(text)

@@ -113,4 +113,4 @@ class LakeIOManager(ConfigurableIOManager):
 def _repeated(context: InputContext | OutputContext) -> AbstractContextManager[None]:
     """What a step reads and hands on is repeated with it."""
     step = context.step_context
-    return retried_later(step.dagster_run, step.previous_attempt_count)
+    return retried_later(step.instance, step.dagster_run, step.previous_attempt_count)

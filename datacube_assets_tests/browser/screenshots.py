@@ -233,7 +233,10 @@ IN_DAGSTER = (
 @contextmanager
 def processed_sample(browser: Browser) -> Iterator[str]:
     """The address of a Dagster UI in which the sample went the whole way, and then through a backfill."""
-    with tempfile.TemporaryDirectory(prefix="datacube-") as folder, system(Path(folder)) as whole:
+    with (
+        tempfile.TemporaryDirectory(prefix="datacube-") as folder,
+        system(Path(folder), DATACUBE_PICTURES="yes") as whole,
+    ):
         whole.dojo.down()
         write_unfinished_sample(whole.dojo.folder)
         whole.dojo.up()

@@ -51,10 +51,10 @@ class Filled:
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Filled]:
-    view = Site()
+    view, folder = Site(), tmp_path_factory.mktemp("system")
     with (
         in_background(view) as view_url,
-        system(tmp_path_factory.mktemp("system"), DATACUBE_VIEW_URL=view_url) as whole,
+        system(folder, DATACUBE_PICTURES="yes", DATACUBE_VIEW_URL=view_url) as whole,
     ):
         view.app = application(whole.settings)
         part = whole.dojo.folder / "files" / "filled.parquet"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datacube_assets.kernels.errors import InputError
+from datacube_assets_tests.environment import nothing_set
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Scheduler, Worker
@@ -130,14 +131,9 @@ def cluster(folder: Path, **environment: str) -> Iterator[Cluster]:
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"
     given = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DATACUBE_", "DAGSTER_"))
-        },
+        **nothing_set(),
         "DATACUBE_HOME": str(folder / "home"),
         "DATACUBE_DASK_SCHEDULER": address,
-        "DAGSTER_DISABLE_TELEMETRY": "1",
         # What kills workers need not kill four of them.
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
         # Were it heeded, no worker that dies would be replaced: none starts that quickly.

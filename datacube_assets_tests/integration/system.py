@@ -49,6 +49,7 @@ from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.support import rows
 
 T = TypeVar("T")
@@ -427,12 +428,7 @@ def _auth(name: str, settings: Mapping[str, str]) -> tuple[str, str] | None:
 
 def _home(folder: Path, *, max_runs: int, **more: str) -> tuple[dict[str, str], Settings]:
     """A home folder as the command makes it, and the environment that leads there."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_"))
-    }
-    with mock.patch.dict(os.environ, kept, clear=True):
+    with mock.patch.dict(os.environ, nothing_set(), clear=True):
         ours = {name: value for name, value in more.items() if not name.startswith("AWS_")}
         settings = Settings.from_environment(
             DATACUBE_HOME=str(folder / "home"), DATACUBE_MAX_RUNS=str(max_runs), **ours

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.system import free_port, wait_for
 from datacube_assets_tests.integration.test_infra import INFRA
 
@@ -145,10 +145,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "--port",
         str(port := free_port()),
     ]
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
-    }
-    environment = {**kept, "DATACUBE_HOME": str(folder), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    environment = {**nothing_set(), "DATACUBE_HOME": str(folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         try:
             address = f"127.0.0.1:{port}"

@@ -45,6 +45,7 @@ from datacube_assets.resources.local_cluster import SETTINGS as cluster_settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.dask_cluster import (
     Cluster,
     Shared,
@@ -395,10 +396,7 @@ def many_places(number: int) -> pa.Table:
 
 def start_publishing(home: Path, part: Path, mode: str, *, scheduler: str = "") -> subprocess.Popen[str]:
     """The `datacube publish` command as a process of its own."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
-    }
-    environment = kept | {
+    environment = nothing_set() | {
         "DATACUBE_DASK": mode,
         "DATACUBE_DASK_SCHEDULER": scheduler,
         "DATACUBE_DASK_WORKERS": "2",

@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dagster import DagsterRun, RetryRequested
+from dagster import DagsterInstance, DagsterRun, RetryRequested
 
 from datacube_assets.assets.dojo import fetch_parts
 from datacube_assets.causemos.client import CauseMosClient
@@ -462,7 +462,11 @@ def test_a_full_scratch_disk_is_waited_for_like_a_full_store(
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(room.f_bavail * room.f_bsize))
     daemons = DagsterRun("process_model_run")
-    with pytest.raises(RetryRequested) as asked, retries.retried_later(daemons, 0):
+    with (
+        DagsterInstance.ephemeral() as instance,
+        pytest.raises(RetryRequested) as asked,
+        retries.retried_later(instance, daemons, 0),
+    ):
         fetch_parts(lake, run, request, [address], ANYWHERE, lambda _: None)
     assert isinstance(asked.value.__cause__, StoreUnavailable)
     said = str(asked.value.__cause__)

@@ -8,7 +8,6 @@ shown by `test_stack.py`, which runs them.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -30,10 +29,12 @@ from dagster._core.instance.config import dagster_instance_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.cli import main
-from datacube_assets.orchestration.home import ADDED_YAML, DAGSTER_YAML
+from datacube_assets.orchestration.home import DAGSTER_YAML
+from datacube_assets.orchestration.run_queue import RunQueue
 from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
 from datacube_assets.view import documentation
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.system import free_port, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -304,22 +305,16 @@ def test_dagsters_settings_are_the_same_everywhere() -> None:
     assert kubernetes.pop(LAUNCHER)["class"] == "K8sRunLauncher"
     local = {**shared}
     assert local.pop(LAUNCHER)["class"] == "LocalProcessLauncher"
-    # Where a run is a pod, no process waits for it.
-    assert kubernetes["run_coordinator"].pop("class") == "QueuedRunCoordinator"
-    assert local["run_coordinator"].pop("class") == "RunQueue"
-    assert kubernetes["run_coordinator"].pop("module") != local["run_coordinator"].pop("module")
     assert kubernetes == local
     assert (base / "workspace.yaml").read_text() == (INFRA / "dagster" / "workspace.yaml").read_text()
 
-    embedded = yaml.safe_load(DAGSTER_YAML.format(added=ADDED_YAML, max_runs=2))
+    embedded = yaml.safe_load(DAGSTER_YAML.format(max_runs=2))
     for name in ("telemetry", "nux", "python_logs", LAUNCHER, "run_monitoring", "run_retries"):
         assert embedded[name] == shared[name], name
-    queue = shared["run_coordinator"]["config"]
-    assert embedded["concurrency"]["runs"]["tag_concurrency_limits"] == queue["tag_concurrency_limits"]
-    ours = embedded["run_coordinator"]
-    assert ours["config"]["dequeue_interval_seconds"] == queue["dequeue_interval_seconds"]
-    written = yaml.safe_load((INFRA / "dagster" / "dagster.yaml").read_text())["run_coordinator"]
-    assert {**ours, "config": {}} == {**written, "config": {}}
+    queue, ours = shared["run_coordinator"], embedded["run_coordinator"]
+    assert ours["config"].pop("max_concurrent_runs") == 2
+    assert queue["config"].pop("max_concurrent_runs") == {"env": "DATACUBE_MAX_RUNS"}
+    assert ours == queue
 
 
 def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,8 +334,8 @@ def test_dagster_understands_its_settings(tmp_path: Path, monkeypatch: pytest.Mo
         dagster_instance_config(str(home))
         ref = InstanceRef.from_dir(str(home))
         coordinator = ref.run_coordinator
-        assert isinstance(coordinator, QueuedRunCoordinator)
-        assert coordinator.get_run_queue_config().max_concurrent_runs == 4
+        assert isinstance(coordinator, RunQueue)
+        assert QueuedRunCoordinator.get_run_queue_config(coordinator).max_concurrent_runs == 4
         assert "S3ComputeLogManager" in type(ref.compute_log_manager).__name__
     from dagster._config import process_config
     from dagster._config.field_utils import convert_potential_field
@@ -383,10 +378,7 @@ def exposed(folder: Path) -> set[str]:
         "--port",
         str(port := free_port()),
     ]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
-    }
-    environment |= {"DATACUBE_HOME": str(folder), "DAGSTER_DISABLE_TELEMETRY": "1"}
+    environment = {**nothing_set(), "DATACUBE_HOME": str(folder)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as gateway:
         try:
             address = f"http://127.0.0.1:{port}"

@@ -10,7 +10,6 @@ import ast
 import contextlib
 import functools
 import importlib.util
-import os
 import re
 import shutil
 import signal
@@ -29,6 +28,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from datacube_assets.settings import Settings, networks
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.system import free_port, wait_for
 from datacube_assets_tests.integration.test_infra import (
     BIN,
@@ -396,12 +396,9 @@ def test_what_comments_name_is_there() -> None:
 @pytest.fixture(scope="module")
 def environment_of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("probed")
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("DATACUBE_", "DAGSTER_"))
-    }
     (folder / "dagster").mkdir()
     (folder / "dagster" / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    return {**kept, "DATACUBE_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster")}
+    return {**nothing_set(), "DATACUBE_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster")}
 
 
 @pytest.mark.parametrize("name", ["code", "gateway", "dask-scheduler", "dask-worker", "webserver", "dojo"])

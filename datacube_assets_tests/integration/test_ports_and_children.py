@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from datacube_assets_tests.environment import nothing_set
+
 COMMAND = (sys.executable, "-m", "datacube_assets.cli")
 
 
@@ -24,17 +26,13 @@ def taken() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def clean() -> dict[str, str]:
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_"))
-    }
-
-
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments, "--home", str(home)], capture_output=True, text=True, env=clean(), check=False
+        [*COMMAND, *arguments, "--home", str(home)],
+        capture_output=True,
+        text=True,
+        env=nothing_set(),
+        check=False,
     )
 
 
@@ -84,7 +82,7 @@ def test_all_children_end_with_dev_and_a_second_one_is_refused_by_name(
 ) -> None:
     port, other = free_ports(4), free_ports(4) + 50
     command = [*COMMAND, "dev", "--port", str(port), "--home", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=clean()) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=nothing_set()) as process:
         assert process.stdout is not None
         lines = iter(process.stdout.readline, "")
         assert any("Stop everything with Ctrl-C" in line for line in lines)

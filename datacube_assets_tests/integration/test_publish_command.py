@@ -55,7 +55,7 @@ def start(*arguments: object, home: Path) -> Answer:
     }
     done = subprocess.run(
         [COMMAND, *map(str, arguments)],
-        env=environment | {"DATACUBE_HOME": str(home)},
+        env=environment | {"DATACUBE_HOME": str(home), "DATACUBE_PICTURES": "no"},
         capture_output=True,
         text=True,
         timeout=120,
@@ -73,6 +73,7 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     for name in ("DAGSTER_HOME", "DATACUBE_HOME"):
         monkeypatch.setenv(name, "restored after the test, whatever the command sets")
         monkeypatch.delenv(name)
+    monkeypatch.setenv("DATACUBE_PICTURES", "no")
     monkeypatch.setenv("DATACUBE_HOME", str(home))
 
     def in_process(*arguments: object) -> Answer:

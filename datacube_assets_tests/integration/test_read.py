@@ -424,7 +424,7 @@ def test_pandas_and_dask_read_the_files_of_a_table_by_fsspec(
 def upload(folder: Path, url: str, below: str) -> None:
     store: Store = open_store(url, os.environ["DATACUBE_S3_ENDPOINT"])
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    keys = [f"{below}/{path.relative_to(folder).as_posix()}" for path in paths]
+    keys = [(Path(below) / path.relative_to(folder)).as_posix() for path in paths]
     store.put_many(keys, (path.read_bytes() for path in paths), "application/octet-stream")
 
 
@@ -592,12 +592,25 @@ def test_the_examples_of_a_page_run_one_after_the_other(
     assert [promise for promise in promised if promise not in printed] == []
 
 
-def test_the_notebook_runs_as_after_make_demo(folder: Path) -> None:
+@pytest.mark.parametrize("where", ["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def test_the_notebook_runs_as_after_make_demo(
+    folder: Path, where: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert all(not cell.outputs and cell.execution_count is None for cell in code), "store it without outputs"
     place = folder / "docs" / "notebooks"
     place.mkdir(parents=True)
+    if where == "s3":
+        for name, value in s3_server.environment().items():
+            monkeypatch.setenv(name, value)
+        for name in ("models", "lake"):
+            source = folder / "datacube-home" / ("buckets/models" if name == "models" else "lake")
+            upload(source, f"s3://{name}/notebook", "")
+        addresses = {"bucket": '"s3://models/notebook"', "lake": '"s3://lake/notebook"'}
+        for name, address in addresses.items():
+            (cell,) = [cell for cell in code if re.search(rf"^{name} = ", cell.source, re.MULTILINE)]
+            cell.source = re.sub(rf"^{name} = .*$", f"{name} = {address}", cell.source, flags=re.MULTILINE)
     NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(place)}}).execute()
     pictures = [
         cell.id for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)

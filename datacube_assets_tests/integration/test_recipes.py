@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import datacube_assets
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.support import rows
 
 PACKAGE = Path(datacube_assets.__file__).parent
@@ -70,15 +70,10 @@ class Copy:
         pq.write_table(rows(), folder / "part.parquet")
 
     def run(self, *arguments: str) -> str:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_"))
-        }
         done = subprocess.run(
             [sys.executable, "-m", "datacube_assets.cli", *arguments],
             cwd=self.folder,
-            env={**kept, "PYTHONPATH": str(self.folder), "DATACUBE_HOME": str(self.home)},
+            env={**nothing_set(), "PYTHONPATH": str(self.folder), "DATACUBE_HOME": str(self.home)},
             capture_output=True,
             text=True,
             check=False,

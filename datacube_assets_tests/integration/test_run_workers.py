@@ -23,7 +23,16 @@ from datacube_assets.orchestration.loaded_code import LoadedCode
 from datacube_assets.orchestration.run_launcher import process_of
 from datacube_assets.orchestration.run_worker import EXECUTING, READY, TAKEN, WAITING
 from datacube_assets.orchestration.run_workers import RunWorkers
-from datacube_assets_tests.integration.system import MODEL, gate, system, wait_for
+from datacube_assets.partitions import WAITING_TAG
+from datacube_assets_tests.integration.system import (
+    MODEL,
+    free_port,
+    gate,
+    run_document,
+    success,
+    system,
+    wait_for,
+)
 from datacube_assets_tests.integration.test_run_launcher import Held
 
 pytestmark = pytest.mark.timeout(600)
@@ -174,6 +183,27 @@ def test_workers_end_with_their_launcher_but_not_before_their_run(held: Held) ->
     finish(held, run)
     wait_for(lambda: title(process) == "", "the end of the worker after its run")
     assert held.system.published(f"{MODEL}:outlives")
+
+
+def test_runs_that_wait_for_their_file_servers_hold_no_place(held: Held) -> None:
+    """Three servers that are away held all three places, for up to four hours."""
+    names = ("no-server", "none-either", "nor-here")
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    for name in names:
+        parts = [f"{nowhere}/{name}.parquet.gzip"]
+        held.system.dojo.put("runs", run_document(name, data_paths=parts, attributes=success()))
+
+    def wait() -> bool:
+        runs = [run for name in names for run in held.system.runs(f"{MODEL}:{name}")]
+        return [run.tags.get(WAITING_TAG) for run in runs] == ["yes"] * 3
+
+    wait_for(wait, "three runs that wait")
+    finish(held, held.start("served"))
+    assert held.system.published(f"{MODEL}:served")
+    for name in names:
+        (run,) = held.system.runs(f"{MODEL}:{name}")
+        assert held.status(run) == DagsterRunStatus.STARTED
+        assert held.system.instance.run_launcher.terminate(run.run_id)
 
 
 def test_without_spare_workers_none_is_started_and_none_takes_a_run() -> None:

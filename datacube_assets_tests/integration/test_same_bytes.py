@@ -26,6 +26,7 @@ import pytest
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.support import DAY, JANUARY, Datacube, House
 
 RUN = ModelRun("model", "run")
@@ -202,11 +203,7 @@ def in_process(house: House, way: Way, **environment: str) -> dict[str, Any]:
         *("--qualifier-map", json.dumps(REQUEST["qualifier_map"])),
     ]
     variables = {
-        **{
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("DATACUBE_", "DAGSTER_"))
-        },
+        **nothing_set(),
         "DATACUBE_SHARD_ROWS": str(way.shard_rows),
         "DATACUBE_DASK_WORKERS": str(way.workers),
         **environment,

@@ -35,7 +35,7 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from watchdog.events import FileModifiedEvent
 
-from datacube_assets.orchestration.home import ADDED_YAML, DAGSTER_YAML, prepare
+from datacube_assets.orchestration.home import DAGSTER_YAML, prepare
 from datacube_assets.orchestration.sqlite_storage import OPEN_RUNS, KeptEventLogStorage, KeptSqliteStorage
 from datacube_assets.settings import Settings
 
@@ -287,16 +287,40 @@ run_queue:
   dequeue_interval_seconds: 1
 """
 """How the second version spelt it."""
+COORDINATOR = """\
+run_coordinator:
+  # Dagster's own, with a process that waits for runs from the daemon's start on.
+  module: datacube_assets.orchestration.run_queue
+  class: RunQueue
+  config:
+    # A look at the queue is cheap; a run that could start but waits for the next look is not.
+    dequeue_interval_seconds: 1
+"""
+"""How the third did."""
+PLACES = """\
+concurrency:
+  runs:
+    max_concurrent_runs: 7
+    tag_concurrency_limits:
+      # One run at a time per model run or dataset: two would write the same objects.
+      - key: dagster/partition
+        limit: 1
+        value:
+          applyLimitPerUniqueValue: true
+"""
 
 
-@pytest.mark.parametrize("version", ["the first version", "the second"])
+@pytest.mark.parametrize("version", ["the first version", "the second", "the third"])
 def test_a_home_of_before_opens_with_all_it_has_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
 ) -> None:
-    first = DAGSTER_YAML.replace("{added}", "").replace("{max_runs}", "7")
-    second = DAGSTER_YAML.format(added=ADDED_YAML, max_runs=7)
-    second = second.replace(second[second.index("run_coordinator:") : second.index("concurrency:")], QUEUE)
-    before = {"the first version": first, "the second": second}[version]
+    now = DAGSTER_YAML.format(max_runs=7)
+    storage, queue, launcher = (now.index(name) for name in ("storage:", "run_coordinator:", "run_launcher:"))
+    before = {
+        "the first version": now[:storage] + PLACES + now[launcher:],
+        "the second": now[:queue] + QUEUE + PLACES + now[launcher:],
+        "the third": now[:queue] + COORDINATOR + PLACES + now[launcher:],
+    }[version]
     configuration = tmp_path / "home" / "dagster" / "dagster.yaml"
     configuration.parent.mkdir(parents=True)
     configuration.write_text(before)
@@ -305,7 +329,7 @@ def test_a_home_of_before_opens_with_all_it_has_and_goes_on(
         instance.daemon_cursor_storage.set_cursor_values({"cursor": "kept"})
 
     home = prepared(tmp_path / "home", monkeypatch)
-    assert configuration.read_text() == DAGSTER_YAML.format(added=ADDED_YAML, max_runs=7)
+    assert configuration.read_text() == now
     with opened(home) as instance:
         assert [run.run_id for run in instance.get_runs()] == [old]
         assert instance.daemon_cursor_storage.get_cursor_values({"cursor"}) == {"cursor": "kept"}
@@ -326,7 +350,7 @@ def test_a_configuration_that_somebody_changed_stays_as_it_is(
 ) -> None:
     configuration = tmp_path / "home" / "dagster" / "dagster.yaml"
     configuration.parent.mkdir(parents=True)
-    changed = DAGSTER_YAML.format(added="", max_runs=2).replace("max_retries: 3", "max_retries: 0")
+    changed = DAGSTER_YAML.format(max_runs=2).replace("max_retries: 3", "max_retries: 0")
     configuration.write_text(changed)
     prepared(tmp_path / "home", monkeypatch)
     assert configuration.read_text() == changed

@@ -82,6 +82,7 @@ def run_tags_of(house: House) -> dict[str, str]:
 
 def test_pictures_links_and_tags_of_a_run(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     linked = house.with_settings(
+        pictures=True,
         causemos_url="https://causemos.example/",
         causemos_page="#/{model_id}/{run_id}",
         docs_url="https://docs.example",

@@ -28,6 +28,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def test_a_version_that_replaces_another_says_what_changed(house: House) -> None:
+    house = house.with_settings(pictures=True)
     first = house.publish(rows())
     assert first.assets["pipeline_results"]["version"] == 1
     assert "figures changed" not in first.assets["pipeline_results"]
