@@ -8,8 +8,11 @@ What the code cannot tell belongs in the other pages.
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ import click
 import pyarrow as pa
 from dagster import AssetsDefinition, AssetSpec, TableSchema
 
+from datacube_assets import read
 from datacube_assets.cli import main as datacube
 from datacube_assets.definitions import build_definitions
 from datacube_assets.kernels import keys
@@ -34,6 +38,7 @@ def pages() -> dict[str, str]:
         "assets.md": _page("Assets", _assets()),
         "checks.md": _page("Asset checks", _checks()),
         "keys.md": _page("Keys of objects", _keys()),
+        "read.md": _page("The read API", _read()),
     }
 
 
@@ -139,6 +144,47 @@ def _keys() -> Iterator[str]:
     for weighted in (False, True):
         columns = ", ".join(f"`{name}`" for name in published_columns(weighted))
         yield f"Figures of a datacube {'with' if weighted else 'without'} weights: {columns}.\n"
+
+
+# --- the read API ----------------------------------------------------------------------------------
+
+
+def _read() -> Iterator[str]:
+    yield "What `datacube_assets.read` gives. How to use it is in [Numbers for analysts](../analysts.md).\n"
+    things = [(name, getattr(read, name)) for name in read.__all__]
+    functions = [(name, one) for name, one in things if inspect.isfunction(one)]
+    classes = [(name, one) for name, one in things if inspect.isclass(one)]
+    for name, function in functions:
+        yield f"## {name}\n"
+        yield from _callable(name, function)
+    for name, kind in classes:
+        yield f"## {name}\n"
+        yield f"```text\n{inspect.cleandoc(kind.__doc__ or '')}\n```\n"
+        for attribute, one in vars(kind).items():
+            if attribute.startswith("_"):
+                continue
+            if isinstance(one, property | cached_property):
+                yield f"### {name}.{attribute}\n"
+                yield _described(kind, attribute)
+            elif inspect.isfunction(one):
+                yield f"### {name}.{attribute}\n"
+                yield from _callable(attribute, one, _described(kind, attribute))
+
+
+def _callable(name: str, one: Any, described: str = "") -> Iterator[str]:
+    # Annotations are texts, which a reader does not need to know.
+    signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(one)))
+    yield f"```python\n{name}{signature}\n```\n"
+    yield described or f"```text\n{inspect.getdoc(one) or ''}\n```\n"
+
+
+def _described(kind: type, attribute: str) -> str:
+    """What it does; of a method that answers for a class above, as it is said there."""
+    for one in kind.__mro__:
+        found = inspect.getdoc(vars(one)[attribute]) if attribute in vars(one) else None
+        if found:
+            return f"```text\n{found}\n```\n"
+    return ""
 
 
 _RES: Any = "{res}"

@@ -46,6 +46,7 @@ RUN_PROCESSES = (b"orchestration.run_worker", b"datacube run worker")
 SHOWN = {
     "webserver": "Dagster UI",
     "gateway": "Gateway",
+    "view": "Map, datacubes and documentation",
     "dask-scheduler": "Dask's scheduler",
     "dojo": "Simulator of Dojo",
     "causemos": "Simulator of CauseMos",

@@ -31,7 +31,7 @@ _COLUMNS = ("part", "row", "timestamp", "value", "counted", "reason")
 
 
 @click.command(short_help="Where does a published number come from?")
-@click.argument("key", metavar="MODEL_ID:RUN_ID")
+@click.argument("key", metavar="MODEL_ID:RUN_ID[@VERSION]")
 @click.option("--feature", required=True, metavar="NAME")
 @click.option(
     "--time", "when", required=True, metavar="TIME", help="A month (2020-01), a year (2020), or `all`."
@@ -62,11 +62,12 @@ def explain(
     """Tell which rows of Dojo's files made a published figure, and which did not count.
 
     Without a place the figure is that over all places. The numbers of rows are those in their file, from 0.
+    With a version, the figure is that of this version, which has to keep its tables (`datacube history`).
 
     \b
     Examples
       datacube explain locusts:run-1 --feature presence --time 2020-01 --region Kenya__Nakuru
-      datacube explain locusts:run-1 --feature presence --time 2020 --bin 8/154/127/1171 --json
+      datacube explain locusts:run-1@2 --feature presence --time 2020 --bin 8/154/127/1171 --json
       datacube explain prices:indicator --feature price --time 2020-01 --qualifier market=Kitui --csv rows.csv
     """
     from datacube_assets.read import NoDataError, open_tables
@@ -78,8 +79,15 @@ def explain(
         try:
             from datacube_assets.dojo.model_run import ModelRun
 
-            run = ModelRun.from_key(key)
-            cube = open_tables(settings.lake, run.model_id, run.run_id, s3_endpoint=settings.s3_endpoint)
+            named, separate, number = key.partition("@")
+            run = ModelRun.from_key(named)
+            cube = open_tables(
+                settings.lake,
+                run.model_id,
+                run.run_id,
+                version=_version(number) if separate else None,
+                s3_endpoint=settings.s3_endpoint,
+            )
             found = cube.explain(
                 feature,
                 when,
@@ -101,6 +109,12 @@ def explain(
                 click.echo(json.dumps(document, indent=1))
             else:
                 _tell(found, key, shown, csv_file, progress)
+
+
+def _version(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise click.BadParameter(f"{text!r} is no version: give a number, such as locusts:run-1@2")
+    return int(text)
 
 
 def _bin(text: str | None) -> tuple[int, int, int, int] | None:

@@ -15,7 +15,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from datacube_assets.kernels.groups import Floats, Ints, column
-from datacube_assets.kernels.morton import BIN_BITS, BINS_PER_TILE, MAX_PRECISION, Quadkeys, bin_table
+from datacube_assets.kernels.morton import (
+    BIN_BITS,
+    BINS_PER_TILE,
+    MAX_PRECISION,
+    Quadkeys,
+    bin_table,
+    interleave,
+)
 from datacube_assets.kernels.runs import Rows, Runs, bucket_starts
 
 PIECE_CELLS = 1 << 16
@@ -124,6 +131,37 @@ def pyramid(table: pa.Table) -> Iterator[Level]:
         while level.precision > BIN_BITS:
             level = level.parents()
             yield level
+
+
+def level_at(table: pa.Table, zoom: int) -> Level:
+    """The level whose subtiles are the bins of tiles of a zoom, without those that no tile has.
+
+    A tile has no bin in which every value is missing, and none whose sums are not finite.
+    """
+    pieces = [level for level in pyramid(table) if level.zoom == zoom]
+    if not pieces:
+        none = np.zeros(0)
+        return Level(zoom + BIN_BITS, np.zeros(0, np.uint32), np.zeros(0, np.uint8), none.astype(np.int64),
+                     none, none)  # fmt: skip
+    level = Level.concat(pieces)
+    there = (level.s_count > 0) & np.isfinite(level.s_sum_t_sum) & np.isfinite(level.s_sum_t_mean)
+    return replace(
+        level,
+        quadkey=level.quadkey[there],
+        begins=level.begins[there],
+        s_count=level.s_count[there],
+        s_sum_t_sum=level.s_sum_t_sum[there] + 0.0,
+        s_sum_t_mean=level.s_sum_t_mean[there] + 0.0,
+    )
+
+
+def within_tile(table: pa.Table, zoom: int, x: int, y: int) -> pa.Table:
+    """The rows of a tile, of a table of grid cells of one feature and time."""
+    quadkey = cast(Quadkeys, column(table, "quadkey"))
+    tile = int(interleave(np.array([x], np.uint32), np.array([y], np.uint32))[0])
+    depth = 2 * (MAX_PRECISION - zoom)
+    first, end = np.searchsorted(quadkey, [tile << depth, (tile + 1) << depth])
+    return table.slice(first, end - first)
 
 
 def deepest(table: pa.Table) -> Iterator[Level]:

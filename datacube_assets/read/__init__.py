@@ -26,6 +26,7 @@ from datacube_assets.read.datacube import Datacube, NoDataError, Time
 from datacube_assets.read.explain import Explanation
 from datacube_assets.read.objects import PublishedDatacube
 from datacube_assets.read.tables import Files, LakeDatacube
+from datacube_assets.read.versions import Difference, diff
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.local import LocalStore
@@ -35,6 +36,7 @@ from datacube_assets.storage.stores import Store, StoreError
 
 __all__ = [
     "Datacube",
+    "Difference",
     "Explanation",
     "Files",
     "LakeDatacube",
@@ -42,6 +44,7 @@ __all__ = [
     "PublishedDatacube",
     "StoreError",
     "UnreadableObjectError",
+    "diff",
     "explain",
     "list_datacubes",
     "list_tables",
@@ -66,15 +69,21 @@ def open_datacube(
 
 
 def open_tables(
-    url: str | Path, model_id: str, run_id: str = INDICATOR_RUN_ID, *, s3_endpoint: str = ""
+    url: str | Path,
+    model_id: str,
+    run_id: str = INDICATOR_RUN_ID,
+    *,
+    version: int | None = None,
+    s3_endpoint: str = "",
 ) -> LakeDatacube:
     """The tables of a model run, or, without a run id, of a dataset, in the lake. Nothing is read yet.
 
     `url` is the lake: a folder such as `datacube-home/lake`, `file://` or `s3://bucket/prefix`; `s3_endpoint`
-    as in `open_datacube`.
+    as in `open_datacube`. `version` is the number of one that keeps its tables (`LakeDatacube.versions` lists
+    them), and these do not change; without one, the tables are those of now.
     """
     run = _run(model_id, run_id)
-    return LakeDatacube(Lake(_store(url, s3_endpoint)), run)
+    return LakeDatacube(Lake(_store(url, s3_endpoint)), run, version)
 
 
 def explain(

@@ -258,11 +258,6 @@ class PublishedDatacube(Datacube):
         *,
         resolution: Resolution | None = None,
     ) -> pa.Table:
-        """The bins of one tile that have data; none where there is no tile.
-
-        `zoom` 0 to 8; `x` and `y` below 2**zoom, from -180 degrees and from the north. Columns: `bin`,
-        uint32, its number in the tile, 0 to 4095 row by row from the north-west corner; then as in `bins`.
-        """
         resolution, timestamp = bucket(time, resolution)
         tile = self._tile(resolution, feature, timestamp, zoom, x, y)
         if tile is None:
@@ -308,11 +303,6 @@ class PublishedDatacube(Datacube):
             return None
 
     def grid_stats(self, feature: str, time: Time, *, resolution: Resolution | None = None) -> pa.Table:
-        """Smallest and largest figures over all bins of each zoom, by which CauseMos sets its legend.
-
-        Nine rows: `zoom`, int64, 0 to 8, then `min_` and `max_` of `s_sum_t_sum`, `s_sum_t_mean`,
-        `s_mean_t_sum` and `s_mean_t_mean`, double.
-        """
         resolution, timestamp = bucket(time, resolution)
         try:
             return self._published.grid_stats(resolution, feature, timestamp)

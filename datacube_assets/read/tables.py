@@ -6,7 +6,9 @@ its columns mean is in `kernels/schema.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
 from typing import NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -16,10 +18,12 @@ import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.decode import TIME
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import build_table
-from datacube_assets.kernels.morton import BIN_BITS, deinterleave
+from datacube_assets.kernels.morton import BIN_BITS, PRECISIONS, deinterleave
 from datacube_assets.kernels.provenance import Bin, Scope, cells_in_scope, figures_of, formula
-from datacube_assets.kernels.pyramid import Level, pyramid
+from datacube_assets.kernels.pyramid import Level, level_at, within_tile
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RESOLUTIONS,
@@ -45,7 +49,8 @@ from datacube_assets.read.datacube import (
     one_of,
 )
 from datacube_assets.read.explain import Explanation
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
+from datacube_assets.storage.history import History, Listed
+from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import RawParts
 from datacube_assets.storage.run_info import RunInfo
 
@@ -64,11 +69,27 @@ class Files(NamedTuple):
 
 
 class LakeDatacube(Datacube):
-    """The tables of a model run or dataset. Of a Parquet file only the columns that are needed are read."""
+    """The tables of a model run or dataset: the current ones, or those that an earlier version keeps.
 
-    def __init__(self, lake: Lake, run: ModelRun) -> None:
+    Of a Parquet file only the columns that are needed are read.
+    """
+
+    def __init__(self, lake: Lake, run: ModelRun, version: int | None = None) -> None:
         super().__init__(run, lake.store.url)
         self._lake = lake
+        self.version = version
+        """Number of the version whose tables are meant; None: those of now, whichever that is."""
+
+    @property
+    def lake(self) -> Lake:
+        return self._lake
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
+    @property
+    def _name(self) -> str:
+        return str(self._run) if self.version is None else f"{self._run}@{self.version}"
 
     # --- what there is -----------------------------------------------------------------------------
 
@@ -190,6 +211,27 @@ class LakeDatacube(Datacube):
     def _bins(
         self, feature: str, resolution: Resolution, timestamp: int, zoom: int, bounds: Bounds | None
     ) -> pa.Table:
+        return squares(level_at(self.grid(feature, timestamp, resolution=resolution), zoom), bounds)
+
+    def tile(
+        self, feature: str, time: Time, zoom: int, x: int, y: int, *, resolution: Resolution | None = None
+    ) -> pa.Table:
+        level = level_at(within_tile(self.grid(feature, time, resolution=resolution), zoom, x, y), zoom)
+        return squares(level, None).add_column(0, "bin", pa.array(np.sort(level.bin)))
+
+    def grid_stats(self, feature: str, time: Time, *, resolution: Resolution | None = None) -> pa.Table:
+        found = statistics_of(self.grid(feature, time, resolution=resolution))
+        if not found.num_rows:
+            raise NoDataError(f"every value of {feature!r} is missing on the map then")
+        return found
+
+    def grid(self, feature: str, time: Time, *, resolution: Resolution | None = None) -> pa.Table:
+        """The cells of the map at a time: squares of the finest zoom, by their number along the map.
+
+        Columns: `feature`, `timestamp` (int64, ms UTC), `quadkey` (uint32, ascending), `s_count` and sums
+        (docs/lake.md, "grid_cells"). Tiles and statistics of every zoom are made of them.
+        """
+        resolution, timestamp = bucket(time, resolution)
         table = self._table(_GRID)
         if not RunInfo.of(table).layout.mappable:
             raise NoDataError(f"{self._run} has no map: its rows have no coordinates")
@@ -198,13 +240,15 @@ class LakeDatacube(Datacube):
         if not here.num_rows:
             # There may be rows in that month, none of which has a place on the map.
             self._at(self._aggregates(feature, resolution, None, None), feature, resolution, timestamp)
-        levels = [level for level in pyramid(here) if level.zoom == zoom]
-        level = Level.concat(levels) if levels else _NO_BINS
-        # A square in which every value is missing is in no tile.
-        rows = np.flatnonzero(level.s_count)
-        x, y = deinterleave(level.quadkey[rows])
-        figures = (level.s_count[rows], level.s_sum_t_sum[rows], level.s_sum_t_mean[rows])
-        return bin_table(x, y, zoom + BIN_BITS, *figures, bounds)
+        return here
+
+    def grids(self, feature: str, resolution: Resolution) -> Iterator[pa.Table]:
+        """The same for all times, file by file; every time is whole in one of them."""
+        table = self._table(_GRID)
+        for name in table.names(aggregate_folder(resolution)):
+            found = self._rows(table, [name], feature, ["feature", "timestamp", *_BIN_COLUMNS])
+            if found.num_rows:
+                yield found
 
     # --- what is behind it -------------------------------------------------------------------------
 
@@ -271,7 +315,7 @@ class LakeDatacube(Datacube):
         info = RunInfo.of(points)
         scope = self._scope(info, feature, time, resolution, region, level, bin, qualifier, value)
         found = [
-            cells_in_scope(self._lake.read(cells, name), info.layout, scope)
+            cells_in_scope(self._read(cells, name), info.layout, scope)
             for name in cells.names(f"{scope.period}-")
         ]
         if not found:
@@ -371,6 +415,41 @@ class LakeDatacube(Datacube):
         endpoint = store.endpoint if isinstance(store, S3) else ""
         return Files(urls, {"endpoint_url": endpoint} if endpoint else {})
 
+    # --- versions ----------------------------------------------------------------------------------
+
+    def versions(self) -> pa.Table:
+        """Every version that was published, the oldest first (docs/history.md).
+
+        Columns: `number`, int64; `state`, string: `published`, `replaced`, `withdrawn` or `broken off`;
+        `published`, timestamp[ms, UTC]; `kept`, bool: whether its tables are there still, for
+        `open_tables(..., version=number)`; `rows`, int64; `run`, string, Dagster's; `executed_at`, string, as
+        Dojo says it; `back_to`, int64: the version that it brought back, where it is not null.
+        """
+        return listed(self._history.listed())
+
+    def tables(self) -> Mapping[str, LakeTable]:
+        """The tables that are there, by name, as their descriptors tell them."""
+        if self.version is not None:
+            return self._kept
+        found = {}
+        for name in sorted(TABLES):
+            with suppress(MissingTableError):
+                found[name] = self._lake.table(self._run, name)
+        return found
+
+    @property
+    def _history(self) -> History:
+        return History(self._lake, self._run)
+
+    @cached_property
+    def _kept(self) -> dict[str, LakeTable]:
+        """What the version keeps, which does not change. Raises NoDataError where that is nothing."""
+        assert self.version is not None
+        try:
+            return self._history.opened(self.version)[1]
+        except InputError as error:
+            raise NoDataError(str(error)) from None
+
     # --- how tables are read -----------------------------------------------------------------------
 
     @property
@@ -379,6 +458,10 @@ class LakeDatacube(Datacube):
 
     def _table(self, name: str) -> LakeTable:
         """A table's descriptor; read each time, as a table may be made again meanwhile."""
+        if self.version is not None:
+            if name not in self._kept:
+                raise NoDataError(f"{self._name} keeps no table {name}: there is {', '.join(self._kept)}")
+            return self._kept[name]
         try:
             return self._lake.table(self._run, name)
         except MissingTableError as error:
@@ -408,9 +491,13 @@ class LakeDatacube(Datacube):
         joined = pa.concat_tables(found).unify_dictionaries()
         return joined.select(list(columns)) if columns is not None else joined.drop_columns("feature")
 
-    def _read(self, table: LakeTable, name: str, columns: list[str] | None) -> pa.Table:
+    def _read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         try:
             return self._lake.read(table, name, columns)
+        except MissingTableError:
+            if self.version is None:
+                raise
+            raise NoDataError(f"{self._name} keeps no tables any more. versions() tells which do") from None
         except pa.ArrowInvalid:
             known = pq.read_schema(self._lake.open_file(table, name)).names
             for column in columns or ():
@@ -427,8 +514,55 @@ class LakeDatacube(Datacube):
         return rows
 
 
-_NO_BINS = Level(
-    BIN_BITS, np.zeros(0, np.uint32), np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0), np.zeros(0)
+def squares(level: Level, bounds: Bounds | None) -> pa.Table:
+    """The bins of a level of the map as `Datacube.bins` gives them."""
+    x, y = deinterleave(level.quadkey)
+    figures = (level.s_count, level.s_sum_t_sum, level.s_sum_t_mean)
+    return bin_table(x, y, level.precision, *figures, bounds)
+
+
+def statistics_of(grid: pa.Table) -> pa.Table:
+    """Smallest and largest figures at each zoom, as `grid_stats` gives them, for each time of a feature.
+
+    Times without any value are left out.
+    """
+    found, _ = grid_statistics(grid)
+    found = found[np.isfinite(found).all(axis=(1, 2))].reshape(-1, len(GRID_STATISTICS))
+    zooms = np.tile(np.array(PRECISIONS, np.int64) - BIN_BITS, len(found) // len(PRECISIONS))
+    return build_table({"zoom": zooms, **dict(zip(GRID_STATISTICS, found.T, strict=True))})
+
+
+def listed(versions: Iterable[Listed]) -> pa.Table:
+    """Versions as `LakeDatacube.versions` gives them."""
+    return pa.Table.from_pylist(
+        [
+            {
+                "number": one.version.number,
+                "state": one.state,
+                "published": round(one.version.published * 1000),
+                "kept": one.is_kept,
+                "rows": one.version.rows,
+                "run": one.version.by,
+                "executed_at": one.version.executed_at,
+                "back_to": one.version.back_to,
+            }
+            for one in versions
+        ],
+        _VERSIONS,
+    )
+
+
+_VERSIONS = pa.schema(
+    {
+        "number": pa.int64(),
+        "state": pa.string(),
+        "published": TIME,
+        "kept": pa.bool_(),
+        "rows": pa.int64(),
+        "run": pa.string(),
+        "executed_at": pa.string(),
+        "back_to": pa.int64(),
+    }
 )
 
 

@@ -234,6 +234,14 @@ class History:
         document = self.lake.read_document(self.tables_key(version)) or {}
         return {name: described_table(self.run, name, one) for name, one in document.items()}
 
+    def opened(self, number: int) -> tuple[Version, dict[str, LakeTable]]:
+        """A version by its number, and the tables that it keeps. Raises InputError where it keeps none."""
+        version = self.find(number)
+        tables = self.tables_of(version.version)
+        if not tables:
+            raise self._keeps_nothing(version)
+        return version, tables
+
     def table(self, name: str, version: str) -> LakeTable | None:
         """A table of a version, the current one or one that is kept; None where it is not whole."""
         try:
@@ -290,15 +298,18 @@ class History:
     def _can_be_published(self, version: Version) -> Version:
         raw = self.tables_of(version.version).get(RAW_PARTS)
         if raw is None or not self.lake.is_whole(raw):
-            kept = set(self.kept())
-            there = sorted({one.origin for one in self.versions() if one.version in kept})
-            raise InputError(
-                f"version {version.number} keeps no tables any more",
-                run=str(self.run),
-                remedy=f"Of {', '.join(map(str, there)) or 'no version'} there are tables; "
-                "DATACUBE_KEEP_VERSIONS says how many are kept",
-            )
+            raise self._keeps_nothing(version)
         return version
+
+    def _keeps_nothing(self, version: Version) -> InputError:
+        kept = set(self.kept())
+        there = sorted({one.origin for one in self.versions() if one.version in kept})
+        return InputError(
+            f"version {version.number} keeps no tables any more",
+            run=str(self.run),
+            remedy=f"Of {', '.join(map(str, there)) or 'no version'} there are tables; "
+            "DATACUBE_KEEP_VERSIONS says how many are kept",
+        )
 
     def is_held(self, source: str, change: int) -> bool:
         """Whether this state of Dojo's document is what somebody went back from."""

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from datacube_assets.dojo.documents import OutputDocument
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.schema import RESOLUTIONS
-from datacube_assets.read import NoDataError, PublishedDatacube
+from datacube_assets.read import Datacube, NoDataError, PublishedDatacube
 from datacube_assets.storage.history import History, Listed
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifests_folder
@@ -55,7 +55,7 @@ COLUMNS: Mapping[str, str] = {
 """What columns hold; others are qualifiers."""
 
 
-def _timeseries(cube: PublishedDatacube, query: Query) -> pa.Table:
+def _timeseries(cube: Datacube, query: Query) -> pa.Table:
     region = query.text("region") if query.has("region") else None
     level = query.level if region is not None else None
     qualifier = query.text("qualifier") if query.has("qualifier") else None
@@ -70,30 +70,38 @@ def _timeseries(cube: PublishedDatacube, query: Query) -> pa.Table:
     )
 
 
-def _regions(cube: PublishedDatacube, query: Query) -> pa.Table:
+def _regions(cube: Datacube, query: Query) -> pa.Table:
     qualifier = query.text("qualifier") if query.has("qualifier") else None
     resolution, time = query.time if query.has("time") else (query.resolution, None)
     return cube.regions(query.feature, query.level, time, qualifier=qualifier, resolution=resolution)
 
 
-def _bins(cube: PublishedDatacube, query: Query) -> pa.Table:
+def _bins(cube: Datacube, query: Query) -> pa.Table:
     resolution, time = query.time
     zoom = query.whole("zoom", ZOOMS, default=ZOOMS - 1)
     return cube.bins(query.feature, time, zoom=zoom, resolution=resolution)
 
 
-TABLES: Mapping[str, Callable[[PublishedDatacube, Query], pa.Table]] = {
+def _objects(cube: Datacube, query: Query) -> PublishedDatacube:
+    if not isinstance(cube, PublishedDatacube):
+        raise NoDataError(f"the table {query.text('table')} is there of the published version only")
+    return cube
+
+
+TABLES: Mapping[str, Callable[[Datacube, Query], pa.Table]] = {
     "timeseries": _timeseries,
     "regions": _regions,
-    "extrema": lambda cube, query: cube.extrema(query.feature, query.level, resolution=query.resolution),
+    "extrema": lambda cube, query: _objects(cube, query).extrema(
+        query.feature, query.level, resolution=query.resolution
+    ),
     "bins": _bins,
-    "rows": lambda cube, query: cube.raw(query.feature),
+    "rows": lambda cube, query: _objects(cube, query).raw(query.feature),
     "summary": lambda cube, query: cube.summary(),
 }
 """The tables of a datacube, by name. Each raises NoDataError where there is none."""
 
 
-def table_of(cube: PublishedDatacube, query: Query) -> pa.Table:
+def table_of(cube: Datacube, query: Query) -> pa.Table:
     """The table that a request names, whole."""
     return TABLES[query.one_of("table", TABLES)](cube, query)
 
@@ -188,7 +196,7 @@ def _from_lake(lake: Lake, run: ModelRun) -> dict[str, Any]:
             if (head := manifest(lake, run, name))
         }
         request = lake.read_document(request_key(run)) or {}
-        versions = History(lake, run).listed()
+        versions = versions_of(lake, run)
     except (StoreError, OSError):
         return {"objects": {}, "input_version": None, "request": {}, "versions": []}
     asked = ("qualifier_map", "weight_column", "qualifier_thresholds", "fill_timestamp", "timestamp_unit")
@@ -199,13 +207,25 @@ def _from_lake(lake: Lake, run: ModelRun) -> dict[str, Any]:
         },
         "input_version": heads[RESULTS_ASSET]["version"] if RESULTS_ASSET in heads else None,
         "request": {name: request[name] for name in asked if request.get(name)},
-        "versions": [_version(one) for one in reversed(versions[-_VERSIONS:])],
+        "versions": versions,
     }
 
 
-def _version(one: Listed) -> dict[str, Any]:
+def versions_of(lake: Lake, run: ModelRun) -> list[dict[str, Any]]:
+    """The versions of a datacube, the newest first. Raises StoreError."""
+    listed = History(lake, run).listed()
+    found = []
+    before: Listed | None = None
+    for one in listed:
+        found.append(_version(one, before))
+        before = one if one.version.complete else before
+    return found[: -_VERSIONS - 1 : -1]
+
+
+def _version(one: Listed, before: Listed | None) -> dict[str, Any]:
     version = one.version
     figures = (version.changes or {}).get("figures")
+    movers = (version.changes or {}).get("movers") or [None]
     return {
         "number": version.number,
         "state": one.state,
@@ -215,6 +235,9 @@ def _version(one: Listed) -> dict[str, Any]:
         "executed_at": version.executed_at,
         "back_to": version.back_to,
         "changed": figures and {name: figures[name] for name in ("compared", "changed", "came", "went")},
+        # Between which two what changed can be shown, and where most did.
+        "before": before.version.number if before and before.is_kept and one.is_kept else None,
+        "most": movers[0] and {name: movers[0][name] for name in ("feature", "month")},
     }
 
 

@@ -16,7 +16,6 @@ from datacube_assets.kernels.schema import published_columns, summary_columns
 from datacube_assets.read import LakeDatacube
 from datacube_assets.read.explain import counts_of, plain_cells, plain_rows
 from datacube_assets.redaction import public
-from datacube_assets.storage.lake import Lake
 from datacube_assets.view.query import Query
 
 LARGEST_PAGE = 200
@@ -26,7 +25,7 @@ _AT_ONCE = threading.BoundedSemaphore(2)
 _FIGURES = tuple(dict.fromkeys((*published_columns(True), *summary_columns(True))))
 
 
-def explanation(lake: Lake, query: Query) -> dict[str, Any]:
+def explanation(tables: LakeDatacube, query: Query) -> dict[str, Any]:
     """The explanation of a figure, with the rows from `offset` on, `limit` at most.
 
     Raises NoDataError where the lake does not have the run.
@@ -34,10 +33,9 @@ def explanation(lake: Lake, query: Query) -> dict[str, Any]:
     offset = query.whole("offset", 2**53, default=0)
     limit = query.whole("limit", LARGEST_PAGE + 1, at_least=1, default=50)
     qualifier, value = query.breakdown
-    query.run.check()
     with _AT_ONCE:
         try:
-            found = LakeDatacube(lake, query.run).explain(
+            found = tables.explain(
                 query.feature,
                 query.text("time"),
                 region=query.text("region") if query.has("region") else None,

@@ -20,11 +20,8 @@ import pyarrow.compute as pc
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from datacube_assets.kernels.decode import Tile
 from datacube_assets.kernels.morton import BIN_BITS
-from datacube_assets.read import PublishedDatacube
-from datacube_assets.storage.published import Published
-from datacube_assets.storage.stores import MissingObjectError
+from datacube_assets.read import Datacube
 from datacube_assets.view.query import ZOOMS, Query
 
 PALETTES = Path(__file__).parent / "static" / "palettes.json"
@@ -46,47 +43,29 @@ def palettes() -> dict[str, list[str]]:
     return found
 
 
-def figures_of(tile: Tile, figure: str) -> Values:
-    """A figure of each bin, as CauseMos' reader forms it: the sum, or the sum by the weight."""
-    total = tile.s_sum_t_sum if figure.endswith("t_sum") else tile.s_sum_t_mean
-    if figure.startswith("s_sum"):
-        return total
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean: Values = np.where(tile.s_count > 0, total / tile.s_count, np.nan)
-    return mean
-
-
-def png(published: Published, query: Query) -> bytes:
+def png(cube: Datacube, query: Query) -> bytes:
     """The picture of a tile; one that is not there is transparent."""
     resolution, time = query.time
     zoom, x, y = query.tile
     figure, palette = query.figure, query.one_of("palette", palettes(), "viridis")
     scale = query.one_of("scale", SCALES, "linear")
-    try:
-        tile = published.tile(resolution, query.feature, time, zoom, x, y)
-    except MissingObjectError:
-        _check_there(published, query)
-        return _drawn(np.zeros((_SIDE, _SIDE), np.uint8), palette)
-    low, high = _range(published, query, figure, zoom)
-    values = figures_of(tile, figure)
+    tile = cube.tile(query.feature, time, zoom, x, y, resolution=resolution)
     numbers = np.zeros(_SIDE * _SIDE, np.uint8)
-    known = np.isfinite(values)
-    numbers[tile.bin[known]] = 1 + _shares(values[known], low, high, scale) * (_COLOURS - 1)
+    if tile.num_rows:
+        low, high = _range(cube, query, figure, zoom)
+        values = tile[figure].to_numpy()
+        known = np.isfinite(values)
+        shares = _shares(values[known], low, high, scale)
+        numbers[tile["bin"].to_numpy()[known]] = 1 + shares * (_COLOURS - 1)
     return _drawn(numbers.reshape(_SIDE, _SIDE), palette)
 
 
-def _check_there(published: Published, query: Query) -> None:
-    """Raise NoDataError where not only this tile is missing, but its feature or time."""
+def _range(cube: Datacube, query: Query, figure: str, zoom: int) -> tuple[float, float]:
     resolution, time = query.time
-    PublishedDatacube(published).grid_stats(query.feature, time, resolution=resolution)
-
-
-def _range(published: Published, query: Query, figure: str, zoom: int) -> tuple[float, float]:
-    resolution, time = query.time
-    low = query.number("min") if query.has("min") else None
-    high = query.number("max") if query.has("max") else None
+    low = query.number_of("min") if query.has("min") else None
+    high = query.number_of("max") if query.has("max") else None
     if low is None or high is None:
-        stats = PublishedDatacube(published).grid_stats(query.feature, time, resolution=resolution)
+        stats = cube.grid_stats(query.feature, time, resolution=resolution)
         row = stats.filter(pc.equal(stats["zoom"], zoom)).to_pylist()
         least, most = (row[0][f"{end}_{figure}"] for end in ("min", "max")) if row else (0.0, 0.0)
         low = least if low is None else low
@@ -128,15 +107,15 @@ def _ramp(palette: str) -> bytes:
     return np.stack(channels, axis=1).round().astype(np.uint8).tobytes()
 
 
-def tilejson(published: Published, query: Query) -> dict[str, Any]:
+def tilejson(cube: Datacube, query: Query) -> dict[str, Any]:
     """Where the pictures of a feature at a time are, for programs that read TileJSON 3.0.0."""
     resolution, time = query.time
-    cube = PublishedDatacube(published)
     bins = cube.bins(query.feature, time, zoom=_BOUNDS_ZOOM, resolution=resolution)
     query.one_of("palette", palettes(), "viridis")
     query.one_of("scale", SCALES, "linear")
-    style = {name: query.text(name) for name in STYLE if query.has(name)} | {"figure": query.figure}
-    names = (published.run.key, query.feature, query.text("time"))
+    asked = {name: query.text(name) for name in (*STYLE, "number") if query.has(name)}
+    style = asked | {"figure": query.figure}
+    names = (query.run.key, query.feature, query.text("time"))
     path = "/".join(quote(name, safe="") for name in names)
     ends = {
         name: pc.min_max(bins[name])["min" if name in ("west", "south") else "max"].as_py()
@@ -144,7 +123,7 @@ def tilejson(published: Published, query: Query) -> dict[str, Any]:
     }
     return {
         "tilejson": "3.0.0",
-        "name": f"{published.run}: {query.feature}, {query.text('time')}",
+        "name": f"{query.run}: {query.feature}, {query.text('time')}",
         "description": f"{query.figure} of each bin",
         "scheme": "xyz",
         "tiles": [f"{query.base_url}tiles/{path}/{{z}}/{{x}}/{{y}}.png?{urlencode(style)}"],

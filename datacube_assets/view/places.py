@@ -1,13 +1,14 @@
 """Which regions the places of a bin belong to.
 
 Published objects give regions no shape, so the rows tell: those of the lake where it is there, else those
-of raw.csv. CauseMos' own reader knows nothing of this; it only ever gets ids of regions.
+of raw.csv; of a version that keeps its tables, these. CauseMos' own reader knows nothing of this; it only
+ever gets ids of regions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +28,7 @@ from datacube_assets.kernels.schema import (
     has_coordinates,
     region_levels,
 )
-from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.published import Published
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.stores import MissingObjectError, StoreError
@@ -43,15 +44,12 @@ class UnknownPlacesError(LookupError):
 
 
 def regions_in(
-    lake: Lake, published: Published, feature: str, zoom: int, x: int, y: int, bin_: int
+    places: Iterable[pa.Table], zoom: int, x: int, y: int, bin_: int
 ) -> list[dict[RegionLevel, str]]:
-    """Region ids by level of each region that has a place in a bin, sorted.
-
-    Raises UnknownPlacesError.
-    """
+    """Region ids by level of each region that has a place in a bin, sorted."""
     wanted = quadkey_of(zoom, x, y, bin_)
     found: dict[tuple[str, ...], dict[RegionLevel, str]] = {}
-    for rows in _rows(lake, published, feature):
+    for rows in places:
         levels = region_levels(rows.column_names)
         inside = rows.filter(pa.array(_in_bin(rows, zoom, wanted)))
         if not levels or not inside.num_rows:
@@ -63,15 +61,13 @@ def regions_in(
     return [found[one] for one in sorted(found)]
 
 
-def middles_of(
-    lake: Lake, published: Published, feature: str, level: RegionLevel
-) -> dict[str, tuple[float, float]]:
+def middles_of(places: Iterable[pa.Table], level: RegionLevel) -> dict[str, tuple[float, float]]:
     """Latitude and longitude of the middle of each region's places, by region id, sorted.
 
-    Every row counts once: where a region has most of its data, there it is shown. Raises UnknownPlacesError.
+    Every row counts once: where a region has most of its data, there it is shown.
     """
     sums: dict[str, npt.NDArray[np.float64]] = {}
-    for rows in _rows(lake, published, feature):
+    for rows in places:
         levels = region_levels(rows.column_names)
         lat, lng = (rows[name].to_numpy().astype(np.float64) for name in COORDINATES)
         placed = on_map(lat, lng)
@@ -113,23 +109,33 @@ def _in_bin(rows: pa.Table, zoom: int, wanted: int) -> Mask:
     return inside
 
 
-def _rows(lake: Lake, published: Published, feature: str) -> Iterator[pa.Table]:
-    """Coordinates and region names of a feature's rows, some at a time."""
+def rows_published(lake: Lake, published: Published, feature: str) -> Iterator[pa.Table]:
+    """Coordinates and region names of a feature's rows in what is published, some at a time.
+
+    Raises UnknownPlacesError.
+    """
     try:
         table = lake.table(published.run, _TABLE)
         head = manifest(lake, published.run, RESULTS_ASSET)
         if head is not None and head["version"] != table.version:
             raise MissingTableError("the lake is at work on the next version already")
-        prefix = next(prefix for prefix in _SHORTEST if table.names(prefix))
-    except (MissingTableError, StopIteration, StoreError):
-        yield from _raw_rows(published, feature)
-        return
-    for name in table.names(prefix):
+        known = any(table.names(prefix) for prefix in _SHORTEST)
+    except (MissingTableError, StoreError):
+        known = False
+    yield from rows_of_table(lake, table, feature) if known else _raw_rows(published, feature)
+
+
+def rows_of_table(lake: Lake, table: LakeTable, feature: str) -> Iterator[pa.Table]:
+    """The same of a table of temporal cells. Raises UnknownPlacesError."""
+    names = next(filter(None, map(table.names, _SHORTEST)), [])
+    if not names:
+        raise UnknownPlacesError(feature)
+    for name in names:
         with pq.ParquetFile(lake.open_file(table, name)) as file:
-            names = file.schema_arrow.names
-            if not has_coordinates(names):
+            there = file.schema_arrow.names
+            if not has_coordinates(there):
                 return
-            columns = ["feature", *region_levels(names), *COORDINATES]
+            columns = ["feature", *region_levels(there), *COORDINATES]
             for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
                 rows = pa.Table.from_batches([batch])
                 yield rows.filter(pc.equal(rows["feature"].cast(pa.string()), feature)).drop_columns(

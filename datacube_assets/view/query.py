@@ -20,6 +20,9 @@ ZOOMS = len(PRECISIONS)
 FIGURES = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean")
 """Those that tiles hold, or that follow from what they hold."""
 _LONGEST_TIME = 2**63
+_LARGEST_NUMBER = 10**9
+_AREA_TILES = 4
+"""Tiles that the lines of a rectangle read for each time: their zoom is as fine as that allows."""
 
 
 class Query:
@@ -48,7 +51,7 @@ class Query:
             raise HTTPException(400, f"{name} must be a whole number from {at_least} to {below - 1}")
         return number
 
-    def number(self, name: str) -> float:
+    def number_of(self, name: str) -> float:
         text = self.text(name)
         try:
             number = float(text)
@@ -78,6 +81,11 @@ class Query:
     def version(self) -> str:
         """The version that an answer has to be of; empty for any."""
         return self.text("version", "")
+
+    @property
+    def number(self) -> int | None:
+        """The number of an earlier version, which its tables answer for; None for what is published."""
+        return self.whole("number", _LARGEST_NUMBER, at_least=1) if self.has("number") else None
 
     @property
     def feature(self) -> str:
@@ -123,7 +131,18 @@ class Query:
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """West, south, east and north in degrees."""
-        west, south, east, north = (self.number(name) for name in ("west", "south", "east", "north"))
+        west, south, east, north = (self.number_of(name) for name in ("west", "south", "east", "north"))
         if not (west < east and south < north):
             raise HTTPException(400, "west must be below east, and south below north")
         return west, south, east, north
+
+
+def zoom_for(bounds: tuple[float, float, float, float], tiles: int = _AREA_TILES) -> int:
+    """The finest zoom at which a rectangle lies in so many tiles."""
+    west, south, east, north = bounds
+    for zoom in range(ZOOMS - 1, 0, -1):
+        across = (east - west) / 360 * 2**zoom + 1
+        down = (north - south) / 170 * 2**zoom + 1
+        if across * down <= tiles:
+            return zoom
+    return 0

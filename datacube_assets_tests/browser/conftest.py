@@ -28,6 +28,13 @@ FLAGS = (
 PATIENCE = 60_000
 """Milliseconds that anything on a page may take: many times what it takes, as machines are shared."""
 
+FOCUS_IS_SEEN = """(() => {
+  const {outlineStyle, outlineWidth} = getComputedStyle(document.activeElement);
+  const isSeen = outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2;
+  return isSeen && document.activeElement.matches(':focus-visible');
+})()"""
+"""Whether a person sees what has the focus, for a page to tell."""
+
 
 def chromium() -> str | None:
     """Path of a Chromium: that of DATACUBE_CHROMIUM, or the first that is installed."""

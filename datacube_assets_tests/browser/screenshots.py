@@ -104,6 +104,38 @@ def published_sample() -> Iterator[str]:
             yield url
 
 
+def _changed(page: Page, url: str) -> None:
+    page.goto(f"{url}/datacube.html#{urlencode({'model': SAMPLE_MODEL, 'run': 'rainfall-low'})}")
+    _settle(page)
+    page.get_by_role("link", name="show what changed in version 2").click()
+    page.wait_for_url("**/#model*")
+    _settle(page)
+    page.get_by_role("combobox", name="Cells").select_option("16")
+    page.get_by_role("combobox", name="Level").select_option("admin1")
+    _settle(page)
+    page.locator("#regions").get_by_role("button").first.click()
+    _settle(page)
+    page.locator("#panel").evaluate("one => one.scrollTo(0, 0)")
+    page.mouse.move(0, 0)
+
+
+OF_VERSIONS = (Picture("history", _changed, (1240, 800)),)
+
+
+@contextmanager
+def changed_sample() -> Iterator[str]:
+    """The address of the page over the sample, of which a run was executed again with a mistake."""
+    with tempfile.TemporaryDirectory(prefix="datacube-") as home:
+        datacube(["demo", "--home", home], standalone_mode=False)
+        parts = sorted(Path(home, "sample", "files").glob(f"rainfall-high_{SAMPLE_MODEL}.*.parquet.gzip"))
+        named = ["--model-id", SAMPLE_MODEL, "--run-id", "rainfall-low", "--home", home]
+        broken_down = ["--qualifier-map", '{"yield": ["crop"]}', "--quiet"]
+        datacube(["publish", *map(str, parts), *named, *broken_down], standalone_mode=False)
+        settings = Settings.model_validate({"DATACUBE_HOME": home}).resolved()
+        with in_background(application(settings)) as url:
+            yield url
+
+
 # --- the page of `datacube check` ------------------------------------------------------------------
 
 
@@ -225,10 +257,13 @@ def processed_sample(browser: Browser) -> Iterator[str]:
 def main() -> str | None:
     """Make the pictures of these names, or all; returns what is wrong, if anything is."""
     FOLDER.mkdir(exist_ok=True)
-    wanted = set(sys.argv[1:]) or {picture.name for picture in (*ON_THE_MAP, *OF_A_CHECK, *IN_DAGSTER)}
+    wanted = set(sys.argv[1:]) or {
+        picture.name for picture in (*ON_THE_MAP, *OF_VERSIONS, *OF_A_CHECK, *IN_DAGSTER)
+    }
     with running_browser() as browser:
         for pictures, opened in (
             (ON_THE_MAP, published_sample()),
+            (OF_VERSIONS, changed_sample()),
             (OF_A_CHECK, checked_sample()),
             (IN_DAGSTER, processed_sample(browser)),
         ):

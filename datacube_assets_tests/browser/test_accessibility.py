@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -19,6 +20,9 @@ from datacube_assets_tests.browser.conftest import OpenPage
 from datacube_assets_tests.browser.test_view_page import publish
 from datacube_assets_tests.unit.kernel_helpers import FEB_2020, datacube
 from datacube_assets_tests.unit.test_kernel_example import rows as example_rows
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -33,6 +37,20 @@ PAGES = {
 }
 
 
+def serious_faults(page: Page) -> list[tuple[str, str, str]]:
+    """What axe-core finds on a page as it is; skips the test where it is not there."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not there: `make axe` fetches it, or set DATACUBE_AXE")
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    return [
+        (one["id"], one["impact"], node["html"][:160])
+        for one in found["violations"]
+        for node in one["nodes"]
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     settings = Settings.model_validate({"DATACUBE_HOME": tmp_path_factory.mktemp("home")}).resolved()
@@ -45,20 +63,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("width", [390, 1440])
 @pytest.mark.parametrize("page", PAGES)
 def test_no_serious_fault_is_found(open_page: OpenPage, url: str, page: str, width: int) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not there: `make axe` fetches it, or set DATACUBE_AXE")
     with open_page(width=width, height=900) as watched:
         watched.page.goto(f"{url}/{PAGES[page]}")
         if page == "missing":
             watched.page.get_by_text("is not among the complete datacubes").wait_for()
         elif page != "documentation":
             watched.page.wait_for_selector("main[aria-busy=false]")
-        watched.page.evaluate(AXE.read_text())
-        found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        told = [
-            (one["id"], one["impact"], node["html"][:160])
-            for one in found["violations"]
-            for node in one["nodes"]
-            if one["impact"] in ("serious", "critical")
-        ]
-        assert told == []
+        assert serious_faults(watched.page) == []

@@ -16,16 +16,18 @@ import pyarrow.parquet as pq
 import pytest
 from playwright.sync_api import expect
 
+from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import ASSETS
 from datacube_assets.storage.requests import leave_request
+from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import Watched, watched_page
 from datacube_assets_tests.browser.dagster_ui import GROUPS, DagsterUI
 from datacube_assets_tests.integration.support import rows
 from datacube_assets_tests.integration.system import MODEL, System, run_document, system, wait_for
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,11 +45,18 @@ class Filled:
     backfill_id: str
     watched: Watched
     """The page where it was asked for; tests share it, as the UI is large to load."""
+    view_url: str
+    """Where `datacube view` shows what is published."""
 
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterator[Filled]:
-    with system(tmp_path_factory.mktemp("system"), DATACUBE_PICTURES="yes") as whole:
+    view, folder = Site(), tmp_path_factory.mktemp("system")
+    with (
+        in_background(view) as view_url,
+        system(folder, DATACUBE_PICTURES="yes", DATACUBE_VIEW_URL=view_url) as whole,
+    ):
+        view.app = application(whole.settings)
         part = whole.dojo.folder / "files" / "filled.parquet"
         pq.write_table(rows(feature=["rain", "rain", "rain", None]), part)
         for partition in PARTITIONS:
@@ -63,7 +72,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, browser: Browser) -> Iterat
             backfill_id = ui.launch_backfill()
             # Only now: the daemon looks for backfills when it starts, and then every half minute.
             whole.start_daemon()
-            yield Filled(whole, backfill_id, watched)
+            yield Filled(whole, backfill_id, watched, view_url)
 
 
 @pytest.fixture
@@ -180,3 +189,57 @@ def test_links_lead_to_dojo_to_causemos_and_to_the_objects(backfilled: DagsterUI
     expect(ui.figure("in CauseMos").get_by_role("link").first).to_have_attribute("href", f"{causemos}/")
     folder = Path(ui.figure("address").inner_text().strip())
     assert (folder / "results" / "results.json").is_file()
+
+
+@pytest.fixture
+def linked(backfilled: DagsterUI) -> DagsterUI:
+    """The page of a partition of an asset that is published."""
+    backfilled.asset("global_timeseries")
+    backfilled.partition(PARTITIONS[4])
+    return backfilled
+
+
+def follow(ui: DagsterUI, figure: str) -> Page:
+    """Click a link among the metadata; the page that it opens."""
+    with ui.page.expect_popup() as opened:
+        ui.figure(figure).get_by_role("link").first.click()
+    return opened.value
+
+
+RUN_ID = PARTITIONS[4].removeprefix(f"{MODEL}:")
+
+
+def test_a_click_leads_to_the_datacube_on_the_map(linked: DagsterUI, filled: Filled) -> None:
+    page = follow(linked, "on the map")
+    assert page.url.startswith(f"{filled.view_url}/#")
+    page.wait_for_selector("main[aria-busy=false]")
+    expect(page.locator("#run option:checked")).to_have_text(RUN_ID)
+    expect(page.locator("#quantity b")).to_have_text("rain")
+    page.close()
+
+
+def test_a_click_leads_to_the_page_of_the_datacube(linked: DagsterUI, filled: Filled) -> None:
+    page = follow(linked, "about it")
+    assert page.url.startswith(f"{filled.view_url}/datacube.html#")
+    expect(page.locator("#name")).to_have_text(f"{MODEL} {RUN_ID}")
+    expect(page.locator("#versions")).to_contain_text("published")
+    page.close()
+
+
+def test_a_click_leads_to_what_the_asset_is(linked: DagsterUI, filled: Filled) -> None:
+    page = follow(linked, "what this is")
+    assert page.url == f"{filled.view_url}/docs/reference/assets.md#global_timeseries"
+    heading = page.get_by_role("heading", name="global_timeseries", exact=True)
+    expect(heading).to_be_in_viewport()
+    # And on to the other pages.
+    page.get_by_role("link", name="All pages").click()
+    expect(page.get_by_role("link", name="What changed, and back")).to_be_visible()
+    page.close()
+
+
+def test_a_click_leads_to_where_a_number_comes_from(linked: DagsterUI, filled: Filled) -> None:
+    page = follow(linked, "where it comes from, on a page")
+    assert page.url.startswith(f"{filled.view_url}/explain.html#")
+    page.wait_for_selector("main[aria-busy=false]")
+    expect(page.locator("#rows-told")).to_contain_text("count")
+    page.close()

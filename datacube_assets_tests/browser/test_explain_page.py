@@ -20,12 +20,16 @@ import pytest
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage
-from datacube_assets_tests.browser.test_accessibility import AXE
+from datacube_assets_tests.browser.test_accessibility import serious_faults
 from datacube_assets_tests.integration.support import DAY, JANUARY, House, open_house
 from datacube_assets_tests.integration.test_explain import LATE
+from datacube_assets_tests.integration.test_s3 import use
+from datacube_assets_tests.integration.versions import upload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+    from datacube_assets.development.s3_server import S3Server
 
 pytestmark = pytest.mark.browser
 
@@ -41,8 +45,8 @@ class Site:
     house: House
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
+@pytest.fixture(scope="module", params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     times = [JANUARY + number % 20 * DAY for number in range(NUMBER)]
     table = pa.table(
         {
@@ -55,9 +59,18 @@ def site() -> Iterator[Site]:
             "crop": ["maize", "beans"] * (NUMBER // 2 + 1),
         }
     )
-    with tempfile.TemporaryDirectory() as folder, open_house(Path(folder)) as house:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_house(Path(folder)) as house,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         house.publish(table, qualifier_map={FEATURE: ["crop"]})
-        with in_background(application(house.settings)) as url:
+        settings = house.settings
+        if request.param == "s3":
+            server: S3Server = request.getfixturevalue("s3_server")
+            use(patch, server.environment())
+            settings = upload(house, server, "explain-page")
+        with in_background(application(settings)) as url:
             yield Site(url, house)
 
 
@@ -169,12 +182,8 @@ def test_pages_are_all_rows_once(site: Site) -> None:
 def test_the_page_has_no_serious_fault_for_readers_of_screens(
     site: Site, open_page: OpenPage, width: int
 ) -> None:
-    if not AXE.is_file():
-        pytest.skip("axe-core is not there: `make axe` fetches it, or set DATACUBE_AXE")
     words = {"model": "model", "run": "run", "feature": FEATURE, "time": "2020-01"}
     with open_page(width=width, height=900) as watched:
         watched.page.goto(f"{site.url}/explain.html#{urlencode(words)}")
         watched.page.wait_for_selector("main[aria-busy=false]")
-        watched.page.evaluate(AXE.read_text())
-        found = watched.page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-        assert [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")] == []
+        assert serious_faults(watched.page) == []

@@ -1,7 +1,8 @@
 """`datacube view` in a browser: what a modeller sees, clicks and reads.
 
 The numbers are those of the worked example (docs/specification/from-rows-to-figures.md#a-worked-example),
-of a second run to compare it with, and of a run whose names are as odd as names can be.
+of a second run to compare it with, and of a run whose names are as odd as names can be. In a folder, and on a
+real S3 server, which is slow.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ from datacube_assets.settings import Settings
 from datacube_assets.storage.opening import open_store
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage, Watched, watched_page
+from datacube_assets_tests.integration.test_s3 import use
 from datacube_assets_tests.unit.kernel_helpers import FEB_2020, JAN_2020, datacube, ms
 from datacube_assets_tests.unit.kernel_helpers import Datacube as Made
 from datacube_assets_tests.unit.test_kernel_example import rows as example_rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
+
+    from datacube_assets.development.s3_server import S3Server
 
 pytestmark = pytest.mark.browser
 
@@ -49,13 +53,38 @@ class Site:
     """Objects of the runs of the model `example`, by run id."""
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    settings = Settings.model_validate({"DATACUBE_HOME": tmp_path_factory.mktemp("home")}).resolved()
+@pytest.fixture(scope="module", params=["folder", pytest.param("s3", marks=pytest.mark.slow)])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "folder":
+            settings = Settings.model_validate({"DATACUBE_HOME": home}).resolved()
+        else:
+            server: S3Server = request.getfixturevalue("s3_server")
+            use(patch, server.environment())
+            settings = on_s3(server, home, f"view-page-{home.name}")
+        yield from published_site(settings)
+
+
+def on_s3(server: S3Server, home: Path, prefix: str) -> Settings:
+    """Lake and buckets on a server, below a prefix."""
+    return Settings.model_validate(
+        {
+            "DATACUBE_HOME": home,
+            "DATACUBE_LAKE": f"s3://lake/{prefix}",
+            "DATACUBE_MODELS_BUCKET": f"s3://models/{prefix}",
+            "DATACUBE_INDICATORS_BUCKET": f"s3://indicators/{prefix}",
+            "DATACUBE_S3_ENDPOINT": server.endpoint,
+        }
+    ).resolved()
+
+
+def published_site(settings: Settings) -> Iterator[Site]:
     doubled = [{**row, "value": 2 * row["value"]} for row in example_rows()]
     made = {"first": datacube(example_rows()), "second": datacube(doubled)}
+    models, endpoint = settings.models_bucket, settings.s3_endpoint
     for run_id, one in made.items():
-        publish(settings.models_bucket, "example", run_id, one)
+        publish(models, "example", run_id, one, endpoint)
     odd = {
         "feature": ODD_FEATURE,
         "country": ODD_REGION,
@@ -64,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "lng": 40.0,
         "value": 5.0,
     }
-    publish(settings.models_bucket, ODD_MODEL, ODD_RUN, datacube([odd]))
+    publish(models, ODD_MODEL, ODD_RUN, datacube([odd]), endpoint)
     placeless = [{"feature": "price", "country": "Kenya", "value": 2.0, "people": 3.0},
                  {"feature": "price", "country": "Kenya", "value": 4.0, "people": 1.0}]  # fmt: skip
     publish(
@@ -72,14 +101,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "prices",
         "indicator",
         datacube(placeless, indicator=True, weight_column="people"),
+        endpoint,
     )
     with in_background(application(settings)) as url:
         yield Site(url, settings, made)
 
 
-def publish(bucket: str, model_id: str, run_id: str, made: Made) -> None:
+def publish(bucket: str, model_id: str, run_id: str, made: Made, s3_endpoint: str = "") -> None:
     keys = [f"{model_id}/{run_id}/{key}" for key in made.objects]
-    open_store(bucket).put_many(keys, list(made.objects.values()), PROTOBUF)
+    open_store(bucket, s3_endpoint).put_many(keys, list(made.objects.values()), PROTOBUF)
 
 
 class Screen:
@@ -87,11 +117,16 @@ class Screen:
 
     def __init__(self, page: Page, url: str) -> None:
         self.page = page
-        self._url = url
+        self.url = url
 
     def go(self, **choice: object) -> None:
         """Open the page with a choice in its address, and wait until everything is there."""
-        self.page.goto(f"{self._url}/#{urlencode(choice)}")
+        address = f"{self.url}/#{urlencode(choice)}"
+        if self.page.url.startswith(f"{self.url}/#"):
+            # In the same page: it has heard of the address when this comes back.
+            self.page.evaluate(FOLLOWED, address)
+        else:
+            self.page.goto(address)
         self.settle()
 
     def settle(self) -> None:
@@ -149,6 +184,13 @@ class Screen:
         return {(z, x, y): bins for z, x, y, bins in found if bins}
 
 
+FOLLOWED = """address => new Promise(done => {
+  const before = location.href;
+  window.addEventListener('hashchange', () => setTimeout(done), {once: true});
+  location.href = address;
+  if (location.href === before) done();
+})"""
+
 PAINTED = """map => [...map.querySelectorAll('.leaflet-tile-pane canvas')].map(canvas => {
   const side = canvas.width / 64, {x, y, z} = canvas.at;
   const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.width).data;
@@ -197,7 +239,8 @@ def test_a_clicked_cell_shows_the_numbers_of_the_worked_example(shown: Screen) -
 
 
 def test_a_region_over_time_has_the_numbers_of_the_read_api(shown: Screen, site: Site) -> None:
-    cube = open_datacube(site.settings.models_bucket, "example", "first")
+    bucket, endpoint = site.settings.models_bucket, site.settings.s3_endpoint
+    cube = open_datacube(bucket, "example", "first", s3_endpoint=endpoint)
     line = cube.timeseries("yield", region="Ethiopia__Oromia", resolution="month")
     shown.go(model="example", run="first", level="admin1", region="Ethiopia__Oromia", t="sum", s="mean")
     shown.page.get_by_text("Numbers", exact=True).click()

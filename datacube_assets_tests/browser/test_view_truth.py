@@ -19,7 +19,7 @@ from datacube_assets.settings import Settings
 from datacube_assets.storage.opening import open_store
 from datacube_assets.view.server import application
 from datacube_assets_tests.browser.conftest import OpenPage
-from datacube_assets_tests.browser.test_view_page import BALE, KERICHO, Screen, at, publish
+from datacube_assets_tests.browser.test_view_page import BALE, KERICHO, Screen, at, on_s3, publish
 from datacube_assets_tests.integration.test_s3 import use
 from datacube_assets_tests.unit.kernel_helpers import FEB_2020, datacube, ms
 from datacube_assets_tests.unit.test_kernel_example import rows as example_rows
@@ -51,16 +51,7 @@ def settings(
         return
     server: S3Server = request.getfixturevalue("s3_server")
     use(monkeypatch, server.environment())
-    prefix = tmp_path.name
-    yield Settings.model_validate(
-        {
-            "DATACUBE_HOME": tmp_path,
-            "DATACUBE_LAKE": f"s3://lake/{prefix}",
-            "DATACUBE_MODELS_BUCKET": f"s3://models/{prefix}",
-            "DATACUBE_INDICATORS_BUCKET": f"s3://indicators/{prefix}",
-            "DATACUBE_S3_ENDPOINT": server.endpoint,
-        }
-    ).resolved()
+    yield on_s3(server, tmp_path, tmp_path.name)
 
 
 def republish(settings: Settings, factor: float) -> None:

@@ -33,6 +33,7 @@ from datacube_assets.orchestration.home import DAGSTER_YAML
 from datacube_assets.orchestration.run_queue import RunQueue
 from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
+from datacube_assets.view import documentation
 from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.system import free_port, wait_for
 
@@ -266,6 +267,18 @@ def test_everything_is_one_image_of_this_version(environment: str) -> None:
     # A code server tells the launcher of which image runs are.
     (code,) = pods(manifests(environment))["code"]["containers"]
     assert {"name": "DAGSTER_CURRENT_IMAGE", "value": code["image"]} in code["env"]
+
+
+def test_the_documentation_is_in_the_image_where_it_is_served_from() -> None:
+    """`COPY` puts the folder into the package, and .dockerignore leaves out nothing that a page needs."""
+    copied = re.findall(r"^COPY (docs\S*) (\S+)$", (INFRA / "Dockerfile").read_text(), re.MULTILINE)
+    where = (documentation.FOLDERS[0].relative_to(ROOT)).as_posix()
+    assert ("docs", where) in copied
+    left_out = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("docs")]
+    assert left_out == ["docs/*.py", "docs/notebooks"]
+    view = compose()["services"]["view"]
+    port = view["ports"][0].rpartition(":")[2]
+    assert f"DATACUBE_VIEW_URL=http://127.0.0.1:{port}\n" in (INFRA / "compose" / "env.example").read_text()
 
 
 def test_nothing_of_the_image_runs_as_root() -> None:

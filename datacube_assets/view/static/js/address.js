@@ -10,15 +10,19 @@ const oneOf = (word, allowed, otherwise) => (allowed.includes(word) ? word : oth
 const numberOf = (word) => (word !== null && word !== "" && Number.isFinite(Number(word)) ? Number(word) : null);
 
 // What the address says; `runs` are those that there are, the newest first in `newest`. A run that it names and
-// that is not there is `missing`.
+// that is not there is `missing`. Whether a version is there that it names by its number, only the server knows.
 export function read(runs, newest) {
   const words = new URLSearchParams(location.hash.slice(1));
-  const named = (model, run) => runs.find((one) => one.model_id === model && one.run_id === run) ?? null;
-  const wanted = (model, run) => (words.get(model) && words.get(run) ? { model_id: words.get(model), run_id: words.get(run) } : null);
-  const [mine, other] = [wanted("model", "run"), wanted("with_model", "with_run")];
+  const wanted = (model, run, number) => (words.get(model) && words.get(run)
+    ? { model_id: words.get(model), run_id: words.get(run), number: words.get(number) || null } : null);
+  const named = (one) => {
+    const listed = runs.find(({ model_id, run_id }) => model_id === one.model_id && run_id === one.run_id);
+    return listed || one.number ? { ...listed, ...one } : null;
+  };
+  const [mine, other] = [wanted("model", "run", "version"), wanted("with_model", "with_run", "with_version")];
   const ofModel = newest.find((one) => one.model_id === words.get("model"));
-  const run = mine ? named(mine.model_id, mine.run_id) : words.get("model") ? ofModel ?? null : newest[0];
-  const second = other && named(other.model_id, other.run_id);
+  const run = mine ? named(mine) : words.get("model") ? ofModel ?? null : newest[0];
+  const second = other && named(other);
   const absent = mine ?? { model_id: words.get("model"), run_id: words.get("run") ?? "" };
   const zoom = Number(words.get("zoom"));
   const [by, value] = [words.get("split"), words.get("value")];
@@ -60,7 +64,8 @@ export function write(choice, map, isStep) {
   const { run, other, agg, region, level } = choice;
   const centre = map?.getCenter();
   const words = {
-    model: run.model_id, run: run.run_id, with_model: other?.model_id, with_run: other?.run_id,
+    model: run.model_id, run: run.run_id, version: run.number,
+    with_model: other?.model_id, with_run: other?.run_id, with_version: other?.number,
     compared: other && choice.compared === "difference" ? "difference" : null,
     feature: choice.feature, by: choice.resolution, time: choice.timestamp, t: agg.time, s: agg.space,
     level: region && level, region,

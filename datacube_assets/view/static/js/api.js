@@ -1,6 +1,6 @@
 // What the page asks the server for. Nothing else in the page makes requests.
 
-// `reason` is `changed` or `absent` where the version that was asked for does not stand any more.
+// `reason` is `changed`, `absent` or `gone` where the version that was asked for does not stand any more.
 export class Refusal extends Error {
   constructor(message, reason = null) {
     super(message);
@@ -29,13 +29,15 @@ export function address(path, parameters = {}) {
   return url;
 }
 
-// A run that was described has a version: whatever is asked of it afterwards is of that version, or refused.
-const of = (run, more = {}) => ({ model_id: run.model_id, run_id: run.run_id, version: run.version, ...more });
+// A run that was described has a version: whatever is asked of it afterwards is of that version, or refused. With a
+// `number` it is that earlier one of its history, which its tables answer for.
+const of = (run, more = {}) => ({ model_id: run.model_id, run_id: run.run_id, number: run.number, version: run.version, ...more });
 
 export const listRuns = () => get("runs");
 export const palettes = () => get("palettes");
-export const describe = ({ model_id, run_id }) => get("run", { model_id, run_id });
-export const version = async ({ model_id, run_id }) => (await get("version", { model_id, run_id })).version;
+export const describe = ({ model_id, run_id, number }) => get("run", { model_id, run_id, number });
+export const version = async ({ model_id, run_id, number }) => (await get("version", { model_id, run_id, number })).version;
+export const versions = async ({ model_id, run_id }) => (await get("versions", { model_id, run_id })).versions;
 export const about = (run) => get("about", of(run));
 export const explain = (run, parameters) => get("explain", of(run, parameters));
 export const table = (run, parameters) => get("table", of(run, parameters));
@@ -54,7 +56,7 @@ export const area = (run, feature, resolution, [west, south, east, north]) =>
 // The middle of each region of a level, as {known, places: {id: [lat, lng]}}; kept, as labels ask often.
 const middles = new Map();
 export function places(run, feature, level) {
-  const key = JSON.stringify([run.model_id, run.run_id, run.version, feature, level]);
+  const key = JSON.stringify([run.model_id, run.run_id, run.number, run.version, feature, level]);
   if (!middles.has(key)) {
     const asked = get("places", of(run, { feature, level }));
     middles.set(key, asked);
@@ -68,7 +70,7 @@ const MOST_TILES = 1500;
 const tiles = new Map();
 
 const tileKey = (source, z, x, y) =>
-  JSON.stringify([source.run.model_id, source.run.run_id, source.run.version, source.feature, source.resolution,
+  JSON.stringify([source.run.model_id, source.run.run_id, source.run.number, source.run.version, source.feature, source.resolution,
     source.timestamp, z, x, y]);
 
 // A tile, as {positions: bin -> position, s_sum_t_sum, s_sum_t_mean, weight}; a missing one is empty.

@@ -2,7 +2,7 @@
 // shows one version at a time.
 
 import * as api from "./api.js";
-import { NOTHING, el, moment, number } from "./format.js";
+import { NOTHING, el, moment, number, takeAway } from "./format.js";
 
 const ROWS = 50;
 const LOOK = 5000;  // milliseconds between looks whether what is shown still stands
@@ -162,8 +162,23 @@ function showVersions() {
     new Date(published * 1000).toISOString().slice(0, 16).replace("T", " "), executed_at || NOTHING, rows, kept ? "kept" : "gone",
     changed ? `${count(changed.changed)} of ${count(changed.compared)} figures changed, ${count(changed.came)} came, ${count(changed.went)} went` : NOTHING];
   $("versions").replaceChildren(about.versions.length
-    ? table(["Version", "State", "Published (UTC)", "Executed, as Dojo says", "Rows", "Tables", "Against the version before"], about.versions.map(row), "Versions")
+    ? table(["Version", "State", "Published (UTC)", "Executed, as Dojo says", "Rows", "Tables", "Against the version before", "On the map"],
+      about.versions.map((one) => [...row(one), onTheMap(one)]), "Versions")
     : el("p", { className: "hint" }, "Only the lake tells them, and it has none or cannot be read from here."));
+}
+
+// Links to a version on the map, and to what it changed, where that changed most.
+function onTheMap({ number: which, kept, before, most }) {
+  if (!kept) return NOTHING;
+  const [model, id] = [run.model_id, run.run_id];
+  const link = (text, label, words) => el("a", { href: `./#${new URLSearchParams(words)}`, "aria-label": label }, text);
+  const links = [link("show", `show version ${which}`, { model, run: id, version: which })];
+  if (before !== null) {
+    const where = most ? { feature: most.feature, time: Date.parse(`${most.month}-01T00:00:00Z`) } : {};
+    const words = { model, run: id, version: before, with_model: model, with_run: id, with_version: which, compared: "difference", ...where };
+    links.push(" ", link("show what changed", `show what changed in version ${which}`, words));
+  }
+  return el("span", {}, ...links);
 }
 
 function showChecks() {
@@ -274,7 +289,7 @@ async function showTable() {
   $("pages").hidden = found.total <= ROWS;
   $("where").textContent = `${count(offset + 1)} to ${count(offset + found.rows.length)} of ${count(found.total)}`;
   for (const [id, to] of [["first", 0], ["back", offset - ROWS], ["on", offset + ROWS], ["last", last]]) {
-    $(id).disabled = id === "first" || id === "back" ? offset <= 0 : offset >= last;
+    takeAway($(id), "disabled", id === "first" || id === "back" ? offset <= 0 : offset >= last, $("rows"));
     $(id).onclick = () => attempt(async () => { offset = Math.max(Math.min(to, last), 0); await showTable(); });
   }
 }

@@ -2,7 +2,7 @@
 // that it can be sent to somebody.
 
 import * as api from "./api.js";
-import { NOTHING, el, regionName } from "./format.js";
+import { NOTHING, el, regionName, takeAway } from "./format.js";
 
 const ROWS = 50;
 const $ = (id) => document.getElementById(id);
@@ -28,7 +28,7 @@ async function show() {
   $("shown").setAttribute("aria-busy", "true");
   tell("");
   const given = words();
-  const run = { model_id: given.get("model"), run_id: given.get("run") };
+  const run = { model_id: given.get("model"), run_id: given.get("run"), number: given.get("version") };
   try {
     const found = await api.explain(run, asked(given));
     if (mine !== turn) return;
@@ -49,7 +49,7 @@ function fill(given, found) {
   const { name, value, formula } = found.figure;
   const place = given.has("bin") ? `bin ${given.get("bin")} of the map` : given.has("region") ? regionName(given.get("region")) : "all places";
   const only = given.has("qualifier") ? `, only rows whose ${given.get("qualifier")} is ${given.get("value")}` : "";
-  $("what").textContent = `${given.get("feature")} of ${given.get("model")} ${given.get("run")}, ${given.get("time") === "all" ? "the whole period" : given.get("time")}, ${place}${only}`;
+  $("what").textContent = `${given.get("feature")} of ${given.get("model")} ${given.get("run")}${given.has("version") ? ` version ${given.get("version")}` : ""}, ${given.get("time") === "all" ? "the whole period" : given.get("time")}, ${place}${only}`;
   $("number").replaceChildren(el("code", {}, name), " = ", el("b", {}, value === null ? "no value" : String(value)));
   $("formula").textContent = `${name} = ${formula}`;
   $("figure").replaceChildren(...Object.keys(found.figures).map((one) => el("option", { value: one, textContent: one, selected: one === name })));
@@ -61,7 +61,8 @@ function fill(given, found) {
   $("rows").replaceChildren(table(["file", "row", "timestamp", "value", "counts", "remark"],
     found.rows.map((row) => [row.part, row.row, row.timestamp, row.value, row.counted ? "yes" : "no", [row.reason, row.cleaning].filter(Boolean).join("; ")])));
   pages(Number(given.get("from") ?? 0), found);
-  $("map").href = `./#${new URLSearchParams({ model: given.get("model"), run: given.get("run"), feature: given.get("feature") })}`;
+  const map = ["model", "run", "version", "feature"].filter((word) => given.has(word)).map((word) => [word, given.get(word)]);
+  $("map").href = `./#${new URLSearchParams(map)}`;
   $("command").textContent = command(given, name);
 }
 
@@ -69,7 +70,7 @@ function pages(offset, found) {
   const last = Math.max(Math.ceil(found.total / ROWS) - 1, 0) * ROWS;
   $("where").textContent = found.rows.length ? `${(offset + 1).toLocaleString("en")} to ${(offset + found.rows.length).toLocaleString("en")} of ${found.total.toLocaleString("en")}` : "none";
   for (const [id, to] of [["first", 0], ["back", offset - ROWS], ["on", offset + ROWS], ["last", last]]) {
-    $(id).disabled = id === "first" || id === "back" ? offset <= 0 : offset >= last;
+    takeAway($(id), "disabled", id === "first" || id === "back" ? offset <= 0 : offset >= last, $("rows"));
     $(id).onclick = () => go({ from: Math.max(Math.min(to, last), 0) || null });
   }
 }
@@ -91,7 +92,7 @@ function table(names, rows) {
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell)))));
 }
 
-const quoted = (text) => (/^[A-Za-z0-9._:%/=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const quoted = (text) => (/^[A-Za-z0-9._:@%/=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 // As `quote` of Python encodes a part of a partition's key.
 const encoded = (name) => encodeURIComponent(name).replace(/[!'()*~]/g, (sign) => `%${sign.charCodeAt(0).toString(16).toUpperCase()}`);
 
@@ -99,7 +100,7 @@ function command(given, figure) {
   const options = [["feature", given.get("feature")], ["time", given.get("time")], ["region", given.get("region")],
     ["level", given.get("level")], ["bin", given.get("bin")],
     ["qualifier", given.has("qualifier") ? `${given.get("qualifier")}=${given.get("value")}` : null], ["figure", figure]];
-  return ["datacube explain", quoted(`${encoded(given.get("model"))}:${encoded(given.get("run"))}`),
+  return ["datacube explain", quoted(`${encoded(given.get("model"))}:${encoded(given.get("run"))}${given.has("version") ? `@${given.get("version")}` : ""}`),
     ...options.filter(([, word]) => word).map(([name, word]) => `--${name} ${quoted(word)}`), "--csv rows.csv"].join(" ");
 }
 

@@ -57,3 +57,19 @@ export function svg(tag, attributes = {}, ...children) {
   made.append(...children);
   return made;
 }
+
+// Other children for a box. What has the focus keeps it, known by its `data-key`; where it is not there any more, the
+// box has it, so that whoever has a keyboard only goes on from the same place.
+export function refill(box, ...children) {
+  const focused = box.contains(document.activeElement) && document.activeElement !== box ? document.activeElement : null;
+  box.replaceChildren(...children);
+  if (!focused) return;
+  const again = [...box.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused.dataset.key);
+  (again ?? box).focus({ preventScroll: true });
+}
+
+// Disable or hide a control. Where it has the focus, something near has it first: afterwards it would be lost.
+export function takeAway(control, how, isSo, next) {
+  if (isSo && control.contains(document.activeElement)) next.focus({ preventScroll: true });
+  control[how] = isSo;
+}

@@ -8,7 +8,7 @@ import { LEVELS, WORDS } from "./address.js";
 import * as api from "./api.js";
 import { DIFFERENCE, SCALES, Scale, learn } from "./colours.js";
 import { at, chart } from "./chart.js";
-import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, regionName, svg } from "./format.js";
+import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, refill, regionName, svg, takeAway } from "./format.js";
 import { centreOf, cornersOf, figure, hasTiles } from "./grid.js";
 import { BinMap, together } from "./map.js";
 import * as save from "./save.js";
@@ -40,12 +40,26 @@ let turn = 0;  // counts what the maps show: an answer for an earlier one is dro
 let panelTurn = 0;  // the same for the numbers beside them
 let step = false;  // whether the next address is one to go back to
 let renewing = false;
+let drawnByKeyboard = false;  // the rectangle that is being drawn
+let isGone = false;  // whether the address names a version that has no tables any more
+const histories = new Map();
 
 // --- reading ------------------------------------------------------------------------------------------
 
-const same = (one, other) => one.model_id === other.model_id && one.run_id === other.run_id;
-const nameOf = (run) => `${run.model_id} ${run.run_id}`;
-const chosenRuns = () => [choice.run, choice.other].filter(Boolean);
+const sameDatacube = (one, other) => one.model_id === other.model_id && one.run_id === other.run_id;
+const same = (one, other) => sameDatacube(one, other) && (one.number ?? null) === (other.number ?? null);
+const nameOf = (run) => `${run.model_id} ${run.run_id}${run.number ? ` version ${run.number}` : ""}`;
+const areVersions = () => Boolean(choice.other && sameDatacube(choice.run, choice.other));
+// What tells a run from the other one that is shown.
+const labelOf = (run) => (!areVersions() ? `${run.run_id}${run.number ? ` version ${run.number}` : ""}`
+  : run.number ? `version ${run.number}` : "published");
+
+// Of two versions of a datacube the older comes first, so that a difference is what the later one changed.
+function chosenRuns() {
+  const age = ({ number: which }) => (which ? Number(which) : Infinity);
+  const both = [choice.run, choice.other].filter(Boolean);
+  return areVersions() ? both.sort((one, other) => age(one) - age(other)) : both;
+}
 const column = () => `s_${choice.agg.space}_t_${choice.agg.time}`;
 const words = () => shown.features.find(({ name }) => name === choice.feature) ?? { name: choice.feature };
 const featureName = () => words().display_name || choice.feature;
@@ -76,7 +90,7 @@ async function attempt(work) {
 
 function complain(problem) {
   if (problem instanceof api.Refusal && problem.reason) {
-    renew();
+    renew().catch(complain);
   } else if (problem instanceof api.Refusal) {
     tell(problem.message);
   } else {
@@ -123,7 +137,7 @@ async function follow() {
   $("find").value = "";
   const wanted = address.read(runs, newest());
   if (wanted.missing) {
-    sayMissing(wanted.missing);
+    await sayMissing(wanted.missing);
     return;
   }
   $("missing").hidden = true;
@@ -133,20 +147,43 @@ async function follow() {
   await load({ fit: !place, place });
 }
 
-// A run that the address names and that is not there: the address stays, and is tried again.
-function sayMissing(run) {
-  turn += 1;
+// A run that the address names and that is not there: the address stays, and is tried again. Of a version that has no
+// tables any more, `reason` says so; it does not come back.
+async function sayMissing(run, reason = "") {
+  const mine = ++turn;
+  const hadFocus = ["shown", "choice"].some((id) => $(id).contains(document.activeElement));
   choice = null;
   shown = null;
+  isGone = Boolean(reason);
   tell("");
   news("");
   $("shown").hidden = $("choice").hidden = true;
-  $("wanted").textContent = nameOf(run);
-  const others = [...newest().filter((one) => one.model_id === run.model_id), ...newest().filter((one) => one.model_id !== run.model_id)].slice(0, 8);
+  $("missing-head").textContent = isGone ? "This version is not here" : "This datacube is not here";
+  $("why").replaceChildren(...(isGone ? [reason] : [el("b", {}, nameOf(run)),
+    " is not among the complete datacubes. It does not exist, was withdrawn, or is being published right now. This page looks again every few seconds, and the address stays as it is."]));
+  const kept = isGone ? await api.versions(run).catch(() => []) : [];
+  if (mine !== turn) return;
+  const others = [
+    ...newest().filter((one) => sameDatacube(one, run)), ...kept.filter((one) => one.kept).map(({ number: which }) => ({ ...run, number: which })),
+    ...newest().filter((one) => one.model_id === run.model_id && !sameDatacube(one, run)),
+    ...newest().filter((one) => one.model_id !== run.model_id),
+  ].slice(0, 8);
   $("instead").textContent = others.length ? "What there is, the newest first:" : "Nothing else is published here.";
   $("others").replaceChildren(...others.map((one) =>
-    el("li", {}, el("a", { href: `#${new URLSearchParams({ model: one.model_id, run: one.run_id })}` }, nameOf(one)))));
+    el("li", {}, el("a", { href: `#${new URLSearchParams({ model: one.model_id, run: one.run_id, ...(one.number ? { version: one.number } : {}) })}` }, nameOf(one)))));
   $("missing").hidden = false;
+  if (hadFocus) $("missing-head").focus();
+}
+
+// The history of a datacube; read once for each version that is found published.
+function versionsOf(run) {
+  const key = JSON.stringify([run.model_id, run.run_id, run.version ?? null]);
+  if (!histories.has(key)) {
+    const asked = api.versions(run);
+    histories.set(key, asked);
+    asked.catch(() => histories.delete(key));
+  }
+  return histories.get(key);
 }
 
 // Read everything for the chosen runs and feature, then show it.
@@ -181,6 +218,7 @@ async function gather() {
       series: has ? await api.timeseries(run, feature, resolution) : { timestamps: [], columns: {} },
       lists: has && about.levels.length ? await api.regionLists(run, feature) : {},
       qualifiers: has && about.levels.length ? await api.qualifiers(run, feature) : {},
+      versions: await versionsOf(run),
     };
   }));
   const timestamps = [...new Set(read.flatMap(({ series }) => series.timestamps))].sort((a, b) => a - b);
@@ -220,17 +258,21 @@ async function renew() {
   const wanted = choice;
   try {
     for (;;) {
-      const gone = await firstGone(wanted);
+      const [gone, problem] = await firstGone(wanted);
       if (choice !== wanted) return;
       if (!gone) break;
-      tell("");
+      if (problem.reason === "gone") {
+        await sayMissing(gone, problem.message);
+        return;
+      }
+      tell(problem.reason ? "" : problem.message);
       news(`${nameOf(gone)} is being published anew, or was withdrawn. What stands here is what it was before; the page goes on when the new one is complete.`);
       await new Promise((done) => setTimeout(done, RETRY));
       if (choice !== wanted) return;
     }
     blank();
     await attempt(() => load());
-    if (choice === wanted) news(`${chosenRuns().map(nameOf).join(" or ")} was published anew. Everything shown is of the new version.`);
+    if (choice === wanted) news(`${chosenRuns().filter((run) => !run.number).map(nameOf).join(" or ")} was published anew. Everything shown is of the new version.`);
   } finally {
     renewing = false;
   }
@@ -253,11 +295,10 @@ async function firstGone(wanted) {
     try {
       await api.version(run);
     } catch (problem) {
-      if (!problem.reason) tell(problem.message);
-      return run;
+      return [run, problem];
     }
   }
-  return null;
+  return [null, null];
 }
 
 // A look now and then: has anything been published anew, or has what was missing come?
@@ -265,6 +306,7 @@ async function lookAgain() {
   if (document.hidden || renewing) return;
   try {
     if (!$("missing").hidden) {
+      if (isGone) return;
       const { runs: found } = await api.listRuns();
       runs = found;
       if (!$("missing").hidden && !address.read(runs, newest()).missing) await attempt(follow);
@@ -281,17 +323,30 @@ async function lookAgain() {
 // --- controls -----------------------------------------------------------------------------------------
 
 function fillControls() {
-  const models = [...new Map(runs.map((run) => [run.model_id, run])).values()];
+  // A version may be shown of a datacube that is not published now.
+  const known = runs.some((run) => sameDatacube(run, choice.run)) ? runs
+    : [...runs, { ...choice.run, number: null, is_dataset: choice.run.run_id === "indicator" }];
+  const models = [...new Map(known.map((run) => [run.model_id, run])).values()];
   const groups = [["Models", models.filter((run) => !run.is_dataset)], ["Datasets", models.filter((run) => run.is_dataset)]];
   fill($("model"), groups.map(([label, members]) => [label, members.map((run) => [run.model_id, run.model_id])]),
     choice.run.model_id);
-  const siblings = runs.filter((run) => run.model_id === choice.run.model_id);
-  fill($("run"), [["", siblings.map((run) => [runKey(run), run.run_id])]], runKey(choice.run));
+  const siblings = known.filter((run) => run.model_id === choice.run.model_id);
+  fill($("run"), [["", siblings.map((run) => [runKey(run), run.run_id])]], runKey({ ...choice.run, number: null }));
+  const { versions } = shown.runs.find(({ run }) => sameDatacube(run, choice.run));
+  const ofVersions = versions.filter(({ state }) => state !== "broken off").map(({ number: which, state, published, kept }) => {
+    const text = `${which}, ${new Date(published * 1000).toISOString().slice(0, 16).replace("T", " ")}${state === "published" ? ", published" : ""}`;
+    return [String(which), kept ? text : `${text}: its tables are gone`, !kept];
+  });
+  $("which").hidden = ofVersions.length < 2 && !choice.run.number;
+  fill($("version"), [["", [["", "the published one"], ...ofVersions]]], String(choice.run.number ?? ""));
   // Runs of the same model come first: these are what one mostly compares.
   const others = models.map((run) => run.model_id)
     .sort((one, other) => (other === choice.run.model_id) - (one === choice.run.model_id))
-    .map((model) => [model, runs.filter((run) => run.model_id === model && !same(run, choice.run))]);
-  fill($("other"), [["", [["", "nothing"]]], ...others.map(([model, members]) =>
+    .map((model) => [model, runs.filter((run) => run.model_id === model && !sameDatacube(run, choice.run))]);
+  const otherVersions = $("which").hidden ? [] : [...(choice.run.number && runs.some((run) => sameDatacube(run, choice.run)) ? [["", "the published one", false]] : []), ...ofVersions]
+    .filter(([which]) => which !== String(choice.run.number ?? ""))
+    .map(([which, text, isDisabled]) => [runKey({ ...choice.run, number: which || null }), which ? `version ${text}` : text, isDisabled]);
+  fill($("other"), [["", [["", "nothing"]]], [`Versions of ${choice.run.run_id}`, otherVersions], ...others.map(([model, members]) =>
     [model, members.map((run) => [runKey(run), run.run_id])])], choice.other ? runKey(choice.other) : "");
   $("how").hidden = !choice.other;
   $("compared").value = choice.compared;
@@ -317,13 +372,17 @@ function fillControls() {
   $("about").href = `datacube.html#${new URLSearchParams({ model: choice.run.model_id, run: choice.run.run_id })}`;
 }
 
-const runKey = (run) => JSON.stringify([run.model_id, run.run_id]);
-const runOfKey = (key) => (key ? runs.find((run) => runKey(run) === key) ?? null : null);
+const runKey = (run) => JSON.stringify([run.model_id, run.run_id, run.number ? String(run.number) : null]);
+function runOfKey(key) {
+  if (!key) return null;
+  const [model_id, run_id, which] = JSON.parse(key);
+  return { ...runs.find((run) => sameDatacube(run, { model_id, run_id })), model_id, run_id, number: which };
+}
 
-// Groups of options: [[label, [[value, text]]]]; a group without label stands by itself.
+// Groups of options: [[label, [[value, text, disabled]]]]; a group without label stands by itself.
 function fill(select, groups, value) {
   select.replaceChildren(...groups.filter(([, members]) => members.length).flatMap(([label, members]) => {
-    const options = members.map(([key, text]) => el("option", { value: key, textContent: text }));
+    const options = members.map(([key, text, disabled = false]) => el("option", { value: key, textContent: text, disabled }));
     return label ? [el("optgroup", { label }, ...options)] : options;
   }));
   select.value = value ?? "";
@@ -345,6 +404,11 @@ function listen() {
   }, { fit: true });
   anew("run", ({ value }) => {
     choice.run = runOfKey(value);
+    // Versions are compared with others of the same datacube.
+    if (choice.other && (same(choice.run, choice.other) || choice.other.number)) choice.other = null;
+  });
+  anew("version", ({ value }) => {
+    choice.run = { ...choice.run, number: value || null };
     if (choice.other && same(choice.run, choice.other)) choice.other = null;
   });
   anew("other", ({ value }) => { choice.other = runOfKey(value); });
@@ -382,6 +446,8 @@ function listen() {
   }, showTime);
   for (const id of ["low", "high"]) {
     on(id, ({ value, valueAsNumber }) => { choice[id] = value === "" ? null : valueAsNumber; }, showTime);
+    // What was typed and not entered yet.
+    $(id).addEventListener("keydown", ({ key }) => { if (key === "Escape") $(id).value = choice[id] ?? ""; });
   }
   on("names", ({ checked }) => { choice.names = checked; }, showNames);
   on("cells", ({ value }) => {
@@ -392,7 +458,11 @@ function listen() {
   $("find").addEventListener("input", showFound);
   $("again").addEventListener("click", () => location.reload());
   $("retry").addEventListener("click", () => attempt(list));
-  $("draw").addEventListener("click", () => drawing($("draw").getAttribute("aria-pressed") !== "true"));
+  $("draw").addEventListener("click", ({ detail }) => {
+    // A click of the keyboard has no number.
+    if ($("draw").getAttribute("aria-pressed") === "true") endDrawing();
+    else drawing(true, detail === 0);
+  });
   $("view").addEventListener("click", () => setArea(panes[0].bins.inSight));
   $("undraw").addEventListener("click", () => setArea(null));
   $("keep").addEventListener("click", keepLine);
@@ -410,6 +480,9 @@ function listen() {
   }).observe($("panel"));
   // Leaflet gives a map the focus at each click; only to a keyboard it means anything.
   document.addEventListener("keydown", () => document.body.classList.add("keys"), true);
+  document.addEventListener("keydown", ({ key }) => {
+    if (key === "Escape" && $("draw").getAttribute("aria-pressed") === "true") endDrawing();
+  });
   document.addEventListener("pointerdown", () => document.body.classList.remove("keys"), true);
   setInterval(lookAgain, LOOK);
 }
@@ -464,11 +537,11 @@ function layOutMaps() {
     }
     const [first, second] = maps[i];
     pane.title.replaceChildren(...(second
-      ? [el("b", {}, second.run.run_id), " minus ", el("b", {}, first.run.run_id)]
-      : [el("span", { className: `dot line${i}` }), ` ${first.run.model_id} `, el("b", {}, first.run.run_id)]));
-    pane.title.hidden = shown.runs.length < 2;
+      ? [el("b", {}, labelOf(second.run)), " minus ", el("b", {}, labelOf(first.run))]
+      : [el("span", { className: `dot line${i}` }), ` ${areVersions() ? first.run.run_id : first.run.model_id} `, el("b", {}, labelOf(first.run))]));
+    pane.title.hidden = shown.runs.length < 2 && !first.run.number;
     pane.bins ??= new BinMap(pane.map, {
-      onPick: pick, onHover: hover, onProblem: complain, onBusy: busy, onArea: setArea,
+      onPick: pick, onHover: hover, onProblem: complain, onBusy: busy, onArea: setArea, onCorner: () => news("Move the map to the other corner, then press Enter."),
       onZoom: () => { if (shown) attempt(showRange); },
     });
     pane.map.setAttribute("aria-label", `Map of ${maps[i].map(({ run }) => nameOf(run)).join(" and ")}. Arrows move, plus and minus zoom, Enter reads the cell in the middle.`);
@@ -539,8 +612,8 @@ async function showTime() {
   const label = choice.timestamp === null ? NOTHING : moment(choice.timestamp, choice.resolution);
   $("now").textContent = label;
   $("slider").setAttribute("aria-valuetext", label);
-  $("earlier").disabled = index <= 0;
-  $("later").disabled = index < 0 || index >= shown.timestamps.length - 1;
+  takeAway($("earlier"), "disabled", index <= 0, $("slider"));
+  takeAway($("later"), "disabled", index < 0 || index >= shown.timestamps.length - 1, $("slider"));
   $("play").disabled = shown.timestamps.length < 2;
   // Tiles hold no breakdown: what is broken down is shown as circles.
   $("layer").value = ofCells() ? "cells" : "regions";
@@ -677,18 +750,35 @@ async function showNames() {
 
 // --- a rectangle --------------------------------------------------------------------------------------
 
-function drawing(on) {
+// By the pointer, or by the keyboard: then the map has the focus, and the button has it back afterwards.
+function drawing(on, byKeyboard = false) {
+  drawnByKeyboard = on && byKeyboard;
   $("draw").setAttribute("aria-pressed", String(on));
   $("draw").textContent = on ? "Drag on the map ..." : "Draw a rectangle";
   for (const { bins } of panes) if (bins) bins.drawsArea = on;
+  if (drawnByKeyboard) {
+    news("Move the map with the arrows. Enter sets the first corner where the cross is, Enter again the second; Escape ends it.");
+    panes[0].map.focus();
+  }
+}
+
+function endDrawing() {
+  const back = drawnByKeyboard;
+  drawing(false);
+  news("");
+  for (const { bins } of panes) bins?.showArea(choice.area);
+  if (back) $("draw").focus();
 }
 
 function setArea(bounds) {
+  const back = drawnByKeyboard;
+  if (back) news("");
   drawing(false);
   step = true;
   choice.area = bounds;
   for (const { bins } of panes) bins?.showArea(bounds);
-  $("undraw").hidden = !bounds;
+  takeAway($("undraw"), "hidden", !bounds, $("draw"));
+  if (back) $("draw").focus();
   return attempt(showPanel);
 }
 
@@ -792,7 +882,7 @@ const FIGURES = [
 async function showCell(mine) {
   const box = $("cell");
   if (!picked) {
-    box.replaceChildren(el("p", { className: "hint" }, "Click a cell on the map to read its numbers and to see its region over time. With the keyboard: move the map with the arrows, then press Enter."));
+    refill(box, el("p", { className: "hint" }, "Click a cell on the map to read its numbers and to see its region over time. With the keyboard: move the map with the arrows, then press Enter."));
     return;
   }
   const now = picked;
@@ -802,7 +892,7 @@ async function showCell(mine) {
   const several = shown.runs.length > 1;
   const heads = several
     ? [el("tr", {}, el("td"), ...shown.runs.map(({ run }, i) =>
-      el("th", { scope: "col" }, el("span", { className: `dot line${i}` }), ` ${run.run_id}`)),
+      el("th", { scope: "col" }, el("span", { className: `dot line${i}` }), ` ${labelOf(run)}`)),
     ...(isDifference() ? [el("th", { scope: "col" }, "difference")] : []))] : [];
   const rows = [...FIGURES, ["weight", "cells counted"]].map(([name, text]) => {
     const values = figures.map((one) => one?.[name] ?? null);
@@ -813,7 +903,7 @@ async function showCell(mine) {
     return row;
   });
   const empty = figures.every((one) => one === null);
-  box.replaceChildren(
+  refill(box,
     el("p", { className: "where" }, coordinates(centreOf(cell)),
       el("small", {}, `zoom ${cell.z}, tile ${cell.x}/${cell.y}, bin ${cell.bin}`)),
     empty ? el("p", { className: "hint" }, "No data in this cell at this time.") : el("table", { className: "figures" }, ...heads, ...rows),
@@ -826,10 +916,12 @@ async function showCell(mine) {
 function whyLinks(place) {
   const time = new Date(choice.timestamp).toISOString().slice(0, choice.resolution === "year" ? 4 : 7);
   return shown.runs.filter(({ has }) => has).map(({ run }) => {
-    const words = { model: run.model_id, run: run.run_id, feature: choice.feature, time, figure: column(), ...place };
+    const words = { model: run.model_id, run: run.run_id, version: run.number, feature: choice.feature, time, figure: column(), ...place };
     const given = Object.entries(words).filter(([, word]) => word !== null && word !== undefined);
-    const text = `Where does this number come from?${shown.runs.length > 1 ? ` (${run.run_id})` : ""}`;
-    return el("p", { className: "why" }, el("a", { href: `explain.html#${new URLSearchParams(given)}` }, text));
+    const text = `Where does this number come from?${shown.runs.length > 1 ? ` (${labelOf(run)})` : ""}`;
+    const link = el("a", { href: `explain.html#${new URLSearchParams(given)}` }, text);
+    link.dataset.key = text;
+    return el("p", { className: "why" }, link);
   });
 }
 
@@ -850,6 +942,7 @@ function regionsOfCell(answer) {
 function regionButton(level, id, text) {
   const button = el("button", { type: "button", className: "chip", title: regionName(id) }, text);
   button.setAttribute("aria-pressed", String(choice.level === level && choice.region === id));
+  button.dataset.key = `region ${level} ${id}`;
   button.addEventListener("click", () => attempt(() => chooseRegion(level, id)));
   return button;
 }
@@ -898,7 +991,7 @@ async function showSeries(mine) {
   const several = wanted.length > 1;
   const read = await Promise.all(wanted.flatMap((target, number_) => shown.runs.map(async (one, i) => {
     const { timestamps, columns } = await lineOf(one, target);
-    const name = [several ? target.text : "", shown.runs.length > 1 ? one.run.run_id : ""].filter(Boolean).join(", ") || one.run.run_id;
+    const name = [several ? target.text : "", shown.runs.length > 1 ? labelOf(one.run) : ""].filter(Boolean).join(", ") || labelOf(one.run);
     return {
       name, timestamps, values: columns[column()] ?? timestamps.map(() => null),
       look: several ? { colour: number_, dash: i > 0 } : { colour: i, dash: false },
@@ -929,9 +1022,10 @@ async function showSeries(mine) {
     parts.push(el("p", { className: "hint" }, `No figures ${column()} here: every value is missing.`));
   }
   const open = box.querySelector("details")?.open;
-  box.replaceChildren(...parts);
+  refill(box, ...parts);
   if (open) box.querySelector("details")?.setAttribute("open", "");
-  $("keep").disabled = !region || choice.kept.length >= MOST_KEPT || choice.kept.some((one) => one.region === region && one.level === choice.level);
+  const isKept = !region || choice.kept.length >= MOST_KEPT || choice.kept.some((one) => one.region === region && one.level === choice.level);
+  takeAway($("keep"), "disabled", isKept, $("lines"));
 }
 
 // Where the line is about, with the way up: all places › Kenya › Nakuru.
@@ -939,6 +1033,7 @@ function path() {
   const { region, level } = choice;
   const all = el("button", { type: "button", className: "chip" }, "All places");
   all.setAttribute("aria-pressed", String(!region));
+  all.dataset.key = "all places";
   all.addEventListener("click", () => attempt(() => chooseRegion(null, null)));
   const crumbs = [all];
   if (region) {
@@ -992,7 +1087,9 @@ function tableOf(some) {
     ...some.map(({ timestamps, values }) => valueCell(values[timestamps.indexOf(when)]))));
   const scroll = el("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Numbers of the lines" },
     el("table", { className: "figures" }, head, ...rows));
-  return el("details", {}, el("summary", {}, "Numbers"), scroll);
+  const summary = el("summary", {}, "Numbers");
+  summary.dataset.key = "numbers";
+  return el("details", {}, summary, scroll);
 }
 
 let ranked = [];
@@ -1010,7 +1107,9 @@ async function showRegions(mine) {
   const byRun = answers.map(({ ids, columns }) => new Map(ids.map((id, i) => [id, columns[column()]?.[i] ?? null])));
   const ids = [...new Set(shown.runs.flatMap(({ lists }) => lists[level] ?? []))];
   ranked = ids.map((id) => ({ id, values: byRun.map((values) => values.get(id) ?? null) }));
-  ranked.sort((one, other) => (other.values[0] ?? -Infinity) - (one.values[0] ?? -Infinity) || (one.id < other.id ? -1 : 1));
+  // What changed most comes first where a difference is shown.
+  const rank = ({ values }) => (isDifference() ? Math.abs(minus(values) ?? NaN) || -Infinity : values[0] ?? -Infinity);
+  ranked.sort((one, other) => (rank(other) === rank(one) ? 0 : rank(other) - rank(one)) || (one.id < other.id ? -1 : 1));
   showFound();
 }
 
@@ -1033,12 +1132,13 @@ function showFound() {
       el("span", { className: "name" }, lastName(id)), el("span", { className: "bars" }, ...bars),
       el("span", { className: "values" }, ...values.map((value) => el("span", { title: String(value ?? "") }, brief(value)))));
     button.setAttribute("aria-pressed", String(choice.region === id));
+    button.dataset.key = id;
     button.addEventListener("click", () => attempt(() => chooseRegion(choice.level, id)));
     return el("li", {}, button);
   });
   const rest = found.length - items.length;
   const none = $("find").value ? "No region is called so." : "No region has a value in this range.";
-  $("regions").replaceChildren(
+  refill($("regions"),
     items.length ? el("ul", { className: "ranking" }, ...items) : el("p", { className: "hint" }, none),
     ...(rest > 0 ? [el("p", { className: "hint" }, `and ${rest} more: type a part of the name`)] : []));
 }
@@ -1056,13 +1156,13 @@ function saveLines() {
 
 function saveRegions() {
   save.csv(fileName(`${column()} ${choice.level} ${isoOf(choice.timestamp).slice(0, 7)}`),
-    ["region_id", ...shown.runs.map(({ run }) => withUnit(run.run_id))], foundRegions().map(({ id, values }) => [id, ...values]));
+    ["region_id", ...shown.runs.map(({ run }) => withUnit(labelOf(run)))], foundRegions().map(({ id, values }) => [id, ...values]));
 }
 
 // The cells of the tiles that are drawn, or the circles.
 async function saveValues() {
   const name = fileName(`${column()} map ${isoOf(choice.timestamp).slice(0, 7)}`);
-  const maps = mapped().map((reads) => (reads.length > 1 ? `${reads[1].run.run_id} minus ${reads[0].run.run_id}` : reads[0].run.run_id));
+  const maps = mapped().map((reads) => reads.map(({ run }) => labelOf(run)).reverse().join(" minus "));
   if (!ofCells()) {
     save.csv(name, ["map", "region_id", "lat", "lng", withUnit(column())],
       circles.flatMap((some, i) => some.filter(({ value }) => keeps(value)).map(({ id, at: at_, value }) => [maps[i], id, ...(at_ ?? ["", ""]), value])));

@@ -147,7 +147,7 @@ export async function valuesIn(sources, agg, z, x, y) {
 const BLANK = { agg: { space: "mean", time: "mean" }, scaleAt: () => null, keeps: () => false };
 
 export class BinMap {
-  // hooks: onPick(cell), onHover(cell, x, y) with null for none, onZoom(), onProblem(error), onArea(bounds),
+  // hooks: onPick(cell), onHover(cell, x, y) with null for none, onZoom(), onProblem(error), onArea(bounds), onCorner(),
   // onBusy(1) when something begins that takes time, onBusy(-1) when it ends
   constructor(element, hooks) {
     this.hooks = hooks;
@@ -211,7 +211,7 @@ export class BinMap {
       if (this.corner) this.#stretch(latlng);
       else this.hooks.onHover(this.#occupied(latlng), originalEvent.clientX, originalEvent.clientY);
     });
-    this.map.on("mousedown", ({ latlng }) => { if (this.drawing) this.corner = latlng; });
+    this.map.on("mousedown", ({ latlng }) => { if (this.drawing) [this.corner, this.byKeyboard] = [latlng, false]; });
     this.map.on("mouseup", ({ latlng }) => { if (this.corner) this.#close(latlng); });
     this.map.on("mouseout movestart zoomstart", () => this.hooks.onHover(null));
     this.map.on("click", ({ latlng }) => {
@@ -223,8 +223,18 @@ export class BinMap {
     element.addEventListener("keydown", (event) => {
       if (event.target !== element || event.key !== "Enter") return;
       event.preventDefault();
-      this.hooks.onPick(cellAt(this.map.getCenter(), this.zoom));
+      const middle = this.map.getCenter();
+      if (!this.drawing) {
+        this.hooks.onPick(cellAt(middle, this.zoom));
+      } else if (this.corner) {
+        this.#close(middle);
+        this.closed = false;
+      } else {
+        [this.corner, this.byKeyboard] = [middle, true];
+        this.hooks.onCorner();
+      }
     });
+    this.map.on("move", () => { if (this.corner && this.byKeyboard) this.#stretch(this.map.getCenter()); });
   }
 
   // The bin at a place, if it has data and its tile is here.
