@@ -1,7 +1,7 @@
 """What the page asks about a version of a datacube, and what is the same wherever its numbers come from.
 
-The published version is answered for by its objects (`of_objects.py`), one that keeps its tables by these
-(`of_tables.py`). Which of them a request means is decided in `server.py`.
+The published version is answered for by its objects (`published_version.py`), one that keeps its tables by
+these (`kept_version.py`). Which of them a request means is decided in `server.py`.
 """
 
 from __future__ import annotations

@@ -71,10 +71,10 @@ from datacube_assets.view.answers import Answer, Answers, NotThisVersionError
 from datacube_assets.view.catalogue import Descriptions, complete_runs
 from datacube_assets.view.dictionary import about, page_of, table_of, versions_of
 from datacube_assets.view.downloads import FORMATS, as_file
-from datacube_assets.view.of_objects import OfObjects
-from datacube_assets.view.of_tables import OfTables
+from datacube_assets.view.kept_version import KeptVersion
 from datacube_assets.view.pictures import palettes, png, tilejson
 from datacube_assets.view.places import UnknownPlacesError, middles_of
+from datacube_assets.view.published_version import PublishedVersion
 from datacube_assets.view.query import Query
 
 STATIC = Path(__file__).parent / "static"
@@ -123,9 +123,9 @@ class View:
         """What answers for the version that a request names: its tables where that is an earlier one."""
         number = query.number
         if number is None:
-            return OfObjects(self.lake, self.published(query.run))
+            return PublishedVersion(self.lake, self.published(query.run))
         query.run.check()
-        return OfTables(self.lake, query.run, number)
+        return KeptVersion(self.lake, query.run, number)
 
     def of_one_version(self, query: Query, answer: Callable[[Answers, Query], T]) -> tuple[T, str]:
         """An answer that is of one version of its datacube, and which. Raises NotThisVersionError."""

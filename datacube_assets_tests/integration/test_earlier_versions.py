@@ -24,7 +24,7 @@ from datacube_assets.development.s3_server import S3Server
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.read import Datacube, LakeDatacube, NoDataError, diff, open_datacube, open_tables
 from datacube_assets.settings import Settings
-from datacube_assets.view.of_tables import Recent
+from datacube_assets.view.kept_version import Recent
 from datacube_assets.view.server import application
 from datacube_assets_tests.integration.operating import Place, nothing_set
 from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, open_house, rows

@@ -29,7 +29,7 @@ from datacube_assets.view.places import rows_published
 from datacube_assets.view.query import FIGURES, Query, zoom_for
 
 
-class OfObjects(Answers):
+class PublishedVersion(Answers):
     """What is published, whichever version that is."""
 
     def __init__(self, lake: Lake, published: Published) -> None:

@@ -90,7 +90,7 @@ class KeptTables(LakeDatacube):
         return found
 
 
-class OfTables(Answers):
+class KeptVersion(Answers):
     """A version by its number."""
 
     def __init__(self, lake: Lake, run: ModelRun, number: int) -> None:
