@@ -172,8 +172,9 @@ def _read() -> Iterator[str]:
 
 
 def _callable(name: str, one: Any, described: str = "") -> Iterator[str]:
-    # Annotations are texts, which a reader does not need to know.
+    # Annotations are texts, which a reader does not need to know; a function has an address, which changes.
     signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(one)))
+    signature = re.sub(r"<function [^>]*<lambda> at \w+>|<function .*? at \w+>", "...", signature)
     yield f"```python\n{name}{signature}\n```\n"
     yield described or f"```text\n{inspect.getdoc(one) or ''}\n```\n"
 

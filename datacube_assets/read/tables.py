@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +49,12 @@ from datacube_assets.read.datacube import (
     one_of,
 )
 from datacube_assets.read.explain import Explanation
-from datacube_assets.storage.history import History, Listed
 from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.points import RawParts
 from datacube_assets.storage.run_info import RunInfo
+
+if TYPE_CHECKING:
+    from datacube_assets.storage.history import History, Listed
 
 _RAW, _POINTS, _CELLS = "raw_dojo_output", "normalized_points", "temporal_cells"
 _GLOBAL, _REGIONAL, _GRID = "global_aggregates", "regional_aggregates", "grid_cells"
@@ -439,6 +441,9 @@ class LakeDatacube(Datacube):
 
     @property
     def _history(self) -> History:
+        # Imported here: it knows of publishing too, which takes a while to import.
+        from datacube_assets.storage.history import History
+
         return History(self._lake, self._run)
 
     @cached_property

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,15 +267,6 @@ def test_a_version_without_tables_says_so(lake: tuple[str, str]) -> None:
     with pytest.raises(NoDataError, match="has no table"):
         diff(open_tables(lake[0], MODEL, "another", s3_endpoint=lake[1]), opened(lake))
     assert open_tables(lake[0], MODEL, "another", s3_endpoint=lake[1]).versions().num_rows == 0
-
-
-def test_reading_versions_loads_neither_dagster_nor_pandas() -> None:
-    program = (
-        "import sys; from datacube_assets.read import diff, open_tables; "
-        "print([name for name in ('dagster', 'pandas', 'dask') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
 
 
 def test_the_how_to_does_what_it_says(
