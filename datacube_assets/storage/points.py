@@ -340,7 +340,7 @@ class Shards:
             name, size = f"{POINTS}{number:05}-{self._piece:05}", path.stat().st_size
             key = f"{self._folder}/{name}.parquet"
             self._lake.store.put_file(key, path)
-            if sum(held.num_rows for held in self._held) == self._rows[number]:
+            if self._held and sum(held.num_rows for held in self._held) == self._rows[number]:
                 self._lake.keep(key, pa.concat_tables(self._held).unify_dictionaries())
             files.append(TableFile(name, self._rows[number], size))
         return files
