@@ -117,14 +117,21 @@ QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
 
 
 @contextmanager
-def open_house(folder: Path) -> Iterator[House]:
-    """A house in a folder; its runs make no pictures, which would be a fifth of their work."""
-    settings = Settings.model_validate({"DATACUBE_HOME": folder, "DATACUBE_PICTURES": False}).resolved()
+def dagster_storage(settings: Settings) -> Iterator[DagsterInstance]:
+    """Dagster's storage as it is in a home folder."""
     with mock.patch.dict(os.environ):
         os.environ.pop("DAGSTER_HOME", None)
         prepare(settings)
         home = os.environ["DAGSTER_HOME"]
     with DagsterInstance.from_config(home) as instance:
+        yield instance
+
+
+@contextmanager
+def open_house(folder: Path) -> Iterator[House]:
+    """A house in a folder; its runs make no pictures, which would be a fifth of their work."""
+    settings = Settings.model_validate({"DATACUBE_HOME": folder, "DATACUBE_PICTURES": False}).resolved()
+    with dagster_storage(settings) as instance:
         yield House(folder, settings, instance)
 
 

@@ -126,7 +126,9 @@ class Post:
 @pytest.fixture
 def post(quick_folder: Path, site: Site) -> Iterator[Post]:
     home = quick_folder / "home"
-    settings = Settings.model_validate({"DATACUBE_HOME": home, "CAUSEMOS_URL": site.url}).resolved()
+    settings = Settings.model_validate(
+        {"DATACUBE_HOME": home, "CAUSEMOS_URL": site.url, "DATACUBE_PICTURES": False}
+    ).resolved()
     models, indicators = (open_store((home / "buckets" / name).as_uri()) for name in ("models", "indicators"))
     causemos = CauseMosSimulator(models, indicators, upsert=True)
     site.app = causemos.app()

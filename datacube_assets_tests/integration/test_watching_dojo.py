@@ -29,6 +29,7 @@ from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import Outbox
+from datacube_assets_tests.integration.support import dagster_storage
 from datacube_assets_tests.integration.system import evaluate, indicator_document, run_document, success
 
 PATH = "https://bucket.example/{}.1.parquet.gzip"
@@ -104,7 +105,7 @@ def dojo(site: Site) -> DojoSimulator:
 
 @pytest.fixture
 def instance(quick_folder: Path) -> Iterator[DagsterInstance]:
-    with DagsterInstance.local_temp(str(quick_folder)) as opened:
+    with dagster_storage(Settings.model_validate({"DATACUBE_HOME": quick_folder / "home"})) as opened:
         yield opened
 
 
