@@ -209,7 +209,7 @@ def test_versions_are_compared_with_the_keyboard_alone(shown: Screen) -> None:
     assert page.evaluate("document.activeElement.id") == "other"
 
 
-@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("width", [390, pytest.param(1440, marks=pytest.mark.slow)])
 def test_no_serious_fault_for_readers_of_screens(opened: Shown, open_page: OpenPage, width: int) -> None:
     both = {**HERE, "version": BEFORE, **WITH, "with_version": AFTER, "compared": "difference", **AT}
     with open_page(width=width, height=900) as watched:
