@@ -116,13 +116,22 @@ QUIET = LoggerDefinition(logger_fn=_silent, config_schema={})
 """Of jobs that are executed in this process."""
 
 
+NOT_PRINTED = """\
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
+"""
+
+
 @contextmanager
 def dagster_storage(settings: Settings) -> Iterator[DagsterInstance]:
-    """Dagster's storage as it is in a home folder."""
+    """Dagster's storage as it is in a home folder; what steps print is not kept: that takes processes."""
     with mock.patch.dict(os.environ):
         os.environ.pop("DAGSTER_HOME", None)
         prepare(settings)
         home = os.environ["DAGSTER_HOME"]
+    with Path(home, "dagster.yaml").open("a") as configuration:
+        configuration.write(NOT_PRINTED)
     with DagsterInstance.from_config(home) as instance:
         yield instance
 
