@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,6 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.encode import Objects
 from datacube_assets.partitions import FROM_SCRATCH
-from datacube_assets.resources.ahead import ahead
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.drawing import Draw
 from datacube_assets.resources.storage import BucketsResource, LakeResource
@@ -145,8 +144,7 @@ class _Publish:
 
     def __call__(self, work: str) -> tuple[Published, list[str]]:
         objects = self.views[work](self.publication.lake, self.table, work)
-        with closing(ahead(objects)) as made:
-            return self.publication.publish(work, made)
+        return self.publication.publish(work, objects)
 
 
 def published_metadata(published: Published, seconds: float) -> dict[str, Any]:
