@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from datacube_assets.cli import main
-from datacube_assets_tests.integration.support import rows
+from datacube_assets_tests.integration.support import begin_home, rows
 
 KEY = "toy:one"
 SETTINGS = ("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_HOME")
@@ -30,6 +30,7 @@ class Place:
 
     def run(self, *arguments: str, stdin: str | None = None) -> Result:
         """Run a command as a user would, with nothing set but what the arguments and the environment say."""
+        begin_home(self.home)
         with pytest.MonkeyPatch.context() as patch:
             # Commands point Dagster to the home folder for the process they are in.
             patch.setenv("DAGSTER_HOME", "restored")

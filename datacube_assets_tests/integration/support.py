@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import hashlib
 import io
@@ -13,6 +14,8 @@ import json
 import logging
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,16 +126,31 @@ compute_logs:
 """
 
 
-@contextmanager
-def dagster_storage(settings: Settings) -> Iterator[DagsterInstance]:
-    """Dagster's storage as it is in a home folder; what steps print is not kept: that takes processes."""
+@cache
+def _new_home() -> Path:
+    """Dagster's folder of a home that was just made: that takes half a second, to copy it does not."""
+    folder = Path(tempfile.mkdtemp(prefix="datacube-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with mock.patch.dict(os.environ):
         os.environ.pop("DAGSTER_HOME", None)
-        prepare(settings)
-        home = os.environ["DAGSTER_HOME"]
-    with Path(home, "dagster.yaml").open("a") as configuration:
+        prepare(Settings.model_validate({"DATACUBE_HOME": folder}))
+        with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]):
+            return folder / "dagster"
+
+
+def begin_home(home: Path) -> Path:
+    """Make a home folder, unless it is there; Dagster's folder in it."""
+    if not (home / "dagster").exists():
+        shutil.copytree(_new_home(), home / "dagster")
+    return home / "dagster"
+
+
+@contextmanager
+def dagster_storage(home: Path) -> Iterator[DagsterInstance]:
+    """Dagster's storage in a new home folder; what steps print is not kept: that takes processes."""
+    with (begin_home(home) / "dagster.yaml").open("a") as configuration:
         configuration.write(NOT_PRINTED)
-    with DagsterInstance.from_config(home) as instance:
+    with DagsterInstance.from_config(str(home / "dagster")) as instance:
         yield instance
 
 
@@ -140,7 +158,7 @@ def dagster_storage(settings: Settings) -> Iterator[DagsterInstance]:
 def open_house(folder: Path) -> Iterator[House]:
     """A house in a folder; its runs make no pictures, which would be a fifth of their work."""
     settings = Settings.model_validate({"DATACUBE_HOME": folder, "DATACUBE_PICTURES": False}).resolved()
-    with dagster_storage(settings) as instance:
+    with dagster_storage(folder) as instance:
         yield House(folder, settings, instance)
 
 

@@ -110,6 +110,8 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
         "make bench": _CHECKS,
         'make bench ARGS="--rows 1000 10000 --repeat 2"': _CHECKS,
         'make bench ARGS="--rows 10000 --folder /dev/shm"': _CHECKS,
+        'make bench ARGS="peer --floods PATH/floods.parquet.gzip"': _CHECKS,
+        'make bench ARGS="peer --rows 100000 --repeat 1 --compare"': _CHECKS,
     },
     DASK: {
         "make cluster": _CLUSTER,
@@ -461,6 +463,10 @@ def test_the_commands_for_contributors_do_what_they_say(
     assert "0 objects published" in figures, "the same again publishes nothing"
     in_memory = said(CONTRIBUTING, 'make bench ARGS="--rows 10000 --folder')
     assert "-m benchmarks --rows 10000 --folder /dev/shm" in run(f"{in_memory} -n", checkout, environment)
+    floods = said(CONTRIBUTING, 'make bench ARGS="peer --floods')
+    assert "-m benchmarks peer --floods PATH/" in run(f"{floods} -n", checkout, environment)
+    pair = put(said(CONTRIBUTING, 'make bench ARGS="peer --rows'), **{"100000": "1000"})
+    assert "beyond" in run(pair, checkout, environment)
 
 
 @pytest.mark.slow

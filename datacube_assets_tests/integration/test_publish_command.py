@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datacube_assets.cli import main
-from datacube_assets_tests.integration.support import Datacube, rows
+from datacube_assets_tests.integration.support import Datacube, begin_home, rows
 
 COMMAND = Path(sys.executable).parent / "datacube"
 
@@ -77,6 +77,8 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     monkeypatch.setenv("DATACUBE_HOME", str(home))
 
     def in_process(*arguments: object) -> Answer:
+        if not home.exists():
+            begin_home(home)
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main.main([str(one) for one in arguments], prog_name="datacube")

@@ -18,6 +18,7 @@ from dagster import DagsterInstance, RunRequest, RunsFilter
 from dagster._core.definitions.sensor_definition import SensorExecutionData
 from starlette.responses import Response
 
+from datacube_assets.assets.dojo import dojo_request
 from datacube_assets.definitions import build_definitions
 from datacube_assets.development.dojo_simulator import DojoSimulator
 from datacube_assets.development.simulator_http import Site, in_background
@@ -105,7 +106,7 @@ def dojo(site: Site) -> DojoSimulator:
 
 @pytest.fixture
 def instance(quick_folder: Path) -> Iterator[DagsterInstance]:
-    with dagster_storage(Settings.model_validate({"DATACUBE_HOME": quick_folder / "home"})) as opened:
+    with dagster_storage(quick_folder / "home") as opened:
         yield opened
 
 
@@ -131,6 +132,8 @@ class Watch:
             key = str(request.run_key)
             if not self.instance.get_runs(RunsFilter(tags={"dagster/run_key": key}), limit=1):
                 job = build_definitions(self.settings).resolve_job_def(process_model_run.name)
+                # Of what is planned nothing is looked at, and to note it takes half a second.
+                job = job.get_subset(asset_selection={dojo_request.key}, asset_check_selection=set())
                 self.instance.create_run_for_job(job, tags={**request.tags, "dagster/run_key": key})
                 created.append(key)
         self.cursor = tick.cursor
