@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def as_published(house: House, found: Findings, *parts: pa.Table, **fields: Any)
     indicator=st.booleans(),
 )
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     derandomize=True,
     database=None,
@@ -97,13 +96,7 @@ def law(table: pa.Table, mapped: list[str], *, indicator: bool) -> None:
         as_published(house, checked(house, table, **fields), table, **fields)
 
 
-@pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with open_house(tmp_path) as house:
-        yield house
-
-
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_random_parts_with_hostile_names_become_what_was_said(house: House, seed: int) -> None:
     parts = random_parts(seed)
     fields: dict[str, Any] = {

@@ -420,6 +420,7 @@ def storage(home: Path) -> DagsterInstance:
     return DagsterInstance.from_config(str(home / "dagster"))
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_on_one_scheduler_publish_both_what_they_should(
     running: Cluster, quick_folder: Path
 ) -> None:

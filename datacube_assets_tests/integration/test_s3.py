@@ -132,25 +132,26 @@ def settled(account: Account, house: House) -> House:
 # --- publishing ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "which", [pytest.param(0, id="crops", marks=pytest.mark.slow), pytest.param(-1, id="prices")]
+)
 def test_the_sample_is_published_on_s3_as_it_is_in_folders_and_only_once(
-    account: Account, house: House, monkeypatch: pytest.MonkeyPatch
+    which: int, account: Account, house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crops, *_, prices = write_sample_requests(house.folder / "sample")
+    request = write_sample_requests(house.folder / "sample")[which]
     far = settled(account, house)
-    for request, bucket in ((crops, "models"), (prices, "indicators")):
-        near = process(house.settings, house.instance, request, lambda asset, metadata, done: None)
-        outcome = process(far.settings, far.instance, request, lambda asset, metadata, done: None)
-        assert outcome.total("objects written") == near.total("objects") > 300
-        folder = house.bucket(indicators=request.is_indicator)
-        here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        assert account.checksums(bucket) == {
-            key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-            for key, path in here.items()
-        }
+    near = process(house.settings, house.instance, request, lambda asset, metadata, done: None)
+    outcome = process(far.settings, far.instance, request, lambda asset, metadata, done: None)
+    assert outcome.total("objects written") == near.total("objects") > 300
+    folder = house.bucket(indicators=request.is_indicator)
+    here = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert account.checksums("indicators" if request.is_indicator else "models") == {
+        key: hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for key, path in here.items()
+    }
     assert all(key.startswith("runs/") for key in account.listed("lake"))
     written: list[object] = []
     monkeypatch.setattr(s3.S3, "put_many", lambda *arguments: written.append(arguments))
-    again = process(far.settings, far.instance, prices, lambda asset, metadata, done: None)
+    again = process(far.settings, far.instance, request, lambda asset, metadata, done: None)
     assert again.total("objects written") == 0
     assert written == []
 
