@@ -128,14 +128,20 @@ compute_logs:
 
 @cache
 def _new_home() -> Path:
-    """Dagster's folder of a home that was just made: that takes half a second, to copy it does not."""
+    """Dagster's folder of a home that was just made: that takes half a second, to copy it does not.
+
+    What steps print is not kept there: that would take two processes a run.
+    """
     folder = Path(tempfile.mkdtemp(prefix="datacube-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with mock.patch.dict(os.environ):
         os.environ.pop("DAGSTER_HOME", None)
         prepare(Settings.model_validate({"DATACUBE_HOME": folder}))
         with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]):
-            return folder / "dagster"
+            pass
+    with (folder / "dagster" / "dagster.yaml").open("a") as configuration:
+        configuration.write(NOT_PRINTED)
+    return folder / "dagster"
 
 
 def begin_home(home: Path) -> Path:
@@ -147,10 +153,8 @@ def begin_home(home: Path) -> Path:
 
 @contextmanager
 def dagster_storage(home: Path) -> Iterator[DagsterInstance]:
-    """Dagster's storage in a new home folder; what steps print is not kept: that takes processes."""
-    with (begin_home(home) / "dagster.yaml").open("a") as configuration:
-        configuration.write(NOT_PRINTED)
-    with DagsterInstance.from_config(str(home / "dagster")) as instance:
+    """Dagster's storage in a home folder."""
+    with DagsterInstance.from_config(str(begin_home(home))) as instance:
         yield instance
 
 

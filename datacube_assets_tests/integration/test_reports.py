@@ -50,7 +50,7 @@ from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.reports import FIRST_WAIT, LONGEST_WAIT, Kind, Outbox, Report
 from datacube_assets.storage.requests import leave_request
 from datacube_assets.storage.run_info import request_key
-from datacube_assets_tests.integration.support import House, rows
+from datacube_assets_tests.integration.support import House, begin_home, dagster_storage, rows
 from datacube_assets_tests.integration.system import evaluate, free_port
 
 RUN = ModelRun("model", "run")
@@ -132,7 +132,10 @@ def post(quick_folder: Path, site: Site) -> Iterator[Post]:
     models, indicators = (open_store((home / "buckets" / name).as_uri()) for name in ("models", "indicators"))
     causemos = CauseMosSimulator(models, indicators, upsert=True)
     site.app = causemos.app()
-    with DagsterInstance.local_temp(str(quick_folder)) as instance:
+    configuration = begin_home(home) / "dagster.yaml"
+    # A run that failed is told at once.
+    configuration.write_text(configuration.read_text().replace("max_retries: 3", "max_retries: 0"))
+    with dagster_storage(home) as instance:
         instance.add_dynamic_partitions(str(model_runs.name), [RUN.key])
         yield Post(House(home, settings, instance), causemos, site.url)
 

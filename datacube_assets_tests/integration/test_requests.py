@@ -32,7 +32,7 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import ask_for_run, leave_request, requested, runs_requested
 from datacube_assets.storage.run_info import request_key
-from datacube_assets_tests.integration.support import House, rows
+from datacube_assets_tests.integration.support import House, begin_home, rows
 from datacube_assets_tests.integration.system import evaluate, model_document, run_document, success
 
 RUN = ModelRun("toy", "one")
@@ -97,7 +97,9 @@ def desk(quick_folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Ite
         if name.startswith(("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_HOME")):
             monkeypatch.delenv(name)
     home = quick_folder / "home"
+    begin_home(home)
     monkeypatch.setenv("DATACUBE_HOME", str(home))
+    monkeypatch.setenv("DATACUBE_PICTURES", "no")
     monkeypatch.setenv("DOJO_URL", site.url)
     monkeypatch.setenv("DAGSTER_HOME", "restored after the test")
     monkeypatch.delenv("DAGSTER_HOME")
