@@ -68,8 +68,8 @@ Run = Callable[..., Answer]
 
 
 @pytest.fixture
-def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command in this process."""
+def first_run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command in this process; there is no home folder yet."""
     for name in ("DAGSTER_HOME", "DATACUBE_HOME"):
         monkeypatch.setenv(name, "restored after the test, whatever the command sets")
         monkeypatch.delenv(name)
@@ -77,8 +77,6 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     monkeypatch.setenv("DATACUBE_HOME", str(home))
 
     def in_process(*arguments: object) -> Answer:
-        if not home.exists():
-            begin_home(home)
         capfd.readouterr()
         with pytest.raises(SystemExit) as exit_:
             main.main([str(one) for one in arguments], prog_name="datacube")
@@ -86,6 +84,13 @@ def run(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
         return Answer(int(exit_.value.code or 0), out, err)
 
     return in_process
+
+
+@pytest.fixture
+def run(home: Path, first_run: Run) -> Run:
+    """Runs the command in this process and a home folder that is there."""
+    begin_home(home)
+    return first_run
 
 
 def published(home: Path) -> list[Path]:
@@ -382,9 +387,9 @@ def test_an_unknown_weight_column_is_refused_with_the_columns_there_are(
     ],
 )
 def test_a_malformed_option_is_named_with_what_was_given(
-    option: str, text: str, said: str, part: Path, home: Path, run: Run
+    option: str, text: str, said: str, part: Path, home: Path, first_run: Run
 ) -> None:
-    assert_refused(run("publish", part, *RUN, option, text), home, said)
+    assert_refused(first_run("publish", part, *RUN, option, text), home, said)
     assert not home.exists()
 
 
@@ -404,9 +409,9 @@ def test_a_misspelled_threshold_is_refused(part: Path, home: Path, run: Run) -> 
     ],
 )
 def test_options_that_do_not_go_together_are_explained(
-    ids: Sequence[str], said: str, part: Path, home: Path, run: Run
+    ids: Sequence[str], said: str, part: Path, home: Path, first_run: Run
 ) -> None:
-    answer = run("publish", part, *ids)
+    answer = first_run("publish", part, *ids)
     assert answer.code == 2
     assert said in answer.err.splitlines()[-1]
     assert not home.exists()
@@ -425,9 +430,9 @@ def test_a_store_that_cannot_be_used_is_named(option: str, part: Path, home: Pat
     assert_refused(answer, home, "a store of the kind ftp:// cannot be used", "file:// or s3://")
 
 
-def test_a_home_that_is_a_file_is_named(part: Path, home: Path, run: Run) -> None:
+def test_a_home_that_is_a_file_is_named(part: Path, home: Path, first_run: Run) -> None:
     home.write_text("no folder")
-    answer = run("publish", part, *RUN)
+    answer = first_run("publish", part, *RUN)
     assert answer.code == 1
     assert len(answer.err.splitlines()) == 1
     assert str(home) in answer.err
