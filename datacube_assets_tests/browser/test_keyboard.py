@@ -21,7 +21,7 @@ from datacube_assets_tests.unit.test_kernel_example import rows as example_rows
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CHOICE = {"model": "m", "run": "r", "time": FEB_2020, "t": "sum", "s": "sum", **at(KERICHO, 6)}
 FOCUS = (
