@@ -37,7 +37,8 @@ def retried_later(instance: DagsterInstance, run: DagsterRun, tried: int) -> Ite
     line, who had rather know at once. What its own model run comes from concerns no other run, so meanwhile
     the run holds no place of the queue (`orchestration/run_queue.py`).
     """
-    if tried:
+    # A run that takes the place of one that died waiting has its tags.
+    if tried or run.tags.get(WAITING_TAG) == "yes":
         _waits(instance, run, "no")
     try:
         yield

@@ -42,7 +42,7 @@ from datacube_assets.http_client import RetryPolicy
 from datacube_assets.kernels.encode import CSV
 from datacube_assets.operations.publish import process
 from datacube_assets.orchestration.jobs import process_model_run
-from datacube_assets.partitions import model_runs
+from datacube_assets.partitions import WAITING_TAG, model_runs
 from datacube_assets.resources import retries
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.storage import s3_client, s3_retries
@@ -448,6 +448,29 @@ def test_a_disk_that_has_bytes_left_but_no_files_says_so(house: House, small_dis
         store.put_many([str(number) for number in range(300)], [b"x"] * 300, "text/csv")
     (small_disk / "0").unlink()
     store.put("another", b"x")
+
+
+def test_a_run_says_that_it_waits_for_a_file_server_and_that_it_goes_on() -> None:
+    """So does one that takes the place of a run that died waiting, whose tags it has."""
+    with DagsterInstance.ephemeral() as instance:
+
+        def tag() -> str | None:
+            found = instance.get_run_by_id(run.run_id)
+            assert found is not None
+            return found.tags.get(WAITING_TAG)
+
+        run = instance.add_run(DagsterRun("process_model_run"))
+        with pytest.raises(RetryRequested), retries.retried_later(instance, run, 0):
+            raise FetchError("away")
+        assert tag() == "yes"
+        with retries.retried_later(instance, run, 1):
+            assert tag() == "no"
+        with pytest.raises(RetryRequested), retries.retried_later(instance, run, 2):
+            raise StoreUnavailable("away")
+        assert tag() == "no", "others need the store as well"
+        run = instance.add_run(DagsterRun("process_model_run", tags={WAITING_TAG: "yes"}))
+        with retries.retried_later(instance, run, 0):
+            assert tag() == "no"
 
 
 def test_a_full_scratch_disk_is_waited_for_like_a_full_store(
