@@ -18,7 +18,7 @@ STAMP := $(VENV)/.installed
 export DAGSTER_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test fuzz browser axe screenshots lint types format bench docs soak audit lock wheels clean
+.PHONY: help install demo view cluster dev s3 notebook stack postgres prometheus containers test expected fuzz browser axe screenshots lint types format bench docs soak audit lock wheels clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,11 @@ notebook: $(VENV)/.notebook ## open the notebook that explores a datacube, in Ju
 
 test: $(STAMP) ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+expected: $(STAMP) ## write the expected bytes of the unit tests anew; read the difference before you commit it
+	@$(BIN)/python -m pytest -q -n 0 --inline-snapshot=create,fix datacube_assets_tests/unit $(ARGS) || true
+	@$(BIN)/ruff format -q datacube_assets_tests/unit
+	@git diff --stat datacube_assets_tests/unit
 
 fuzz: $(STAMP) ## try random input: ARGS="--minutes 5"
 	@$(BIN)/python -m datacube_assets_tests.fuzz $(ARGS)

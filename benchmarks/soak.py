@@ -7,7 +7,8 @@ Daemon, webserver, simulators of Dojo and CauseMos, a real S3 server for lake an
 are processes of their own. Runs finish in Dojo one after the other, some are executed again, and at times an
 earlier state comes back. Meanwhile runs, daemon, code server and workers are killed with SIGKILL; Dojo and
 CauseMos answer 503, break off, or send a byte at a time; Dojo lists documents twice; and where there is
-a C compiler, the clock of all that Dagster runs jumps. With `--outage N` CauseMos is away in the end until so
+a C compiler, the clock of all that Dagster runs jumps; and another home, with a lake of its own, publishes
+runs of this one into the same bucket. With `--outage N` CauseMos is away in the end until so
 many reports wait. Nothing may be lost, told twice or wrong: published objects are compared, byte for byte,
 with those of a run that nothing disturbed. Needs the extra `dev`. Exits with status 1 if a promise is broken.
 """
@@ -61,10 +62,16 @@ class Watched:
     parts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Which execution's files each of these states has: an earlier one's, where a state came back."""
     faults: Counter[str] = field(default_factory=Counter)
+    rivals: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
+    """Runs that another home publishes, or has published."""
     memory: dict[tuple[str, int], list[tuple[float, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
     """Seconds and megabytes, by name and process."""
+
+    def at_rivals(self) -> set[str]:
+        """Runs that another home publishes now, and which a newer state must not come to meanwhile."""
+        return {name for name, process in self.rivals if process.poll() is None}
 
 
 def main(arguments: list[str]) -> None:
@@ -182,7 +189,10 @@ def _disturb(
 ) -> None:
     """Let runs finish, and break something now and then, until the time is over."""
     dice = random.Random(options.seed)
-    faults = _faults(system, cluster, clock, dice)
+    faults: Mapping[str, Callable[[], bool]] = {
+        **_faults(system, cluster, clock, dice),
+        "another home publishes": partial(_rival, system, watched, dice),
+    }
     # At first in the order in which they are named, then in any.
     waiting = list(faults)[::-1]
     start = time.monotonic()
@@ -193,6 +203,8 @@ def _disturb(
             number += 1
             again = number % AGAIN == 0
             name = f"run-{dice.randrange(1, number):05}" if again else f"run-{number:05}"
+            if name in watched.at_rivals():
+                name = f"run-{number:05}"
             state = _newest(watched).get(name, 0) + 1
             # Every other time it is not executed again: a state that was there before comes back.
             comes_back = state > 2 and number % (2 * AGAIN) == 0 and _is_told(system, watched, name)
@@ -219,6 +231,34 @@ def _finish(system: System, watched: Watched, name: str, state: int, like: int) 
     _patiently(partial(system.dojo.finish, name, part))
     watched.parts[name, state] = part
     watched.finished[name, state] = time.time()
+
+
+def _rival(system: System, watched: Watched, dice: random.Random) -> bool:
+    """Let another home publish the newest state of a run into the same bucket, from tables of its own."""
+    from datacube_assets_tests.integration.system import MODEL
+
+    newest = _newest(watched)
+    with contextlib.suppress(OSError):
+        there = sorted(_told_since(system, watched) - watched.at_rivals())
+        if not there:
+            return False
+        name = dice.choice(there)
+        part = f"{system.dojo.url}/files/{name}_{MODEL}.{watched.parts[name, newest[name]]}.parquet.gzip"
+        home = system.settings.home.parent / "another home"
+        home.mkdir(exist_ok=True)
+        options = ["--model-id", MODEL, "--run-id", name, "--quiet"]
+        options += ["--home", str(home), "--lake", (home / "lake").as_uri()]
+        with (home / "publish.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "datacube_assets.cli", "publish", part, *options],
+                env={name: value for name, value in system.environment.items() if name != "DAGSTER_HOME"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        watched.rivals.append((name, process))
+        return True
+    return False
 
 
 def _is_told(system: System, watched: Watched, name: str) -> bool:
@@ -368,6 +408,8 @@ def _settle(system: System, watched: Watched, patience: float) -> bool:
     """Wait until everything has come to rest; says whether it did."""
     from datacube_assets.storage.reports import Outbox
 
+    for _, process in watched.rivals:
+        process.wait(patience)
     still = {"error_next": 0, "truncate_next": 0, "dribble_next": 0, "repeat_next": 0}
     _patiently(lambda: system.dojo.switch(**still))
     _patiently(lambda: system.causemos.switch(**still))
@@ -461,6 +503,8 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "wrong": len(wrong),
         "wrong after collecting": len(_wrong(system, bucket, parts)),
         "states that came back": sum(part != state for (_, state), part in watched.parts.items()),
+        "published by another home": sum(process.returncode == 0 for _, process in watched.rivals),
+        "refused to another home": sum(process.returncode != 0 for _, process in watched.rivals),
         "failures told": sum(one["call"] == "processing-failed" for one in reports),
         "runs of Dagster": len(runs),
         "repeated": sum(run.parent_run_id is not None for run in runs),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-OURS = ("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_")
+OURS = ("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_", "MAKE", "MFLAGS")
+"""Beginnings of names; `make test ARGS=...` would hand its arguments to every `make` of a test."""
 
 
 def nothing_set() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Random input for everything that reads what others wrote: Parquet files, Dojo's documents, requests.
+"""Random input for all that reads or judges what others wrote: Parquet files, sums, documents, requests.
 
     python -m datacube_assets_tests.fuzz --minutes 5
 
@@ -31,12 +31,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from datacube_assets.checks.judging import conservation
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels import grid, spatial
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.raw_rows import raw_rows
+from datacube_assets.kernels.schema import REGIONAL_COLUMNS
 from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.kernels.times import MAX_TIMESTAMP
 from datacube_assets.storage.lake import Lake
@@ -45,7 +48,7 @@ from datacube_assets.storage.requests import leave_request, requested, runs_requ
 from datacube_assets_tests.hostile import Made, as_file, normalize_files
 from datacube_assets_tests.integration.support import FEBRUARY, JANUARY, rows
 from datacube_assets_tests.reader_model import ask_for_everything
-from datacube_assets_tests.unit.kernel_helpers import Points, datacube_of
+from datacube_assets_tests.unit.kernel_helpers import Points, datacube_of, normalized
 from datacube_assets_tests.writers import by_arrow
 
 MEMORY = 8 << 30
@@ -288,6 +291,63 @@ def check_message(error: InputError) -> None:
     assert error.remedy
 
 
+# --- sums that cancel ------------------------------------------------------------------------------
+
+SIZES = ("cells", "s_count", "s_sum_t_sum", "s_sum_t_mean")
+WEIGHTS = [column.name for column in REGIONAL_COLUMNS if column.only_with_weights]
+addends = st.one_of(
+    st.floats(-1e3, 1e3),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.1, 0.2, -0.3, 1e16, -1e16, 5e-324, -1e-310, 1.7e308, -1.7e308, 0.0]),
+    st.none(),
+)
+"""Values that take each other's digits away, or each other."""
+weighted_rows = st.lists(
+    st.tuples(addends, st.sampled_from([1.0, -1.0, 0.5, 1e-9, None]), st.integers(0, 8)),
+    min_size=1,
+    max_size=12,
+)
+"""Value, weight and number of the place."""
+
+
+def judged(parts: pa.Table, whole: pa.Table, measures: list[str], added: pa.Table) -> conservation.Compared:
+    """As a run judges: what was added up is looked at where totals differ."""
+    compared = conservation.compare(parts, whole, measures)
+    return conservation.compare(parts, whole, measures, sizes=added) if compared.differing else compared
+
+
+def sums_law(cases: Sequence[tuple[float | None, float | None, int]], mirrored: bool) -> None:
+    """Sound rows pass every check of sums, however their values cancel; `mirrored`: they do, nearly all."""
+    if mirrored:
+        cases = [*cases, *((-value if value else value, wt, place + 1) for value, wt, place in cases)]
+    table = [
+        {
+            "value": value,
+            "wt": wt,
+            "country": "Avaria",
+            "admin1": f"A{place % 4}",
+            "lat": float(place % 3),
+            "lng": float(place),
+            "timestamp": 86_400_000 * 20 * place,
+        }
+        for value, wt, place in cases
+    ]
+    points = normalized(table, weight_column="wt")
+    layout, measures = points.layout, [*SIZES, *WEIGHTS]
+    totals: dict[str, pa.Table] = {}
+    for period, cells in temporal_cells([points.table], layout, ("month", "year", "all")):
+        added = conservation.sizes_of_cells(cells, weighted=True)
+        whole = spatial.global_aggregates(cells, layout)
+        for regions in spatial.regional_aggregates(cells, layout).values():
+            assert not judged(regions, whole, measures, added).differing
+        binned = grid.grid_cells(cells)
+        assert not judged(binned, whole, list(conservation.GRID_MEASURES), added).differing
+        totals[period] = conservation.whole_period(whole, ["s_sum_t_sum"])
+    added = conservation.sizes_of_points(points.table.select(["feature", "value"]))
+    for period in ("year", "all"):
+        assert not judged(totals[period], totals["month"], ["s_sum_t_sum"], added).differing
+
+
 # --- damaged files ---------------------------------------------------------------------------------
 
 
@@ -472,6 +532,7 @@ left_bytes = anything.map(lambda one: json.dumps(one).encode()) | st.binary(max_
 Target = tuple[Callable[..., None], Mapping[str, st.SearchStrategy[Any]]]
 TARGETS: dict[str, Target] = {
     "tables": (table_law, {"table": tables(), "writer": st.sampled_from(list(WRITERS))}),
+    "sums": (sums_law, {"cases": weighted_rows, "mirrored": st.booleans()}),
     "bytes": (bytes_law, {"number": st.integers(0, len(SEEDS) - 1), "how": changes}),
     "documents": (
         documents_law,

@@ -19,10 +19,10 @@ from datacube_assets_tests.unit.kernel_helpers import TILE
 T = TypeVar("T")
 LEVELS = ("country", "admin1", "admin2", "admin3")
 RESOLUTIONS = ("month", "year")
-FIGURES = (
-    *("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count"),
-    *("s_sum_t_wavg", "s_mean_t_wavg", "s_wavg_t_sum", "s_wavg_t_mean", "s_wavg_t_wavg"),
-)
+AGGREGATIONS = ("sum", "mean", "wavg", "min", "max")
+FIGURES = ("s_count", *(f"s_{space}_t_{time}" for space in AGGREGATIONS for time in AGGREGATIONS))
+"""What an analyst may choose."""
+NEEDED = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean")
 _INT = re.compile(r"[+-]?[0-9]+")
 _FLOAT = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -127,7 +127,7 @@ class Reader:
     def _series(self, key: str) -> list[tuple[int, list[str]]]:
         header, *lines = self._csv(key)
         _must(len(set(header)) == len(header), "two columns of a name")
-        for name in FIGURES[:4]:
+        for name in NEEDED:
             at = header.index(name)
             for line in lines:
                 if line[at]:

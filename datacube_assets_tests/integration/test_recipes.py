@@ -81,6 +81,29 @@ class Copy:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def tests_pass_when_told_anew(self) -> None:
+        """Unit tests that hold whole objects fail, are written anew, and pass."""
+        shutil.copytree(PACKAGE.parent / "datacube_assets_tests", self.folder / "datacube_assets_tests")
+        shutil.copy(PACKAGE.parent / "pyproject.toml", self.folder)
+        assert not self.passes()
+        self.passes("--inline-snapshot=create,fix")
+        assert self.passes()
+
+    def passes(self, *options: str) -> bool:
+        tests = sorted((self.folder / "datacube_assets_tests" / "unit").glob("test_kernel_[dev]*.py"))
+        options = ("-q", "-n", "0", "-p", "no:cacheprovider", *options)
+        environment = {**nothing_set(), "PYTHONPATH": str(self.folder)}
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, *tests],
+            cwd=self.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert " passed" in done.stdout, done.stdout + done.stderr
+        return done.returncode == 0
+
     def publish(self) -> Path:
         self.run("publish", "part.parquet", "--model-id", "m", "--run-id", "r")
         return self.home / "buckets" / "models" / "m" / "r"
@@ -113,3 +136,4 @@ def test_a_figure_is_added_as_the_guide_says(copied: Copy) -> None:
     figures = dict(zip(header.split(","), first.split(","), strict=True))
     assert float(figures["s_max_t_sum"]) == 2.0
     copied.is_well()
+    copied.tests_pass_when_told_anew()

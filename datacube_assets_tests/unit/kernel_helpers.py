@@ -161,6 +161,11 @@ class Datacube:
         (found,) = (line for line in self.text(key).split("\n") if line.startswith(f"{first},"))
         return found
 
+    def row(self, key: str, first: object) -> dict[str, str]:
+        """The line of a CSV object that begins with this cell, by header."""
+        (found,) = (row for row in self.rows(key) if next(iter(row.values())) == str(first))
+        return found
+
     def tile(self, key: str) -> Bins:
         return parse_tile(self.objects[key])[1]
 

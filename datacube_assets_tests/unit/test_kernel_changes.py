@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datacube_assets.kernels.changes import CLASSES, Compared, Counts, compare, names, part_of
-from datacube_assets.kernels.schema import TEXT
+from datacube_assets.kernels.schema import FURTHER_MEASURES, TEXT, published_columns
 
 LIMIT = 0.5
-FIGURES = 5
+FIGURES = len(published_columns(weighted=False))
 """Published figures of a table without weights."""
 Row = tuple[str, int, str, int, float | None]
 """Feature, time, region, cells, and the sum of their values."""
@@ -35,6 +35,8 @@ def table(rows: Sequence[Row], **more: Any) -> pa.Table:
         "s_count": pa.array(present, pa.int64()),
         "s_sum_t_sum": pa.array(plain, pa.float64()),
         "s_sum_t_mean": pa.array(plain, pa.float64()),
+        # Further figures are missing on both sides.
+        **{one.name: pa.nulls(len(rows), pa.float64()) for one in FURTHER_MEASURES},
     }
     return pa.table({**columns, **more})
 
@@ -51,7 +53,7 @@ def test_a_figure_that_changed_is_counted_by_how_much_and_listed() -> None:
     found = compare(before, after, LIMIT, by_region=True)
     counts = found.features["rain"]
     # Both sums and both means; the number of cells is as it was.
-    assert (counts.compared, counts.changed, counts.came, counts.went) == (10, 8, 0, 0)
+    assert (counts.compared, counts.changed, counts.came, counts.went) == (2 * FIGURES, 8, 0, 0)
     assert dict(zip(CLASSES, counts.classes, strict=True)) == {
         "up to 1 %": 0,
         "up to 10 %": 4,

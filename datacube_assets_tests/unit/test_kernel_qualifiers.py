@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from inline_snapshot import snapshot
 
 from datacube_assets.kernels.qualifiers import Thresholds, merge_values, qualifier_values
 from datacube_assets.kernels.schema import Layout
@@ -78,7 +79,9 @@ def test_a_mapped_qualifier_that_is_no_column_is_ignored() -> None:
 def test_a_qualifier_that_is_not_mapped_is_listed_and_splits_cells_but_breaks_nothing_down() -> None:
     made = datacube([{**PLACE, "crop": "maize"}, {**PLACE, "crop": "teff"}])
     assert made.keys("crop") == ["raw/f/info/qualifiers/crop.json"]
-    assert made.line("month/f/timeseries/global/global.csv", JAN_2020).endswith(",2.0,1.0,2.0,1.0,2")
+    assert made.line("month/f/timeseries/global/global.csv", JAN_2020) == snapshot(
+        "1577836800000,2.0,1.0,2.0,1.0,2"
+    )
 
 
 def test_a_qualifier_is_mapped_feature_by_feature() -> None:

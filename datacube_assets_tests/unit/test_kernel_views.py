@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from inline_snapshot import snapshot
 
 from datacube_assets.kernels import morton, pyramid, spatial, views
 from datacube_assets.kernels.temporal import temporal_cells
@@ -20,8 +21,6 @@ from datacube_assets_tests.unit.kernel_helpers import (
     normalized,
     parse_tile,
 )
-
-FIGURES = "s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count"
 
 
 def small() -> Datacube:
@@ -41,8 +40,8 @@ def small() -> Datacube:
 def test_every_key_of_a_small_datacube() -> None:
     made = small()
     months, year = (JAN_2020, FEB_2020), JAN_2020
-    names = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
     congo = 'Congo, "DR"'
+    figures = list(made.rows("month/f/timeseries/global/global.csv")[0])[1:]
     expected = {
         "raw/f/raw/raw.csv",
         "raw/f/info/region_lists.json",
@@ -53,7 +52,7 @@ def test_every_key_of_a_small_datacube() -> None:
     for resolution, times in (("month", months), ("year", (year,))):
         root = f"{resolution}/f"
         expected |= {f"{root}/timeseries/global/global.csv"}
-        expected |= {f"{root}/timeseries/qualifiers/crop/{name}.csv" for name in names}
+        expected |= {f"{root}/timeseries/qualifiers/crop/{name}.csv" for name in figures}
         country = f"{root}/regional/country"
         expected |= {f"{country}/timeseries/default/{name}.csv" for name in ("Kenya", congo)}
         by_crop = f"{country}/timeseries/qualifiers/crop"
@@ -100,37 +99,48 @@ def test_lists() -> None:
 
 def test_timeseries() -> None:
     made = small()
-    assert made.text("month/f/timeseries/global/global.csv") == (
-        f"timestamp,{FIGURES}\n{JAN_2020},1.5,1.5,1.5,1.5,1\n{FEB_2020},6.0,3.0,6.0,3.0,2\n"
-    )
+    assert made.text("month/f/timeseries/global/global.csv") == snapshot("""\
+timestamp,s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count
+1577836800000,1.5,1.5,1.5,1.5,1
+1580515200000,6.0,3.0,6.0,3.0,2
+""")
     assert made.text("month/f/timeseries/qualifiers/crop/s_mean_t_sum.csv") == (
         f'timestamp,maize,"rice, wet"\n{JAN_2020},1.5,\n{FEB_2020},,3.0\n'
     )
     assert made.text("month/f/timeseries/qualifiers/crop/s_count.csv") == (
         f'timestamp,maize,"rice, wet"\n{JAN_2020},1,\n{FEB_2020},,2\n'
     )
-    assert made.text("month/f/regional/country/timeseries/default/Kenya.csv") == (
-        f"timestamp,{FIGURES}\n{JAN_2020},1.5,1.5,1.5,1.5,1\n{FEB_2020},2.0,2.0,2.0,2.0,1\n"
-    )
-    assert made.text("year/f/regional/country/timeseries/qualifiers/crop/rice, wet/Kenya.csv") == (
-        f"timestamp,{FIGURES}\n{JAN_2020},2.0,2.0,2.0,2.0,1\n"
-    )
+    assert made.text("month/f/regional/country/timeseries/default/Kenya.csv") == snapshot("""\
+timestamp,s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count
+1577836800000,1.5,1.5,1.5,1.5,1
+1580515200000,2.0,2.0,2.0,2.0,1
+""")
+    by_crop = "year/f/regional/country/timeseries/qualifiers/crop"
+    assert made.text(f"{by_crop}/rice, wet/Kenya.csv") == snapshot("""\
+timestamp,s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count
+1577836800000,2.0,2.0,2.0,2.0,1
+""")
 
 
 def test_regional_maps() -> None:
     made = small()
-    assert made.text(f"month/f/regional/country/aggs/{FEB_2020}/default/default.csv") == (
-        f'id,{FIGURES}\n"Congo, ""DR""",4.0,4.0,4.0,4.0,1\nKenya,2.0,2.0,2.0,2.0,1\n'
-    )
-    assert made.text(f"year/f/regional/country/aggs/{JAN_2020}/qualifiers/crop.csv") == (
-        f'id,qualifier,{FIGURES}\n"Congo, ""DR""","rice, wet",4.0,4.0,4.0,4.0,1\n'
-        'Kenya,maize,1.5,1.5,1.5,1.5,1\nKenya,"rice, wet",2.0,2.0,2.0,2.0,1\n'
-    )
+    assert made.text(f"month/f/regional/country/aggs/{FEB_2020}/default/default.csv") == snapshot('''\
+id,s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count
+"Congo, ""DR""",4.0,4.0,4.0,4.0,1
+Kenya,2.0,2.0,2.0,2.0,1
+''')
+    assert made.text(f"year/f/regional/country/aggs/{JAN_2020}/qualifiers/crop.csv") == snapshot('''\
+id,qualifier,s_sum_t_sum,s_mean_t_sum,s_sum_t_mean,s_mean_t_mean,s_count
+"Congo, ""DR""","rice, wet",4.0,4.0,4.0,4.0,1
+Kenya,maize,1.5,1.5,1.5,1.5,1
+Kenya,"rice, wet",2.0,2.0,2.0,2.0,1
+''')
 
 
 def test_extrema() -> None:
-    document = small().json("month/f/regional/country/stats/default/extrema.json")
-    names = ["s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean"]
+    made = small()
+    document = made.json("month/f/regional/country/stats/default/extrema.json")
+    names = set(made.rows("month/f/timeseries/global/global.csv")[0]) - {"timestamp", "s_count"}
     least = [{"region_id": "Kenya", "timestamp": JAN_2020, "value": 1.5}]
     most = [{"region_id": 'Congo, "DR"', "timestamp": FEB_2020, "value": 4.0}]
     assert document == {"min": dict.fromkeys(names, least), "max": dict.fromkeys(names, most)}
