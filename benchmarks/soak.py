@@ -189,10 +189,8 @@ def _disturb(
 ) -> None:
     """Let runs finish, and break something now and then, until the time is over."""
     dice = random.Random(options.seed)
-    faults: Mapping[str, Callable[[], bool]] = {
-        **_faults(system, cluster, clock, dice),
-        "another home publishes": partial(_rival, system, watched, dice),
-    }
+    rival = {"another home publishes": partial(_rival, system, watched, dice)}
+    faults: Mapping[str, Callable[[], bool]] = {**rival, **_faults(system, cluster, clock, dice)}
     # At first in the order in which they are named, then in any.
     waiting = list(faults)[::-1]
     start = time.monotonic()
@@ -248,7 +246,7 @@ def _rival(system: System, watched: Watched, dice: random.Random) -> bool:
         home.mkdir(exist_ok=True)
         options = ["--model-id", MODEL, "--run-id", name, "--quiet"]
         options += ["--home", str(home), "--lake", (home / "lake").as_uri()]
-        with (home / "publish.log").open("ab") as log:
+        with (home / f"{len(watched.rivals)}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "datacube_assets.cli", "publish", part, *options],
                 env={name: value for name, value in system.environment.items() if name != "DAGSTER_HOME"},
@@ -504,7 +502,11 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "wrong after collecting": len(_wrong(system, bucket, parts)),
         "states that came back": sum(part != state for (_, state), part in watched.parts.items()),
         "published by another home": sum(process.returncode == 0 for _, process in watched.rivals),
-        "refused to another home": sum(process.returncode != 0 for _, process in watched.rivals),
+        "refused to another home": [
+            (system.settings.home.parent / "another home" / f"{number}.log").read_text()[-300:]
+            for number, (_, process) in enumerate(watched.rivals)
+            if process.returncode != 0
+        ],
         "failures told": sum(one["call"] == "processing-failed" for one in reports),
         "runs of Dagster": len(runs),
         "repeated": sum(run.parent_run_id is not None for run in runs),

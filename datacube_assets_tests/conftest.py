@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -29,6 +30,12 @@ settings.register_profile(
 )
 settings.register_profile("search", deadline=None, max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stable"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep Python's collector out of all that was imported: it took a sixth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 MEMORY_BACKED = Path("/dev/shm")

@@ -111,11 +111,11 @@ def test_random_parts_with_hostile_names_become_what_was_said(house: House, seed
 NAMED = [
     {"country": ["a/b", "a", "x", "x"], "admin1": ["c", "b/c", "y", "y"]},
     {"country": ["K" * 252, "Kenya", "K" * 300, "Kenya"], "admin1": ["N" * 200, "Nairobi"] * 2},
+]
+NAMED_FURTHER = [
     {"value": [1.7e308] * 4, "lat": [1.0, 1.0, 1.2, 1.3], "lng": [1.0, 1.1, 1.2, 1.3]},
     {"country": ["A__B__C__D__E", "Kenya"] * 2},
     {"lat": [89.0] * 4},
-]
-NAMED_FURTHER = [
     {"feature": ["é" * 200] * 2 + ["rain"] * 2, "country": ["Kenya" * 10] * 4},
     {"feature": ["a/tiles", "a", "", "."]},
     {"value": [1.7e308, 1.7e308, -1.7e308, 3.0], "lat": [0.1, 0.2, 40.0, -40.0]},

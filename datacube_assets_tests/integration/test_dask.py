@@ -233,7 +233,7 @@ def test_a_piece_that_kills_every_worker_is_named_with_what_helps(
     wait_until(running.idle)
 
 
-@pytest.mark.parametrize("number", [4, 40])
+@pytest.mark.parametrize("number", [4, pytest.param(40, marks=pytest.mark.slow)])
 def test_pieces_of_a_worker_that_dies_are_computed_by_another(
     on_scheduler: DaskResource, running: Cluster, tmp_path: Path, number: int
 ) -> None:

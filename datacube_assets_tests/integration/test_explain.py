@@ -81,7 +81,7 @@ def random_parts(seed: int) -> list[pa.Table]:
     return parts
 
 
-@pytest.fixture(scope="module", params=range(3))
+@pytest.fixture(scope="module", params=[*(pytest.param(seed, marks=pytest.mark.slow) for seed in (0, 1)), 2])
 def random(request: pytest.FixtureRequest) -> Iterator[House]:
     with tempfile.TemporaryDirectory() as folder, open_house(Path(folder)) as house:
         house.publish(

@@ -230,6 +230,7 @@ def test_going_back_writes_what_differs_and_the_objects_are_those_of_then(place:
     assert objects(place) == second
 
 
+@pytest.mark.slow
 def test_going_back_twice_goes_further_back(place: Place) -> None:
     publish(place, 1, 2, 3)
     assert place.json("rollback", KEY)["back_to"] == 2
@@ -262,6 +263,7 @@ def test_nobody_goes_back_without_being_asked(place: Place) -> None:
     assert objects(place) == before
 
 
+@pytest.mark.slow
 def test_a_version_whose_raw_parts_are_gone_cannot_be_published_again(place: Place) -> None:
     publish(place, 1, 2)
     older = versions(place)[0]["files"][0]["sha256"]
@@ -271,6 +273,7 @@ def test_a_version_whose_raw_parts_are_gone_cannot_be_published_again(place: Pla
     assert "version 1 keeps no tables any more" in refused.output
 
 
+@pytest.mark.slow
 def test_tables_that_were_damaged_are_made_anew_from_the_parts(place: Place) -> None:
     publish(place, 1)
     first = objects(place)

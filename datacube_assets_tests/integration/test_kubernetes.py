@@ -401,7 +401,13 @@ def environment_of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return {**nothing_set(), "DATACUBE_HOME": str(folder), "DAGSTER_HOME": str(folder / "dagster")}
 
 
-@pytest.mark.parametrize("name", ["code", "gateway", "dask-scheduler", "dask-worker", "webserver", "dojo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("code", "gateway", "dask-scheduler", "dojo"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dask-worker", "webserver")),
+    ],
+)
 def test_probes_pass_against_what_the_process_opens(
     name: str, environment_of_processes: dict[str, str], tmp_path: Path
 ) -> None:

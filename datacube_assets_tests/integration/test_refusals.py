@@ -139,7 +139,7 @@ MAPPED = {f"feature {number}": ["crop"] for number in (0, 2)}
     ("table", "options"),
     [
         pytest.param(rows(), {}, id="few"),
-        pytest.param(spread(3000), {"qualifier_map": MAPPED}, id="qualifiers"),
+        pytest.param(spread(3000), {"qualifier_map": MAPPED}, id="qualifiers", marks=pytest.mark.slow),
         pytest.param(spread(3000), {"qualifier_map": MAPPED, "weight_column": "wt"}, id="weights"),
         pytest.param(rows(value=[None, None, 3.0, 4.0]), {}, id="a month without values"),
         pytest.param(rows(value=[0.0, -1.0, 1.0, 0.0]), {}, id="zeros"),

@@ -102,6 +102,7 @@ def test_regions_and_months_that_vanish_take_their_objects_with_them(house: Hous
     assert not [folder for folder in after.folder.rglob("*") if folder.is_dir() and not any(folder.iterdir())]
 
 
+@pytest.mark.slow
 def test_a_dataset_whose_numbers_change_but_not_its_counts_is_complete_again(house: House) -> None:
     # Its results.json has counts only: the same text as before has to be written all the same.
     house.publish(rows(), **DATASET)
@@ -113,6 +114,7 @@ def test_a_dataset_whose_numbers_change_but_not_its_counts_is_complete_again(hou
     assert after.hash != before.hash
 
 
+@pytest.mark.slow
 def test_other_thresholds_qualifiers_or_weights_give_what_a_first_publication_gives(
     house: House, tmp_path: Path
 ) -> None:
@@ -219,6 +221,7 @@ def kill_after(process: subprocess.Popen[str], assets: int, seconds: float) -> b
     return running
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_change_is_never_taken_for_complete_and_a_new_try_completes_it(
     quick_folder: Path,
 ) -> None:
@@ -417,6 +420,7 @@ def one_shard(house: House, synthetic: str) -> Datacube:
     return datacube
 
 
+@pytest.mark.slow
 def test_pieces_of_parts_change_no_object(
     house: House, one_shard: Datacube, synthetic: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,10 +189,11 @@ def test_events_become_the_same_rows_as_in_dagsters_own_storage(home: Path, tmp_
         assert ours == theirs
 
 
+@pytest.mark.parametrize("homes", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_open_a_new_home_at_once_make_it_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, homes: int
 ) -> None:
-    for number in range(3):
+    for number in range(homes):
         home = prepared(tmp_path / str(number), monkeypatch)
         with ExitStack() as stack:
             openers = [stack.enter_context(writer(home, RUN.format(one), 1)) for one in range(4)]
