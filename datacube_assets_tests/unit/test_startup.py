@@ -68,6 +68,8 @@ def test_arrow_does_without_pandas_until_it_is_asked_for_a_data_frame() -> None:
         "spare_imports()\n"
         "import httpx, numpy as np, pyarrow as pa\n"
         "array = pa.array(np.array([1.5, np.nan]), from_pandas=True)\n"
+        "assert np.isnan(array.to_numpy(zero_copy_only=False)[1])\n"
+        "pa.chunked_array([pa.array(['a', None])]).to_numpy()\n"
         "print(sorted({'pandas', 'rich', 'pygments'} & set(sys.modules)), array.null_count)\n"
         "print(len(pa.table({'a': array}).to_pandas()), 'pandas' in sys.modules)\n"
         "import pandas as pd; print(pa.array(pd.Series([1.5, None])).null_count)"
