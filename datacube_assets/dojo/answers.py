@@ -14,6 +14,8 @@ from typing import Any
 from datacube_assets.dojo.documents import DocumentProblem, document_id
 
 _UNREADABLE = "it is nested too deep, or has a number of thousands of digits"
+_DEEPEST = 200
+"""Levels of a document. How many Python reads, and what else then fails, differs from version to version."""
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+\\?(?:"|\Z)|[\[\]{},:]', re.DOTALL)
 """A text, if need be one that never ends, or a sign: each byte is looked at once."""
 
@@ -22,13 +24,26 @@ def readable(answer: bytes) -> Any:
     """A JSON document. Raises ValueError, saying why it cannot be read."""
     try:
         # Python's reader takes half a surrogate pair, so that one such text does not spoil the rest.
-        return json.loads(answer)
+        document = json.loads(answer)
     except RecursionError:
         raise ValueError(_UNREADABLE) from None
     except ValueError as error:
         # Its own words on numbers tell how to change Python.
         is_number = not isinstance(error, json.JSONDecodeError | UnicodeError)
         raise ValueError(_UNREADABLE if is_number else "it is no JSON") from None
+    if _is_deep(document):
+        raise ValueError(_UNREADABLE)
+    return document
+
+
+def _is_deep(document: Any) -> bool:
+    level = [document] if isinstance(document, dict | list) else []
+    for _ in range(_DEEPEST):
+        inner = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [one for part in inner for one in part if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def page_of(answer: bytes) -> Any:

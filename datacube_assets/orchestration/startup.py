@@ -78,8 +78,8 @@ def spare_imports() -> None:
 
     Arrow looks for pandas at its first array, to know whether it is given a pandas object, and at the first
     that it gives to NumPy, to know pandas' missing values; and httpx for its own command line. Together they
-    take a fifth of the time of importing. Arrow imports pandas later if it is asked for a data frame; but from
-    then on it does not know `pandas.NA` in one that it is given. So this is for processes that only publish.
+    take a fifth of the time of importing. Arrow imports pandas later if it is asked for a data frame; but
+    then it does not know `pandas.NA` in one that it is given. So this is for processes that only publish.
     """
     with _passing_over("pandas", "httpx._main"):
         importlib.import_module("httpx")
