@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from datacube_assets.settings import Settings
 
 STARTED = time.monotonic()
+INTERRUPTED = 130
+"""Status of a command that was interrupted, as shells have it."""
 
 
 @click.command(short_help="Turn Parquet parts into a published datacube.")
@@ -75,7 +77,10 @@ def _process_all(
 ) -> list[Outcome]:
     with importing():
         spare_imports()
+        from dagster import DagsterExecutionInterruptedError
+
         import datacube_assets.operations.publish  # noqa: F401
+        from datacube_assets.dojo.model_run import ModelRun
         from datacube_assets.orchestration.home import open_instance
         from datacube_assets.storage.opening import open_store
 
@@ -87,7 +92,14 @@ def _process_all(
         for request in requests:
             if not quiet:
                 click.secho(f"{request.model_id} {request.run_id}", bold=True)
-            outcomes.append(_process_one(settings, instance, request, quiet, from_scratch))
+            try:
+                outcomes.append(_process_one(settings, instance, request, quiet, from_scratch))
+            except DagsterExecutionInterruptedError:
+                click.echo(
+                    f"Interrupted: {ModelRun.of(request)} is not complete. The same command goes on.",
+                    err=True,
+                )
+                raise click.exceptions.Exit(INTERRUPTED) from None
             if not quiet:
                 click.echo(f"  {_summary(outcomes[-1])}")
                 for warning in outcomes[-1].warnings:

@@ -42,9 +42,12 @@ class ModelRun:
     def from_key(cls, key: str) -> ModelRun:
         """The run of a partition key. Raises ValueError when it is none."""
         parts = [unquote(part) for part in key.split(":")]
-        if len(parts) != 2 or not all(parts) or cls(*parts).key != key:
+        if len(parts) != 2 or not all(parts):
             raise ValueError(f"{key!r} is no partition key; it should read MODEL_ID:RUN_ID")
-        return cls(*parts)
+        run = cls(*parts)
+        if run.key != key:
+            raise ValueError(f"{key!r} is no partition key; it should read {run.key}")
+        return run
 
     @classmethod
     def known(cls, key: str | None) -> ModelRun | None:

@@ -269,17 +269,21 @@ def _changes(delivered: Columns, cleaned: Described, what: Plan, filled: Mask) -
             notes.append(_note(lost, pa.scalar("weight missing, counts as 0")))
     if not notes:
         return pa.nulls(rows, pa.string())
-    # Missing notes are passed over, and what then is empty is none.
-    joined = pc.binary_join_element_wise(*notes, "; ", null_handling="skip")
+    # Each note begins with what stands between two.
+    joined = pc.utf8_slice_codeunits(_join(*notes), len(_BETWEEN))
     return pc.if_else(pc.equal(joined, ""), pa.scalar(None, pa.string()), joined)
 
 
-def _join(*parts: pa.Array | pa.ChunkedArray | str) -> pa.Array:
+_BETWEEN = "; "
+"""Between two changes of a row."""
+
+
+def _join(*parts: pa.Array | pa.ChunkedArray | pa.Scalar | str) -> pa.Array:
     return pc.binary_join_element_wise(*parts, "", null_handling="replace")
 
 
 def _note(applies: Mask, text: pa.Array | pa.Scalar) -> pa.Array:
-    noted = pc.if_else(pa.array(applies), text, pa.scalar(None, pa.string()))
+    noted = pc.if_else(pa.array(applies), _join(_BETWEEN, text), "")
     return noted.combine_chunks() if isinstance(noted, pa.ChunkedArray) else noted
 
 

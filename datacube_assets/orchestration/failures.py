@@ -14,6 +14,7 @@ from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.resources.ui import TELLING
 
 _TOLD_BY = frozenset(error.__name__ for error in TELLING)
+_INTERRUPTED = "DagsterExecutionInterruptedError"
 _CHECKS_FAILED = "DagsterAssetCheckFailedError"
 
 
@@ -29,6 +30,8 @@ def reason(instance: DagsterInstance, run_id: str) -> str | None:
             chain = list(_chain(error))
             if any(one.cls_name == _CHECKS_FAILED for one in chain):
                 return _of_checks(instance, run_id)
+            if chain and chain[-1].cls_name == _INTERRUPTED:
+                return "It was interrupted. Publish it again: it goes on where it was"
             text = told(error) or (_message(chain[-1]) if chain else event.message if event else None)
             if text and text.strip():
                 return text.strip()

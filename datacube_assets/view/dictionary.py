@@ -58,8 +58,7 @@ COLUMNS: Mapping[str, str] = {
 def _timeseries(cube: Datacube, query: Query) -> pa.Table:
     region = query.text("region") if query.has("region") else None
     level = query.level if region is not None else None
-    qualifier = query.text("qualifier") if query.has("qualifier") else None
-    value = query.text("value") if query.has("value") else None
+    qualifier, value = query.breakdown if query.has("value") else (_qualifier(query), None)
     return cube.timeseries(
         query.feature,
         region=region,
@@ -70,8 +69,12 @@ def _timeseries(cube: Datacube, query: Query) -> pa.Table:
     )
 
 
+def _qualifier(query: Query) -> str | None:
+    return query.text("qualifier") if query.has("qualifier") else None
+
+
 def _regions(cube: Datacube, query: Query) -> pa.Table:
-    qualifier = query.text("qualifier") if query.has("qualifier") else None
+    qualifier = _qualifier(query)
     resolution, time = query.time if query.has("time") else (query.resolution, None)
     return cube.regions(query.feature, query.level, time, qualifier=qualifier, resolution=resolution)
 

@@ -44,7 +44,7 @@ def folder() -> Path | None:
 
 def file(name: str) -> Path | None:
     """A file beside the pages, such as a picture; None where there is none."""
-    docs = folder()
+    docs = folder() if "\0" not in name else None
     path = (docs / name).resolve() if docs else None
     inside = docs is not None and path is not None and docs.resolve() in path.parents
     return path if path is not None and inside and path.suffix in _FILES and path.is_file() else None
@@ -53,7 +53,7 @@ def file(name: str) -> Path | None:
 def page(name: str) -> str | None:
     """A page as HTML, by its path below the folder (`objects.md`, or `objects.html`); None without one."""
     docs = folder()
-    if docs is None:
+    if docs is None or "\0" in name:
         return None
     path = (docs / re.sub(r"\.html$", ".md", name)).resolve()
     if docs.resolve() not in path.parents or path.suffix != ".md" or not path.is_file():

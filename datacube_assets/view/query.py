@@ -103,6 +103,8 @@ class Query:
     def breakdown(self) -> tuple[str | None, str | None]:
         """A qualifier and one of its values; neither where nothing is broken down."""
         if not self.has("qualifier"):
+            if self.has("value"):
+                raise HTTPException(400, "a value is one of a qualifier: give qualifier as well")
             return None, None
         return self.text("qualifier"), self.text("value")
 

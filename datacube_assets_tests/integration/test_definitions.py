@@ -233,10 +233,15 @@ def test_partition_keys_read_like_this(run: ModelRun, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", ":", "a", "a:", ":b", "a:b:c", "a b:c", "..:a", "%61:b", "a:%c3%a9", "a:é", "a/b:c"]
+    ("key", "right"),
+    [
+        *((key, "MODEL_ID:RUN_ID") for key in ("", ":", "a", "a:", ":b", "a:b:c")),
+        *(("a b:c", "a%20b:c"), ("..:a", "%2E%2E:a"), ("%61:b", "a:b"), ("a:%c3%a9", "a:%C3%A9")),
+        *(("a:é", "a:%C3%A9"), ("a/b:c", "a%2Fb:c"), ("a..b%20%25:c", "a%2E%2Eb%20%25:c")),
+    ],
 )
-def test_what_is_no_partition_key_is_refused_by_name(key: str) -> None:
-    with pytest.raises(ValueError, match=r"is no partition key; it should read MODEL_ID:RUN_ID"):
+def test_what_is_no_partition_key_is_refused_with_the_one_it_should_be(key: str, right: str) -> None:
+    with pytest.raises(ValueError, match=f"is no partition key; it should read {re.escape(right)}$"):
         ModelRun.from_key(key)
 
 

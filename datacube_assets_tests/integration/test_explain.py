@@ -246,6 +246,28 @@ def test_what_cleaning_changed_stands_beside_the_row(house: House) -> None:
     assert first["cleaning"] == "admin1 A//B became AB"
     (filled,) = tables.explain("rain", "1970-01").table().to_pylist()
     assert filled["cleaning"] == "timestamp missing, counted in 1970-01-01; weight missing, counts as 0"
+    # Some rows were cleaned, of one thing or of two, and some were not.
+    whole = sorted(tables.explain("rain", "all").table().to_pylist(), key=lambda row: row["row"])
+    assert [row["cleaning"] for row in whole] == [first["cleaning"], filled["cleaning"], None, None]
+
+
+@pytest.mark.parametrize(
+    ("columns", "cleaning"),
+    [
+        ({"lng": [30.0, 200.0, 31.0, -180.0]}, [None, "lng 200 became -160", None, None]),
+        ({"wt": [1.0, float("inf"), 2.0, None]}, [None, "weight missing, counts as 0"] * 2),
+        ({"timestamp": [0, None, 0, 0]}, [None, "timestamp missing, counted in 1970-01-01", None, None]),
+    ],
+    ids=["wrapped", "weights", "times"],
+)
+def test_rows_that_were_cleaned_stand_among_others(
+    house: House, columns: dict[str, Any], cleaning: list[str | None]
+) -> None:
+    """A scope with both gave a traceback."""
+    house.publish(rows(**columns), weight_column="wt" if "wt" in columns else "")
+    table = open_tables(house.folder / "lake", "model", "run").explain("rain", "all").table()
+    found = sorted(table.to_pylist(), key=lambda row: row["row"])
+    assert [row["cleaning"] for row in found] == cleaning
 
 
 @pytest.mark.parametrize(

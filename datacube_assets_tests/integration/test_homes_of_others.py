@@ -120,3 +120,16 @@ def test_a_name_that_no_file_can_have_is_not_there_and_no_error_of_the_server(qu
             answer = page.get("/api/timeseries", params=asked)
             assert answer.status_code in (400, 404), answer.text
             assert answer.status_code == 404 or len(name) >= 1_000
+
+
+def test_what_no_page_and_no_table_can_have_is_refused_and_no_error_of_the_server(quick_folder: Path) -> None:
+    with open_house(quick_folder) as house:
+        house.publish(rows())
+        page = TestClient(application(house.settings), base_url="http://localhost")
+        assert page.get("/docs/%00").status_code == page.get("/docs/a%00b.png").status_code == 404
+        asked = {"key": "model:run", "feature": "rain", "resolution": "month", "value": "maize"}
+        for address in ("/download/timeseries.csv", "/download/timeseries.parquet", "/api/timeseries"):
+            answer = page.get(address, params=asked)
+            assert answer.status_code == 400
+            assert "give qualifier as well" in answer.json()["detail"]
+        assert page.get("/api/table", params={**asked, "table": "timeseries"}).status_code == 400

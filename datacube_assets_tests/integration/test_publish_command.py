@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from datacube_assets.cli import main
+from datacube_assets_tests.environment import nothing_set
 from datacube_assets_tests.integration.support import Datacube, begin_home, rows
 
 COMMAND = Path(sys.executable).parent / "datacube"
@@ -217,6 +219,34 @@ def test_an_object_that_got_lost_ends_the_command_until_it_is_published_from_scr
 
 
 # --- bad input -------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_command_says_so_in_a_line_and_goes_on_when_it_is_given_again(
+    home: Path, part: Path
+) -> None:
+    """It ended with a traceback of a hundred lines, and with the status of a refusal."""
+    # Where tests are started beside something else, the interrupt may be ignored.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    begin = f"{heeding}; from datacube_assets.cli import main; main()"
+    command = [sys.executable, "-c", begin, "publish", str(part)]
+    command += ["--model-id", "m", "--run-id", "interrupted", "--home", str(home)]
+    process = subprocess.Popen(
+        command,
+        env=nothing_set(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert any("raw_dojo_output" in line for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "Interrupted: m:interrupted is not complete. The same command goes on."
+    assert "Traceback" not in said
+    listed = start("list", "--json", home=home)
+    assert "It was interrupted. Publish it again" in listed.out
+    assert start("publish", part, "--model-id", "m", "--run-id", "interrupted", home=home).code == 0
 
 
 def assert_refused(answer: Answer, home: Path, *said: str) -> None:
