@@ -64,6 +64,8 @@ from datacube_assets.storage.run_info import request_key
 
 OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
+SET_BACK = 86_400.0
+"""Seconds to look back after the clock was set back. Runs that were told are passed over quickly."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
 """Refusals that say nothing about the report: credentials and load. So do all from 500."""
 LOOKING_SECONDS = 15.0
@@ -97,8 +99,10 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         outbox = Outbox(store)
         outbox.adopt()
         since, known = read_cursor(context.cursor)
-        # After a clock that was ahead, what happens now would count as seen.
-        since = min(since, time.time())
+        looked = time.time()
+        if since > looked:
+            # The clock was set back, nobody knows when: what happened since then is dated before now.
+            since = looked - SET_BACK
         posted, newest = 0, since
         until = time.monotonic() + LOOKING_SECONDS
         for record, told_before in looked_at(outbox, runs_updated(context.instance, since)):
@@ -109,7 +113,9 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
             # Never inside the overlap: the next tick would stop there again.
             if updated > since and time.monotonic() > until:
                 break
-        newest = min(newest, time.time())
+        # Where a run is dated in the future, neither what happens after the look may count as seen, nor what
+        # happens once the clock is set while this tick lasts.
+        newest = min(newest, looked, time.time())
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
         told = tell(posted, delivered, left)

@@ -42,6 +42,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.orchestration.jobs import ASSET_KEYS, process_model_run, selection
 from datacube_assets.partitions import model_runs
+from datacube_assets.sensors import reports
 from datacube_assets.sensors.reports import deliver
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -551,6 +552,40 @@ def test_a_clock_that_was_ahead_hides_no_later_run(post: Post) -> None:
     tick = post.tick(ahead)
     assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
     assert float(str(tick.cursor).split()[0]) <= time.time()
+
+
+class Wrong:
+    """A clock that is wrong by the first of some seconds, then by the next, and by the last from then on."""
+
+    monotonic, time_ns = staticmethod(time.monotonic), staticmethod(time.time_ns)
+
+    def __init__(self, *by: float) -> None:
+        self.by = list(by)
+
+    def time(self) -> float:
+        return time.time() + (self.by.pop(0) if len(self.by) > 1 else self.by[0])
+
+
+def test_what_ended_between_a_clock_set_back_and_the_next_tick_is_told(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A soak lost reports: the tick came later than its overlap, and began to look at its own beginning."""
+    post.publish()
+    monkeypatch.setattr(reports, "time", Wrong(300.0))
+    post.tick(f"{time.time() + 360} 0")
+    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
+
+
+def test_a_clock_that_is_set_right_during_a_tick_hides_nothing_that_ends_meanwhile(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of before stood in the future, and the cursor went there once that had come."""
+    post.publish()
+    began = time.time()
+    monkeypatch.setattr(reports, "time", Wrong(-300.0, 0.0))
+    tick = post.tick(f"{began - 310} 0")
+    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
+    assert float(str(tick.cursor).split()[0]) <= time.time() - 300
 
 
 def test_without_a_causemos_the_sensor_says_how_to_name_one(post: Post) -> None:
