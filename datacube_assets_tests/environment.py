@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-OURS = ("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_", "MAKE", "MFLAGS")
+OURS = ("DATACUBE_", "DOJO_", "CAUSEMOS_", "DAGSTER_", "MAKE", "MFLAGS", "ARGS")
 """Beginnings of names; `make test ARGS=...` would hand its arguments to every `make` of a test."""
 
 

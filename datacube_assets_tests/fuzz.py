@@ -333,10 +333,12 @@ def sums_law(cases: Sequence[tuple[float | None, float | None, int]], mirrored: 
         for value, wt, place in cases
     ]
     points = normalized(table, weight_column="wt")
-    layout, measures = points.layout, [*SIZES, *WEIGHTS]
+    # A column in which every weight is missing is none.
+    layout, weighted = points.layout, bool(points.layout.weight)
+    measures = [*SIZES, *WEIGHTS] if weighted else list(SIZES)
     totals: dict[str, pa.Table] = {}
     for period, cells in temporal_cells([points.table], layout, ("month", "year", "all")):
-        added = conservation.sizes_of_cells(cells, weighted=True)
+        added = conservation.sizes_of_cells(cells, weighted=weighted)
         whole = spatial.global_aggregates(cells, layout)
         for regions in spatial.regional_aggregates(cells, layout).values():
             assert not judged(regions, whole, measures, added).differing

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from datacube_assets_tests.environment import OURS
 from datacube_assets_tests.integration.system import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -129,7 +130,7 @@ def make_checkout(folder: Path) -> Path:
 
 def nothing_set(checkout: Path) -> dict[str, str]:
     """The environment of somebody who has set nothing, and says `datacube` for `.venv/bin/datacube`."""
-    ours = ("DATACUBE_", "DAGSTER_", "DOJO_", "CAUSEMOS_", "AWS_", "PYTEST_", "MAKE")
+    ours = (*OURS, "AWS_", "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     path = f"{checkout / '.venv' / 'bin'}:{kept['PATH']}"
     return {**kept, "PATH": path, "PYTHONPATH": str(ROOT), "AWS_EC2_METADATA_DISABLED": "true"}
