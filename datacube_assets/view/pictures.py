@@ -49,10 +49,11 @@ def png(cube: Datacube, query: Query) -> bytes:
     zoom, x, y = query.tile
     figure, palette = query.figure, query.one_of("palette", palettes(), "viridis")
     scale = query.one_of("scale", SCALES, "linear")
+    given = _asked_range(query, scale)
     tile = cube.tile(query.feature, time, zoom, x, y, resolution=resolution)
     numbers = np.zeros(_SIDE * _SIDE, np.uint8)
     if tile.num_rows:
-        low, high = _range(cube, query, figure, zoom)
+        low, high = _range(cube, query, given, figure, zoom)
         values = tile[figure].to_numpy()
         known = np.isfinite(values)
         shares = _shares(values[known], low, high, scale)
@@ -60,18 +61,33 @@ def png(cube: Datacube, query: Query) -> bytes:
     return _drawn(numbers.reshape(_SIDE, _SIDE), palette)
 
 
-def _range(cube: Datacube, query: Query, figure: str, zoom: int) -> tuple[float, float]:
-    resolution, time = query.time
+def _asked_range(query: Query, scale: str) -> tuple[float | None, float | None]:
+    """The ends that a request gives, judged without looking at data: every tile refuses the same ones."""
     low = query.number_of("min") if query.has("min") else None
     high = query.number_of("max") if query.has("max") else None
+    if low is not None and high is not None and low > high:
+        raise HTTPException(400, "min must not be above max")
+    for name, end in (("min", low), ("max", high)):
+        if scale == "log" and end is not None and end <= 0:
+            raise HTTPException(400, f"a log scale needs values above 0, and {name} is {end:g}")
+    return low, high
+
+
+def _range(
+    cube: Datacube, query: Query, given: tuple[float | None, float | None], figure: str, zoom: int
+) -> tuple[float, float]:
+    """The ends of the colours: those given, else those of the data, which never turn the range around."""
+    low, high = given
     if low is None or high is None:
+        resolution, time = query.time
         stats = cube.grid_stats(query.feature, time, resolution=resolution)
         row = stats.filter(pc.equal(stats["zoom"], zoom)).to_pylist()
-        least, most = (row[0][f"{end}_{figure}"] for end in ("min", "max")) if row else (0.0, 0.0)
-        low = least if low is None else low
-        high = most if high is None else high
-    if low is None or high is None or low > high:
-        raise HTTPException(400, "min must not be above max")
+        # Without a value at this zoom there are no ends, and nothing to colour either.
+        least, most = (row[0][f"{end}_{figure}"] or 0.0 for end in ("min", "max")) if row else (0.0, 0.0)
+        if low is None:
+            low = least if high is None else min(least, high)
+        if high is None:
+            high = max(most, low)
     return low, high
 
 
@@ -112,7 +128,7 @@ def tilejson(cube: Datacube, query: Query) -> dict[str, Any]:
     resolution, time = query.time
     bins = cube.bins(query.feature, time, zoom=_BOUNDS_ZOOM, resolution=resolution)
     query.one_of("palette", palettes(), "viridis")
-    query.one_of("scale", SCALES, "linear")
+    _asked_range(query, query.one_of("scale", SCALES, "linear"))
     asked = {name: query.text(name) for name in (*STYLE, "number") if query.has(name)}
     style = asked | {"figure": query.figure}
     names = (query.run.key, query.feature, query.text("time"))

@@ -38,7 +38,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,14 @@ class View:
             raise
         answers.still_stands(version)
         return found, version
+
+    def known_version(self, query: Query, tags: Iterable[str]) -> str | None:
+        """The version that an answer would be of, where a client says (`If-None-Match`) that it has that one."""
+        held = {tag.strip().removeprefix("W/") for line in tags for tag in line.split(",")}
+        if not any(held):
+            return None
+        standing = self.answers(query).standing()
+        return standing if f'"{standing}"' in held and query.version in ("", standing) else None
 
     # --- answers ---------------------------------------------------------------------------------------
 
@@ -253,7 +261,11 @@ def application(settings: Settings, host: str = "127.0.0.1") -> Starlette:
 
     def file(path: str, answer: Callable[[Answers, Query], Response]) -> Route:
         def get(request: Request) -> Response:
-            response, version = view.of_one_version(Query(request), answer)
+            query = Query(request)
+            known = view.known_version(query, request.headers.getlist("If-None-Match"))
+            if known is not None:
+                return Response(status_code=304, headers={"ETag": f'"{known}"'})
+            response, version = view.of_one_version(query, answer)
             response.headers["ETag"] = f'"{version}"'
             return response
 

@@ -90,6 +90,34 @@ def test_a_picture_has_a_colour_where_a_tile_has_a_bin(http: httpx.Client, publi
     assert not np.asarray(Image.open(io.BytesIO(empty.content)).convert("RGBA"))[..., 3].any()
 
 
+def test_an_end_of_the_colours_beyond_the_data_leaves_a_picture(http: httpx.Client) -> None:
+    tile = f"/tiles/{KEY}/rain/2020-02/0/0/0.png"
+    for ends in ({"min": 1_000_000}, {"max": -1_000_000}):
+        picture = Image.open(io.BytesIO(get(http, tile, **ends).content)).convert("RGBA")
+        assert np.asarray(picture)[..., 3].any(), ends
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/tiles/{KEY}/rain/2020-02/0/0/0.png",
+        f"/tiles/{KEY}/rain/2020-02.json",
+        f"/download/timeseries.csv?key={KEY}&feature=rain&resolution=month",
+        f"/tiles/{KEY}/rain/2020-02/0/0/0.png?number=1",
+    ],
+)
+def test_what_a_client_has_already_is_not_sent_again_while_its_version_stands(
+    http: httpx.Client, path: str
+) -> None:
+    first = http.get(path)
+    tag = first.headers["ETag"]
+    for known in (tag, f'"another", {tag}', f"W/{tag}"):
+        again = http.get(path, headers={"If-None-Match": known})
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+    other = http.get(path, headers={"If-None-Match": '"another"'})
+    assert (other.status_code, other.content) == (200, first.content)
+
+
 def test_tilejson_leads_to_the_pictures(http: httpx.Client) -> None:
     found = get(http, f"/tiles/{KEY}/rain/2020-02.json", palette="magma").json()
     assert (found["tilejson"], found["maxzoom"]) == ("3.0.0", 8)
@@ -106,6 +134,9 @@ def test_tilejson_leads_to_the_pictures(http: httpx.Client) -> None:
         (f"/tiles/{KEY}/rain/2020-02/9/0/0.png", 400, "z must be"),
         (f"/tiles/{KEY}/rain/2020-02/0/0/0.png?palette=none", 400, "palette must be one of"),
         (f"/tiles/{KEY}/rain/2020-02/0/0/0.png?min=5&max=1", 400, "min must not be above max"),
+        (f"/tiles/{KEY}/rain/2020-02/8/0/0.png?min=5&max=1", 400, "min must not be above max"),
+        (f"/tiles/{KEY}/rain/2020-02/8/0/0.png?scale=log&min=0", 400, "log scale needs values above 0"),
+        (f"/tiles/{KEY}/rain/2020-02.json?scale=log&max=-1", 400, "log scale needs values above 0"),
         (f"/tiles/{KEY}/rain/soon/0/0/0.png", 400, "is no time"),
         (f"/tiles/{KEY}/rain/2031-02/1/0/0.png", 404, "2020-01 to 2020-02"),
         (f"/tiles/{KEY}/snow/2020-02/1/0/0.png", 404, "'rain'"),
