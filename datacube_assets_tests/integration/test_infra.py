@@ -43,6 +43,7 @@ BIN = Path(sys.executable).parent
 ENVIRONMENTS = ("local", "staging", "production")
 KUBERNETES = "1.32"
 LAUNCHER = "run_launcher"
+OURS = ("code", "daemon", "webserver", "gateway", "view")
 FOREIGN = {
     *(
         "AWS_ACCESS_KEY_ID",
@@ -232,6 +233,20 @@ def test_commands_of_the_image_exist() -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_a_cluster_has_every_service_of_compose_with_its_command(environment: str) -> None:
+    """But for those that only prepare something, and those that are there already in a real environment."""
+    services = compose()["services"]
+    there = pods(manifests(environment))
+    stores_and_simulators = {"postgres", "s3", "dojo", "causemos"}
+    wanted = {name for name, one in services.items() if one.get("restart") != "no"}
+    assert wanted - there.keys() == (set() if environment == "local" else stores_and_simulators)
+    for name in wanted - stores_and_simulators:
+        (container,) = there[name]["containers"]
+        more = {word for word in container["command"] if word.startswith("--dashboard-address")}
+        assert set(services[name]["command"]) | more == set(container["command"]), name
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_ports_agree(environment: str) -> None:
     ports: dict[str, set[int]] = {}
     for name, service in compose()["services"].items():
@@ -278,7 +293,8 @@ def test_the_documentation_is_in_the_image_where_it_is_served_from() -> None:
     assert left_out == ["docs/*.py", "docs/notebooks"]
     view = compose()["services"]["view"]
     port = view["ports"][0].rpartition(":")[2]
-    assert f"DATACUBE_VIEW_URL=http://127.0.0.1:{port}\n" in (INFRA / "compose" / "env.example").read_text()
+    for path in ("compose/env.example", "kubernetes/local/local.env"):
+        assert variables(INFRA / path)["DATACUBE_VIEW_URL"] == f"http://127.0.0.1:{port}"
 
 
 def test_nothing_of_the_image_runs_as_root() -> None:
@@ -286,7 +302,7 @@ def test_nothing_of_the_image_runs_as_root() -> None:
     assert users[-1] == "10001:10001"
     for environment in ENVIRONMENTS:
         for name, pod in pods(manifests(environment)).items():
-            if name in ("code", "daemon", "webserver", "gateway", "dask-scheduler", "dask-worker"):
+            if name in (*OURS, "dask-scheduler", "dask-worker"):
                 assert pod["securityContext"]["runAsNonRoot"]
                 for one in (*pod.get("initContainers", ()), *pod["containers"]):
                     assert not one["securityContext"]["allowPrivilegeEscalation"]

@@ -255,6 +255,19 @@ def test_a_changed_setting_restarts_whatever_reads_it_and_reaches_runs(environme
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_what_browsers_reach_has_of_the_secret_only_what_it_reads_with(environment: str) -> None:
+    """Neither Dagster's password nor the key of addresses, and it starts where an account is given otherwise."""
+    (container,) = pods(manifests(environment))["view"]["containers"]
+    assert "secretRef" not in str(container["envFrom"])
+    from_secret = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+    assert set(from_secret) == {
+        *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        *("DOJO_USERNAME", "DOJO_PASSWORD"),
+    }
+    assert all(one["key"] == name and one["optional"] for name, one in from_secret.items())
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_the_gateway_may_be_called_through_a_forwarded_port(environment: str) -> None:
     """`kubectl port-forward` comes from the pod's own loopback."""
     given = settings_of(manifests(environment), "datacube")["DATACUBE_GATEWAY_CLIENTS"]
@@ -268,7 +281,7 @@ def test_every_variable_of_a_container_is_known() -> None:
     launcher = set(
         re.findall(r"\{env: (\w+)\}", (INFRA / "kubernetes" / "base" / "instance.yaml").read_text())
     )
-    aws = {"AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION"}
+    aws = {"AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     for environment in ENVIRONMENTS:
         for name, pod in pods(manifests(environment)).items():
             for one in (*pod.get("initContainers", ()), *pod["containers"]):
@@ -404,7 +417,7 @@ def environment_of_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.mark.parametrize(
     "name",
     [
-        *("code", "gateway", "dask-scheduler", "dojo"),
+        *("code", "gateway", "view", "dask-scheduler", "dojo"),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("dask-worker", "webserver")),
     ],
 )
