@@ -254,9 +254,22 @@ def test_a_changed_setting_restarts_whatever_reads_it_and_reaches_runs(environme
             assert one["spec"]["ttlSecondsAfterFinished"] < 300
 
 
+def test_a_changed_setting_leaves_the_stores_alone() -> None:
+    """Postgres read two of its names in the ConfigMap, so that any change restarted it below what uses it."""
+    documents = manifests("local")
+    given = settings_of(documents, "datacube")
+    for one in workloads(documents).values():
+        if one["kind"] == "StatefulSet":
+            assert "configMap" not in str(one), one["metadata"]["name"]
+    (container,) = pods(documents)["postgres"]["containers"]
+    values = {one["name"]: one.get("value") for one in container["env"]}
+    assert values["POSTGRES_USER"] == given["DAGSTER_POSTGRES_USER"]
+    assert values["POSTGRES_DB"] == given["DAGSTER_POSTGRES_DB"]
+
+
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_what_browsers_reach_has_of_the_secret_only_what_it_reads_with(environment: str) -> None:
-    """Neither Dagster's password nor the key of addresses, and it starts where an account is given otherwise."""
+    """Neither Dagster's password nor the key of addresses; and an account may be given in another way."""
     (container,) = pods(manifests(environment))["view"]["containers"]
     assert "secretRef" not in str(container["envFrom"])
     from_secret = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
@@ -359,6 +372,15 @@ def test_every_bucket_finds_room_for_its_volumes() -> None:
 
 
 # --- rolling ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_amounts_are_text(environment: str) -> None:
+    """As the API names their type: `kubectl apply --server-side` refuses a number in its place."""
+    for name, pod in pods(manifests(environment)).items():
+        for one in (*pod.get("initContainers", ()), *pod["containers"]):
+            for amounts in one.get("resources", {}).values():
+                assert {type(value) for value in amounts.values()} == {str}, name
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
