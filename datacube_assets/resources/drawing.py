@@ -5,7 +5,7 @@ takes a while to import. A command that executes a run itself starts this proces
 command imports, and draws while the run publishes. It is asked over its standard input and ends with it, so
 it outlives nobody. Where it is not, or fails, pictures are drawn by whoever wants them.
 
-    python -m datacube_assets.resources.drawing MODULE      gets ready with it, then draws what it is asked for
+    python -m datacube_assets.resources.drawing MODULE      gets ready with it, draws what it is asked for
 """
 
 from __future__ import annotations
