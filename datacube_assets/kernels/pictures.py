@@ -32,8 +32,8 @@ MAX_MAPPED = 2
 MAX_REGIONS = 8
 """Bars of a panel of regions."""
 
-_WIDTH, _HEIGHT = 250, 190
-"""Points of a panel, 72 to the inch."""
+_WIDTH, _HEIGHT = 235, 190
+"""Points of a panel, 72 to the inch: three of them are as wide as the dialog in which they are shown."""
 _COLUMNS = 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 24, 36
 """Room around the axes of a panel."""
