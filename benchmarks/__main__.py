@@ -5,6 +5,7 @@
     python -m benchmarks peer               the main job beside a script for the same objects, in pairs
     python -m benchmarks size               inputs of many rows, features, regions, ... and their memory
     python -m benchmarks scaling            each dimension of an input at three sizes, and more workers
+    python -m benchmarks plan               what 10^9 rows would take, by a model of measured costs
     python -m benchmarks pyramid            the tile pyramid on one core
     python -m benchmarks encode             CSV and tiles beside plain writers
     python -m benchmarks s3                 publishing to a real S3 server
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "peer": "pairs:main",
     "size": "size:size",
     "scaling": "size:scaling",
+    "plan": "plan:main",
     "pyramid": "pyramid:main",
     "encode": "encode:main",
     "s3": "s3:main",

@@ -19,7 +19,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -183,6 +183,19 @@ def _header(first: str) -> None:
 
 def _measure(name: str, input_: Input, folder: Path | None, mode: str, workers: int) -> Cost:
     """Publish an input, print what it took, and leave nothing behind."""
+    cost, report = published(input_, folder, {"DATACUBE_DASK": mode, "DATACUBE_DASK_WORKERS": str(workers)})
+    objects = report["objects"]
+    print(
+        f"{name:<18}{input_.rows:>12,}{input_.features:>9,}{input_.months:>7,}{input_.places:>10,}"
+        f"{input_.qualifier_values:>7,}{objects:>11,}{cost.wall:>9,.1f}{cost.cpu:>9,.1f}"
+        f"{cost.peak_mb:>9,.0f}{input_.rows / cost.wall:>10,.0f}{objects / cost.wall:>10,.0f}",
+        flush=True,
+    )
+    return cost
+
+
+def published(input_: Input, folder: Path | None, settings: Mapping[str, str]) -> tuple[Cost, dict[str, Any]]:
+    """Publish an input with some settings; what that cost, and its own report. Nothing is left behind."""
     work = Path(tempfile.mkdtemp(prefix="datacube-size-", dir=folder))
     try:
         path, report = work / "part.parquet", work / "report.json"
@@ -194,15 +207,7 @@ def _measure(name: str, input_: Input, folder: Path | None, mode: str, workers: 
         ]
         if input_.qualifier_values > 1:
             command += ["--qualifier-map", json.dumps(qualifiers)]
-        environment = {**os.environ, "DATACUBE_DASK": mode, "DATACUBE_DASK_WORKERS": str(workers)}
-        cost = run(command, work / "publish.log", environment=environment)
-        objects = json.loads(report.read_text())["objects"]
-        print(
-            f"{name:<18}{input_.rows:>12,}{input_.features:>9,}{input_.months:>7,}{input_.places:>10,}"
-            f"{input_.qualifier_values:>7,}{objects:>11,}{cost.wall:>9,.1f}{cost.cpu:>9,.1f}"
-            f"{cost.peak_mb:>9,.0f}{input_.rows / cost.wall:>10,.0f}{objects / cost.wall:>10,.0f}",
-            flush=True,
-        )
-        return cost
+        cost = run(command, work / "publish.log", environment={**os.environ, **settings})
+        return cost, json.loads(report.read_text())
     finally:
         shutil.rmtree(work, ignore_errors=True)

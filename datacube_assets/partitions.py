@@ -29,17 +29,8 @@ AT_COMMAND_LINE = "command"
 FROM_DOJO = "dojo"
 NAME_TAG = "datacube/name"
 """Run tag with the name that Dojo has for the model or dataset: ids are hard to recognise."""
-SIZE_TAG = "datacube/size"
-"""Run tag with the rows of the run's input, as a class; set once they are counted."""
-_SIZES = ((10_000, "under 10k rows"), (100_000, "10k to 100k rows"), (1_000_000, "100k to 1M rows"),
-          (10_000_000, "1M to 10M rows"))  # fmt: skip
 
 
 def run_tags(run: ModelRun) -> dict[str, str]:
     """Tags by which the runs page can be filtered; what the partition says already needs none."""
     return {"datacube/model": run.model_id}
-
-
-def size_class(rows: int) -> str:
-    """The size of an input, for `SIZE_TAG`."""
-    return next((name for limit, name in _SIZES if rows < limit), "over 10M rows")

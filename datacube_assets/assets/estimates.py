@@ -7,7 +7,7 @@ which table is looked at, and when a look at tables is not enough.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from datacube_assets.assets.aggregates import breakdowns
 from datacube_assets.assets.datacube import DATACUBE_ASSETS, features_with_few_rows, works_of
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels import estimate
+from datacube_assets.kernels import estimate, keys
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.groups import Floats, Mask, column
 from datacube_assets.kernels.key_safety import LONGEST_PART
@@ -111,25 +111,41 @@ def counted(
     """
     info = RunInfo.of(lake.table(run, "normalized_points"))
     known = estimates(lake, run) if known is None else known
-    odd = info.may_share or _any_long(lake, run, info)
-    remade = set(known) if odd else {"spatial_tiles", "grid_stats"} if _any_large(lake, run) else set[str]()
+    remade = _with_odd_keys(lake, run, info)
+    if remade is not None and _any_large(lake, run):
+        remade |= {"spatial_tiles", "grid_stats"}
     return {
         asset.key.path[-1]: _made(lake, run, asset.key.path[-1], storable)
-        if asset.key.path[-1] in remade
+        if remade is None or asset.key.path[-1] in remade
         else Counted(known[asset.key.path[-1]])
         for asset in DATACUBE_ASSETS
         if asset.key.path[-1] in known
     }
 
 
-def _any_long(lake: Lake, run: ModelRun, info: RunInfo) -> bool:
+def _with_odd_keys(lake: Lake, run: ModelRun, info: RunInfo) -> set[str] | None:
+    """The assets whose keys may be shared or too long, None for all: places are in keys of one asset only."""
     points = lake.table(run, "normalized_points")
     regions, values = lake.read(points, REGIONS), lake.read(points, QUALIFIER_VALUES)
-    feature, *levels = (_longest(regions[name]) for name in regions.column_names)
+    short = [pa.chunked_array([info.features], pa.string()), values["qualifier"]]
+    levels = [regions[name] for name in info.layout.levels]
     # Between the names of a region's id stand two underscores each; `None` stands for a missing one.
-    region = sum(levels) + 6 * len(levels)
-    names = (feature, region, _longest(values["qualifier"]), _longest(values["value"]))
-    return max(names) > LONGEST_PART - _SHORT or sum(names) + len(run.prefix.encode()) > _SHORT_KEY
+    region = sum(map(_longest, levels)) + 6 * len(levels)
+    in_all = list(map(_longest, short))
+    in_one = [*in_all, region, _longest(values["value"])]
+    if _long(in_all, run) or (info.may_share and any(map(_shared, short))):
+        return None
+    if _long(in_one, run) or (info.may_share and any(map(_shared, [*levels, values["value"]]))):
+        return {"regional_timeseries"}
+    return set()
+
+
+def _shared(names: pa.ChunkedArray) -> bool:
+    return keys.may_share(names.unique().cast(pa.string()))
+
+
+def _long(sizes: Sequence[int], run: ModelRun) -> bool:
+    return max(sizes) > LONGEST_PART - _SHORT or sum(sizes) + len(run.prefix.encode()) > _SHORT_KEY
 
 
 def _longest(texts: pa.ChunkedArray) -> int:
@@ -153,10 +169,10 @@ def _made(lake: Lake, run: ModelRun, asset: str, storable: Storable) -> Counted:
     kept, sizes, too_long = [], [], list[str]()
     for name, view in works.items():
         for objects in view(lake, table, name):
-            keys = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
-            taken = storable(keys)
-            too_long += keys.filter(pa.array(~taken)).to_pylist()
-            kept.append(keys.filter(pa.array(taken)))
+            whole_keys = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
+            taken = storable(whole_keys)
+            too_long += whole_keys.filter(pa.array(~taken)).to_pylist()
+            kept.append(whole_keys.filter(pa.array(taken)))
             sizes.append(np.asarray(objects.sizes())[taken])
     if not kept:
         return Counted(Estimate())

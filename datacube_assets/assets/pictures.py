@@ -198,6 +198,12 @@ def _statistic(by_zoom: Floats, name: str) -> Floats:
     return figures
 
 
+def prepare() -> None:
+    """Have everything at hand that the first picture of a process would wait for."""
+    land()
+    pictures.top_regions({"": ([""], np.ones(1))}, "")
+
+
 # --- reading ---------------------------------------------------------------------------------------
 
 

@@ -17,7 +17,6 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.schema import CELL_COLUMNS, POINT_COLUMNS
 from datacube_assets.kernels.temporal import temporal_cells as cells_of_points
-from datacube_assets.partitions import SIZE_TAG, size_class
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.resources.ui import UserInterface
@@ -54,7 +53,6 @@ def normalized_points(
             raise error.in_run(str(run)) from error
     picture = ui.begin_picture(context.log, partial(pictures.of_points, lake.open(), table))
     info = RunInfo.of(table)
-    context.instance.add_run_tags(context.run.run_id, {SIZE_TAG: size_class(info.report.num_rows)})
     if info.report.dropped:
         context.log.warning(
             f"{info.report.dropped:,} of {info.report.num_rows:,} rows are dropped; the metadata says why"

@@ -32,6 +32,7 @@ ACCESS_KEY, SECRET_KEY = "datacube", "datacube-secret"
 READER_KEY, READER_SECRET = "reader", "reader-secret"
 """Of the account that may read and list, as CauseMos' reader does."""
 REGION = "us-east-1"
+HOST = "127.0.0.1"
 BUCKETS = ("lake", "models", "indicators")
 
 _ACCOUNTS = {
@@ -107,9 +108,9 @@ class S3Server:
 
 @contextlib.contextmanager
 def s3_server(
-    folder: Path | None = None, *, port: int = 0, buckets: Sequence[str] = BUCKETS
+    folder: Path | None = None, *, host: str = HOST, port: int = 0, buckets: Sequence[str] = BUCKETS
 ) -> Iterator[S3Server]:
-    """A server on loopback that takes objects; without a folder nothing of it is left afterwards.
+    """A server that takes objects, on loopback by default; without a folder nothing of it is left afterwards.
 
     Takes about four seconds. Raises SettingsError when it is not installed or does not start.
     """
@@ -120,12 +121,12 @@ def s3_server(
     folder = folder or Path(tempfile.mkdtemp(prefix="datacube-s3-"))
     folder.mkdir(parents=True, exist_ok=True)
     # A port that was free a moment ago may be taken by now; nobody knows before the server tries.
-    ports = _free_ports(2 * len(_PARTS))
+    ports = _free_ports(host, 2 * len(_PARTS))
     if port:
         ports[2 * _PARTS.index("s3")] = port
-    process = _start(weed, folder, ports)
+    process = _start(weed, folder, host, ports)
     try:
-        server = S3Server(f"http://127.0.0.1:{ports[2 * _PARTS.index('s3')]}", folder, process)
+        server = S3Server(f"http://{host}:{ports[2 * _PARTS.index('s3')]}", folder, process)
         _wait_for(process, server, buckets)
         yield server
     finally:
@@ -158,18 +159,18 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
         raise SettingsError(f"the S3 server ended with status {status}: see {server.folder}/weed.log")
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(host: str, count: int) -> list[int]:
     with contextlib.ExitStack() as held:
-        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        listeners = [held.enter_context(socket.create_server((host, 0))) for _ in range(count)]
         return [listener.getsockname()[1] for listener in listeners]
 
 
-def _start(weed: Path, folder: Path, ports: Sequence[int]) -> subprocess.Popen[bytes]:
+def _start(weed: Path, folder: Path, host: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:
     (folder / "accounts.json").write_text(json.dumps(_ACCOUNTS))
     options = {
         "dir": folder,
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": host,
+        "ip.bind": host,
         "master.telemetry": "false",
         # Alone from the start: elections take seconds, and the volumes join seconds after these.
         "master.peers": "none",

@@ -32,8 +32,8 @@ MAX_MAPPED = 2
 MAX_REGIONS = 8
 """Bars of a panel of regions."""
 
-_WIDTH, _HEIGHT = 250, 190
-"""Points of a panel, 72 to the inch."""
+_WIDTH, _HEIGHT = 235, 190
+"""Points of a panel, 72 to the inch: three of them are as wide as the dialog in which they are shown."""
 _COLUMNS = 3
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 14, 24, 36
 """Room around the axes of a panel."""
@@ -332,8 +332,12 @@ class _Sheet:
         about: int = 4,
     ) -> None:
         """Names of both axes, and their ticks as numbers in few characters."""
-        axes.set_xlabel(across, labelpad=2)
-        axes.set_ylabel(up, labelpad=2)
+        # At places that are known: matplotlib would lay out every number twice to find them.
+        left, bottom = (of * 72 / _DPI for of in (axes.bbox.width, axes.bbox.height))
+        axes.set_xlabel(across)
+        axes.xaxis.set_label_coords(0.5, -16 / bottom)
+        axes.set_ylabel(up)
+        axes.yaxis.set_label_coords(-30 / left, 0.5)
         for axis, told in ((axes.xaxis, x), (axes.yaxis, y)):
             if told is not None:
                 axis.set_major_formatter(lambda number, _, told=told: told(number))
@@ -379,7 +383,7 @@ class _Sheet:
         )
         file = io.BytesIO()
         small = drawn.quantize(palette=colours, dither=Image.Dither.NONE)
-        small.save(file, "PNG", optimize=True, pnginfo=info)
+        small.save(file, "PNG", compress_level=8, pnginfo=info)
         return file.getvalue()
 
 

@@ -5,7 +5,7 @@ takes a while to import. A command that executes a run itself starts this proces
 command imports, and draws while the run publishes. It is asked over its standard input and ends with it, so
 it outlives nobody. Where it is not, or fails, pictures are drawn by whoever wants them.
 
-    python -m datacube_assets.resources.drawing MODULE...      imports these, then draws what it is asked for
+    python -m datacube_assets.resources.drawing MODULE      gets ready with it, draws what it is asked for
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from typing import Final
 Draw = Callable[[], bytes | None]
 """Makes a picture; None where there is nothing to be seen."""
 
-_NEEDED: Final = ("datacube_assets.assets.pictures", "matplotlib.figure", "matplotlib.backends.backend_agg")
-"""Texts, since the first lies above this package."""
+_NEEDED: Final = "datacube_assets.assets.pictures"
+"""What draws, and gets ready for it (`prepare`). A text, since it lies above this package."""
 
 
 _PATIENCE: Final = 60.0
@@ -43,7 +43,7 @@ class _Process:
     """The process, and a thread that waits for it."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-P", "-m", __name__, *_NEEDED]
+        command = [sys.executable, "-P", "-m", __name__, _NEEDED]
         # Interrupting the command is for the command to see to.
         self._process = subprocess.Popen(
             command,
@@ -134,8 +134,7 @@ def main() -> None:
     asked, answers = sys.stdin.buffer, sys.stdout.buffer
     # Whatever prints must not be taken for an answer.
     sys.stdout = sys.stderr
-    for module in sys.argv[1:]:
-        importlib.import_module(module)
+    importlib.import_module(sys.argv[1]).prepare()
     with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
             draw: Draw = pickle.load(asked)

@@ -141,7 +141,7 @@ class View:
         return found, version
 
     def known_version(self, query: Query, tags: Iterable[str]) -> str | None:
-        """The version that an answer would be of, where a client says (`If-None-Match`) that it has that one."""
+        """The version that an answer would be of, if a client says that it has that one (`If-None-Match`)."""
         held = {tag.strip().removeprefix("W/") for line in tags for tag in line.split(",")}
         if not any(held):
             return None

@@ -177,6 +177,11 @@ def test_pictures_are_shown(backfilled: DagsterUI, asset: str) -> None:
     expect(picture).to_be_visible()
     # A broken picture has no width of its own.
     assert picture.evaluate("picture => picture.complete && picture.naturalWidth") > 300
+    dialog = ui.page.get_by_role("dialog")
+    box, around = picture.bounding_box(), dialog.bounding_box()
+    assert box is not None
+    assert around is not None
+    assert box["x"] + box["width"] <= around["x"] + around["width"], "nothing of it is cut off"
 
 
 def test_links_lead_to_dojo_to_causemos_and_to_the_objects(backfilled: DagsterUI, filled: Filled) -> None:

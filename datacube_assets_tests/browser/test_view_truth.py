@@ -37,17 +37,24 @@ def times(factor: float) -> list[dict[str, Any]]:
     return [{**row, "value": factor * row["value"]} for row in example_rows()]
 
 
-def settings_in(folder: Path) -> Settings:
-    return Settings.model_validate({"DATACUBE_HOME": folder}).resolved()
+ALSO_ON_S3 = ("mixture", "dictionary")
+"""Tests whose case on S3 is a quick one: the others look at what the page does with the same answers."""
 
 
-@pytest.fixture(params=["folder", "s3"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "settings" in metafunc.fixturenames:
+        quick = any(name in metafunc.function.__name__ for name in ALSO_ON_S3)
+        on_s3 = "s3" if quick else pytest.param("s3", marks=pytest.mark.slow)
+        metafunc.parametrize("settings", ["folder", on_s3], indirect=True)
+
+
+@pytest.fixture
 def settings(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Settings]:
     """Where nothing is published yet: in a folder, and on a real S3 server."""
     if request.param == "folder":
-        yield settings_in(tmp_path)
+        yield Settings.model_validate({"DATACUBE_HOME": tmp_path}).resolved()
         return
     server: S3Server = request.getfixturevalue("s3_server")
     use(monkeypatch, server.environment())
@@ -94,9 +101,8 @@ def test_a_run_that_is_published_anew_is_never_a_mixture(open_page: OpenPage, se
         watched.errors.clear()  # Chromium itself logs answers that are no success.
 
 
-def test_an_unknown_run_is_said_and_comes_when_it_is_there(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
-    publish(settings.models_bucket, "m", "other", datacube(example_rows()))
+def test_an_unknown_run_is_said_and_comes_when_it_is_there(open_page: OpenPage, settings: Settings) -> None:
+    publish(settings.models_bucket, "m", "other", datacube(example_rows()), settings.s3_endpoint)
     with in_background(application(settings)) as url, open_page() as watched:
         page = watched.page
         page.goto(f"{url}/#model=m&run=r&feature=yield")
@@ -113,10 +119,9 @@ def test_an_unknown_run_is_said_and_comes_when_it_is_there(open_page: OpenPage, 
         page.get_by_text("m gone is not among").wait_for()
 
 
-def test_the_tooltip_follows_what_is_chosen(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+def test_the_tooltip_follows_what_is_chosen(open_page: OpenPage, settings: Settings) -> None:
     republish(settings, 1)
-    publish(settings.models_bucket, "m", "s", datacube(times(2)))
+    publish(settings.models_bucket, "m", "s", datacube(times(2)), settings.s3_endpoint)
     with in_background(application(settings)) as url, open_page() as watched:
         shown = Screen(watched.page, url)
         shown.go(**{**CHOICE, "s": "mean"}, **at(KERICHO, 8))
@@ -139,10 +144,9 @@ def test_the_tooltip_follows_what_is_chosen(open_page: OpenPage, tmp_path: Path)
         assert tooltip.is_hidden() or "difference" not in tooltip.inner_text()
 
 
-def test_the_difference_of_two_runs_is_a_map(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+def test_the_difference_of_two_runs_is_a_map(open_page: OpenPage, settings: Settings) -> None:
     republish(settings, 1)
-    publish(settings.models_bucket, "m", "s", datacube(times(3)))
+    publish(settings.models_bucket, "m", "s", datacube(times(3)), settings.s3_endpoint)
     with in_background(application(settings)) as url, open_page(width=1440, height=900) as watched:
         shown = Screen(watched.page, url)
         shown.go(**CHOICE, with_model="m", with_run="s", compared="difference", **at(KERICHO, 6))
@@ -157,8 +161,7 @@ def test_the_difference_of_two_runs_is_a_map(open_page: OpenPage, tmp_path: Path
         assert max(float(row["s_sum_t_sum"]) for row in table) == 66.0
 
 
-def test_scales_filters_and_rectangles(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+def test_scales_filters_and_rectangles(open_page: OpenPage, settings: Settings) -> None:
     republish(settings, 1)
     with in_background(application(settings)) as url, open_page(width=1440, height=900) as watched:
         shown = Screen(watched.page, url)
@@ -194,14 +197,19 @@ def test_scales_filters_and_rectangles(open_page: OpenPage, tmp_path: Path) -> N
         assert "2020-02-01T00:00:00.000Z" in Path(lines.value.path()).read_text()
 
 
-def test_qualifiers_are_layers_and_regions_have_names(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+def test_qualifiers_are_layers_and_regions_have_names(open_page: OpenPage, settings: Settings) -> None:
     crops = [
         {"feature": "yield", "country": name, "lat": lat, "lng": lng, "value": value, "crop": crop}
         for name, (lat, lng) in (("Ethiopia", BALE), ("Kenya", KERICHO))
         for crop, value in (("maize", 1.0), ("teff", 5.0))
     ]
-    publish(settings.models_bucket, "m", "r", datacube(crops, qualifiers={"yield": ["crop"]}))
+    publish(
+        settings.models_bucket,
+        "m",
+        "r",
+        datacube(crops, qualifiers={"yield": ["crop"]}),
+        settings.s3_endpoint,
+    )
     with in_background(application(settings)) as url, open_page(width=1440, height=900) as watched:
         shown = Screen(watched.page, url)
         shown.go(model="m", run="r")
@@ -217,12 +225,11 @@ def test_qualifiers_are_layers_and_regions_have_names(open_page: OpenPage, tmp_p
 
 
 def test_the_newest_datacube_comes_first_and_an_empty_one_says_so(
-    open_page: OpenPage, tmp_path: Path
+    open_page: OpenPage, settings: Settings
 ) -> None:
-    settings = settings_in(tmp_path)
-    publish(settings.models_bucket, "b", "first", datacube(example_rows()))
+    publish(settings.models_bucket, "b", "first", datacube(example_rows()), settings.s3_endpoint)
     hollow = [{"feature": "yield", "country": "Kenya", "lat": 0.0, "lng": 37.0, "value": None}]
-    publish(settings.models_bucket, "a-very-long-name-" * 9, "last", datacube(hollow))
+    publish(settings.models_bucket, "a-very-long-name-" * 9, "last", datacube(hollow), settings.s3_endpoint)
     with in_background(application(settings)) as url, open_page(width=390, height=844) as watched:
         shown = Screen(watched.page, url)
         watched.page.goto(url)
@@ -233,14 +240,13 @@ def test_the_newest_datacube_comes_first_and_an_empty_one_says_so(
         assert shown.page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_gaps_stay_gaps_and_labels_do_not_collide(open_page: OpenPage, tmp_path: Path) -> None:
-    settings = settings_in(tmp_path)
+def test_gaps_stay_gaps_and_labels_do_not_collide(open_page: OpenPage, settings: Settings) -> None:
     months = [ms(year, month) for year in range(1990, 2020) for month in (1, 2, 7)]
     long = [
         {"feature": "yield", "country": "Kenya", "value": float(number), "timestamp": when}
         for number, when in enumerate(months)
     ]
-    publish(settings.models_bucket, "m", "r", datacube(long))
+    publish(settings.models_bucket, "m", "r", datacube(long), settings.s3_endpoint)
     with in_background(application(settings)) as url, open_page(width=1440, height=900) as watched:
         shown = Screen(watched.page, url)
         shown.go(model="m", run="r")
