@@ -255,6 +255,7 @@ NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
         "kubectl -n datacube-local port-forward service/webserver 3000": _CLUSTER_OF_OTHERS,
         "kubectl -n datacube-local port-forward service/gateway 4040": _CLUSTER_OF_OTHERS,
         "kubectl -n datacube-local port-forward service/causemos 3002": _CLUSTER_OF_OTHERS,
+        "kubectl -n datacube-local port-forward service/view 3003": _CLUSTER_OF_OTHERS,
         'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_containers.py"': "a test",
         "kubectl create namespace datacube": _CLUSTER_OF_OTHERS,
         "kubectl -n datacube create secret generic datacube --from-env-file=SECRETS": _CLUSTER_OF_OTHERS,
