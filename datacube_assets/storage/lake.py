@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datacube_assets.dojo.model_run import ModelRun, encode_name
+from datacube_assets.kernels.key_safety import check_keys
 from datacube_assets.kernels.schema import Period
 from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, StoreUnavailable
 from datacube_assets.storage.written import WRITTEN
@@ -94,11 +95,21 @@ class LakeTable:
 
 
 def described_table(run: ModelRun, name: str, document: Mapping[str, Any]) -> LakeTable:
-    """The table of a descriptor. Earlier versions kept all files in a folder named after the version."""
-    version = document["version"]
-    files = tuple(TableFile(**file) for file in document["files"])
-    folder = f"{run.folder}/{name}/{document.get('folder', version)}"
-    return LakeTable(folder, version, files, document["info"])
+    """The table of a descriptor. Raises DamagedError.
+
+    Earlier versions kept all files in a folder named after the version.
+    """
+    try:
+        version = document["version"]
+        files = tuple(TableFile(**file) for file in document["files"])
+        folder = f"{run.folder}/{name}/{document.get('folder', version)}"
+        check_keys([f"{folder}/{file.name}" for file in files] or [folder])
+        return LakeTable(folder, version, files, dict(document["info"]))
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise DamagedError(
+            f"the descriptor of the table {run.folder}/{name} is damaged: {type(error).__name__}, {error}. "
+            f"{_REMEDY}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -251,7 +262,7 @@ class Lake:
     def read_document(self, key: str) -> dict[str, Any] | None:
         """A JSON document, None when there is none."""
         try:
-            document: dict[str, Any] = self.parsed(key, json.loads)
+            document = self.parsed(key, _object_of)
         except MissingObjectError:
             return None
         return document
@@ -289,6 +300,13 @@ def aggregate_folder(period: Period, *parts: str, qualifier: str | None = None) 
     """Where an aggregate table keeps the chunks of a part: `month/admin1/default/` for instance."""
     last = "default" if qualifier is None else f"qualifiers/{file_name(qualifier)}"
     return "/".join((period, *parts, last, ""))
+
+
+def _object_of(body: bytes) -> dict[str, Any]:
+    document = json.loads(body)
+    if not isinstance(document, dict):
+        raise ValueError(f"it is no JSON object but a {type(document).__name__}")
+    return document
 
 
 class DamagedError(StoreError):

@@ -181,8 +181,16 @@ def test_what_is_damaged_in_the_lake_is_named_with_the_remedy(house: House) -> N
     house.publish(OLD)
     lake = Lake(open_store(house.settings.lake))
     document = house.folder / "lake" / "runs" / "model" / "run" / "grid_cells" / "table.json"
+    whole = json.loads(document.read_bytes())
     document.write_bytes(document.read_bytes()[:-10])
     with pytest.raises(DamagedError, match=r"grid_cells/table.json of the lake is damaged: .*from_scratch"):
+        house.publish(OLD)
+    for damage in ("[]", "{}", '{"version": 1, "files": [7], "info": {}}', "5"):
+        document.write_text(damage)
+        with pytest.raises(DamagedError, match=r"grid_cells.* damaged: .*from_scratch"):
+            house.publish(OLD)
+    document.write_text(json.dumps({**whole, "folder": "../../../../elsewhere"}))
+    with pytest.raises(DamagedError, match=r"elsewhere.*from_scratch"):
         house.publish(OLD)
     document.unlink()
     file = next((house.folder / "lake").rglob("grid_cells/*/month/default/00000.parquet"))
