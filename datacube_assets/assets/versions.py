@@ -1,8 +1,8 @@
 """Versions of a partition in a run: which one it publishes, and what it changes.
 
-A run goes back to an earlier version because its tag says so, or because it was started by a sensor for a
-state that somebody went back from. Where versions are kept is in `storage/history.py`, how two are compared
-in `storage/comparing.py`.
+A run goes back to an earlier version because its tag says so, or because it was started by a backfill, or
+by a sensor for a state that somebody went back from. Where versions are kept is in `storage/history.py`, how
+two are compared in `storage/comparing.py`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.pictures import MAX_PANELS
 from datacube_assets.partitions import (
+    BACKFILL_TAG,
     CHANGE_TAG,
     CODE_VERSION,
     FROM_DOJO,
+    FROM_SCRATCH,
     SOURCE_TAG,
     VERSION_TAG,
     WANTED_VERSION,
@@ -43,6 +45,7 @@ from datacube_assets.storage.comparing import Side, changes_between
 from datacube_assets.storage.history import RAW_PARTS, History, Version
 from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, MissingTableError
 from datacube_assets.storage.leases import OwnedBucket
+from datacube_assets.storage.requests import left_since
 from datacube_assets.storage.stores import StoreError
 
 
@@ -67,10 +70,19 @@ def wanted_version(lake: Lake, run: ModelRun, by: DagsterRun) -> Kept | None:
 
 
 def held_version(lake: Lake, run: ModelRun, by: DagsterRun) -> Kept | None:
-    """The version that stays, where a sensor's run is about a state that somebody went back from."""
+    """The version that stays, because somebody went back to it and nobody has asked for anything newer.
+
+    A sensor's run is about a state of Dojo, which may be newer. A backfill asks for nothing new at all,
+    unless it says that everything is to be made from scratch.
+    """
+    history = History(lake, run)
+    if BACKFILL_TAG in by.tags and FROM_SCRATCH not in by.tags:
+        newest = history.newest()
+        if newest is None or newest.back_to is None or left_since(lake, run, newest.published):
+            return None
+        return _kept(history, newest)
     if by.tags.get(SOURCE_TAG) != FROM_DOJO or VERSION_TAG not in by.tags:
         return None
-    history = History(lake, run)
     if not history.is_held(by.tags[VERSION_TAG], change_of(by) or 0):
         return None
     newest = history.newest()

@@ -48,6 +48,12 @@ def _key(run: ModelRun) -> str:
     return f"{run.folder}/requested/request.json"
 
 
+def left_since(lake: Lake, run: ModelRun, moment: float) -> bool:
+    """Whether a request was left for a partition after a moment (seconds UTC, by the clock of the store)."""
+    entries = lake.store.entries(_key(run).rpartition("/")[0] + "/")
+    return any(one.key == _key(run) and one.modified > moment for one in entries)
+
+
 def leave_request(lake: Lake, request: DatacubeRequest) -> ModelRun:
     """Leave a request for its partition, in place of an earlier one; its addresses are sealed by the caller.
 

@@ -94,11 +94,16 @@ class House:
                 run_config={"loggers": {"quiet": {}}},
             )
 
-    def run_job(self, name: str, run: ModelRun) -> ExecuteInProcessResult:
+    def run_job(
+        self, name: str, run: ModelRun, tags: Mapping[str, str] | None = None
+    ) -> ExecuteInProcessResult:
         """Run a job for a partition, as from its page in the UI."""
         job = build_definitions(self.settings, loggers={"quiet": QUIET}).resolve_job_def(name)
         return job.execute_in_process(
-            partition_key=run.key, instance=self.instance, run_config={"loggers": {"quiet": {}}}
+            partition_key=run.key,
+            instance=self.instance,
+            run_config={"loggers": {"quiet": {}}},
+            tags=dict(tags or {}),
         )
 
     def bucket(self, *, indicators: bool = False) -> Path:

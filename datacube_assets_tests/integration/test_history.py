@@ -20,7 +20,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.operations.versions import open_history
 from datacube_assets.orchestration.jobs import is_full
-from datacube_assets.partitions import CHANGE_TAG, SOURCE_TAG, VERSION_TAG
+from datacube_assets.partitions import BACKFILL_TAG, CHANGE_TAG, FROM_SCRATCH, SOURCE_TAG, VERSION_TAG
 from datacube_assets.storage.history import State
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -346,6 +346,23 @@ def test_a_sensor_does_not_publish_again_what_somebody_went_back_from(house: Hou
     publish_sensed(house, 2, "v2", 3)
     assert objects_of(house) not in (first, third)
     assert [one.back_to for one in history.versions()] == [None, None, 1, None, None]
+
+
+def test_a_backfill_does_not_undo_that_somebody_went_back(house: House) -> None:
+    run = ModelRun("model", "run")
+    house.publish(rows(value=VALUES[0]))
+    house.publish(rows(value=VALUES[1]))
+    second = objects_of(house)
+    house.run_job("rollback_datacube", run)
+    first = objects_of(house)
+    assert first != second
+    assert house.run_job("process_model_run", run, tags={BACKFILL_TAG: "abc"}).success
+    assert objects_of(house) == first
+    assert [one.back_to for one in open_history(house.settings, run).versions()] == [None, None, 1]
+    # Unless everything is to be made anew.
+    scratch = {BACKFILL_TAG: "abc", FROM_SCRATCH: "yes"}
+    assert house.run_job("process_model_run", run, tags=scratch).success
+    assert objects_of(house) == second
 
 
 @pytest.mark.slow
