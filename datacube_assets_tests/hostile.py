@@ -163,7 +163,7 @@ TOO_LONG = "a text has 1,048,576 bytes, and more than 65,536 cannot be read (for
 FILES: dict[str, Case] = {
     "as it should be": one(GOOD, PLAIN),
     # Not Parquet
-    "an empty file": one(b"", NOT_PARQUET),
+    "an empty file": one(b"", refused("file-0: it is empty")),
     "a page of HTML": one(
         b"<!DOCTYPE html><html>404</html>", refused("file-0: it is HTML or XML, and no Parquet", "browser")
     ),
@@ -174,7 +174,7 @@ FILES: dict[str, Case] = {
     ),
     "a ZIP archive": one(b"PK\x03\x04" + GOOD[:-4], refused("file-0: it is a ZIP archive")),
     "an encrypted file": one(b"PARE" + GOOD[4:-4] + b"PARE", refused("file-0: it is encrypted")),
-    "text": one(b"timestamp,feature,value\n" * 9, NOT_PARQUET),
+    "text": one(b"timestamp,feature,value\n" * 9, refused("file-0: it is text, such as CSV", "to_parquet")),
     # Truncated
     **{
         f"cut after {size} bytes": one(GOOD[:size], NOT_PARQUET)

@@ -435,9 +435,10 @@ def write_sample_requests(folder: Path) -> list[DatacubeRequest]:
     runs = [RunDocument.model_validate(one) for one in _documents(folder, "runs")]
     indicators = [IndicatorDocument.model_validate(one) for one in _documents(folder, "indicators")]
     return [
+        # The newest datacube is the first to be seen: one with a map.
+        *(request_for_indicator(indicator) for indicator in indicators),
         # Nobody waits for what is made by hand, so CauseMos is not told of it.
         *(request_for_run(run, models[run.model_id]).model_copy(update={"doc_ids": None}) for run in runs),
-        *(request_for_indicator(indicator) for indicator in indicators),
     ]
 
 

@@ -317,14 +317,24 @@ def _unreadable(source: Source, name: str, error: Exception) -> InputError:
             remedy="Write all text as UTF-8",
         )
     head = _head(source)
-    if head == b"PARE":
+    if head.startswith(b"PARE"):
         return _encrypted(name)
+    if not head:
+        return InputError("it is empty", file=name, remedy="Check that the upload completed")
     for start, what, remedy in _OTHER_FORMATS:
         if head.startswith(start):
             return InputError(f"it is {what}", file=name, remedy=remedy)
+    if _is_text(head):
+        return InputError(
+            "it is text, such as CSV, and no Parquet",
+            file=name,
+            remedy="Write it as Parquet, for instance with pandas: read_csv(...).to_parquet(...)",
+        )
     return _damaged(name, _first_line(error))
 
 
+_HEAD = 64
+"""Bytes of a file that tell what it is."""
 _OTHER_FORMATS = (
     (
         b"\x1f\x8b",
@@ -342,11 +352,22 @@ def _head(source: Source) -> bytes:
     try:
         if isinstance(source, str):
             with open(source, "rb") as file:
-                return file.read(4)
+                return file.read(_HEAD)
         source.seek(0)
-        return source.read(4)
+        return source.read(_HEAD)
     except (OSError, ValueError):
         return b""
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether a file begins with lines or fields of text."""
+    text = head.decode("utf-8", "ignore")
+    whole = len(text.encode()) > len(head) - 4
+    return (
+        whole
+        and any(mark in text for mark in ",;\t\n")
+        and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+    )
 
 
 def _encrypted(name: str) -> InputError:

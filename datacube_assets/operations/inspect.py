@@ -26,10 +26,11 @@ from datacube_assets.kernels.decode import Tile, csv_names, read_tile
 from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.settings import Settings, as_url
-from datacube_assets.storage.history import History
+from datacube_assets.storage.history import RAW_PARTS, History
 from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifest_entries
+from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.storage.stores import MissingObjectError, StoreError
 
 if TYPE_CHECKING:
@@ -138,6 +139,13 @@ def _tile(tile: Tile, *, bins: bool) -> dict[str, Any]:
     return facts
 
 
+def _rows(name: str, found: LakeTable) -> dict[str, int]:
+    """How many rows a table has: what lies beside points is no point, and raw parts are not counted."""
+    if name == RAW_PARTS:
+        return {}
+    return {"rows": RunInfo.of(found).report.points if name == "normalized_points" else found.rows}
+
+
 # --- tables and manifests --------------------------------------------------------------------------
 
 
@@ -158,7 +166,7 @@ def table(settings: Settings, partition: str, name: str) -> dict[str, Any]:
         "table": name,
         "version": found.version,
         "files": len(found.files),
-        "rows": found.rows,
+        **_rows(name, found),
         "bytes": found.bytes,
         "whole": lake.is_whole(found),
         "of each folder": {folder: _columns(lake, found, names) for folder, names in groups.items()},
@@ -230,7 +238,7 @@ def health(settings: Settings, instance: DagsterInstance, partition: str) -> dic
     for name in sorted(TABLES):
         try:
             found = lake.table(run, name)
-            tables[name] = {"version": found.version, "rows": found.rows, "whole": lake.is_whole(found)}
+            tables[name] = {"version": found.version, **_rows(name, found), "whole": lake.is_whole(found)}
             if not tables[name]["whole"]:
                 faults.append(f"files of the table {name} are missing: materialize it again")
         except (MissingTableError, StoreError) as error:

@@ -19,7 +19,7 @@ from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
 from datacube_assets.kernels import keys
 from datacube_assets.orchestration.failures import reason
 from datacube_assets.orchestration.jobs import is_full
-from datacube_assets.partitions import model_runs
+from datacube_assets.partitions import REQUEST_TAG, model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -99,12 +99,14 @@ def list_partitions(settings: Settings, instance: DagsterInstance, only: Iterabl
     lake.store.check("DATACUBE_LAKE", write=False)
     known = set(instance.get_dynamic_partitions(str(model_runs.name)))
     everything = known | partitions_in(lake)
-    asked = {one.partition for one in runs_requested(lake, _WAITING)}
+    newest = _newest_runs(instance)
+    # A request waits until the sensor's next tick, though Dagster has its run and may be through with it.
+    has_run = {record.dagster_run.tags.get(REQUEST_TAG) for record in newest.values()}
+    asked = {one.partition for one in runs_requested(lake, _WAITING) if one.name not in has_run}
     wanted = set(only) or everything
     for key in wanted - everything - asked:
         raise UnknownPartitionError(key, everything)
     runs = sorted(run for key in wanted if (run := ModelRun.known(key)))
-    newest = _newest_runs(instance)
 
     def look(run: ModelRun) -> Listed:
         return _look(

@@ -287,7 +287,7 @@ class History:
             raise InputError(
                 "there is no version before the published one",
                 run=str(self.run),
-                remedy=f"`datacube history {self.run.key}` lists its versions",
+                remedy=f"`datacube history {self.run.key}` lists its versions; `--to N` publishes that",
             )
         return self._can_be_published(older[-1])
 
@@ -303,7 +303,7 @@ class History:
 
     def _keeps_nothing(self, version: Version) -> InputError:
         kept = set(self.kept())
-        there = sorted({one.origin for one in self.versions() if one.version in kept})
+        there = sorted({one.number for one in self.versions() if one.version in kept})
         return InputError(
             f"version {version.number} keeps no tables any more",
             run=str(self.run),

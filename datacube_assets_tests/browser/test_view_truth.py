@@ -114,6 +114,9 @@ def test_an_unknown_run_is_said_and_comes_when_it_is_there(open_page: OpenPage, 
         republish(settings, 1)
         page.wait_for_selector("main[aria-busy=false]")
         assert page.locator("#run option:checked").inner_text() == "r"
+        # Nor is another feature, or a place that is none.
+        page.goto(f"{url}/#model=m&run=r&feature=none&lat=999&lng=abc&zoom=4")
+        page.get_by_role("status").get_by_text("m r has no feature none: this is yield").wait_for()
         # One to compare with that is not there is no other one either.
         page.goto(f"{url}/#model=m&run=r&with_model=m&with_run=gone")
         page.get_by_text("m gone is not among").wait_for()
@@ -153,6 +156,7 @@ def test_the_difference_of_two_runs_is_a_map(open_page: OpenPage, settings: Sett
         assert not shown.map(1).is_visible()
         assert shown.page.locator(".title").first.inner_text() == "s minus r"
         assert shown.legend() == ["-66", "66"], "as far to either side"
+        assert all(shown.page.locator(f"#{name}").is_disabled() for name in ("scale", "palette"))
         shown.click_middle()
         assert shown.cell("s_sum_t_sum") == ["33", "99", "66"]
         with watched.page.expect_download() as download:

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 
+from datacube_assets.definitions import build_definitions
 from datacube_assets.development.causemos_simulator import CauseMosSimulator
 from datacube_assets.development.dojo_simulator import DojoSimulator
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.partitions import REQUEST_TAG
 from datacube_assets.read import list_datacubes
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -26,6 +28,7 @@ from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import pause, resume, runs_requested
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.system import MODEL, free_port, system, wait_for
+from datacube_assets_tests.integration.test_withdrawal import instance_of, settings_of
 
 FAILED = "toy:bad"
 
@@ -180,8 +183,21 @@ def test_what_list_finds_can_be_processed_again(other: Place) -> None:
     assert other.run("list", "--model", "nobody", "--keys").stdout == ""
     answer = other.run("reprocess", "-", "--json", stdin=found.stdout)
     assert (answer.exit_code, json.loads(answer.stdout)) == (0, {"asked": [FAILED], "refused": {}})
-    assert [one.partition for one in runs_requested(lake_of(other), 10)] == [FAILED]
+    (asked,) = runs_requested(lake_of(other), 10)
+    assert asked.partition == FAILED
     assert {one["key"]: one["state"] for one in other.json("list")}[FAILED] == "QUEUED"
+    # The request stays until the sensor's next tick; what counts is its run, as soon as there is one.
+    with instance_of(other) as instance:
+        job = build_definitions(settings_of(other)).resolve_job_def("process_model_run")
+        tags = {"dagster/partition": FAILED, REQUEST_TAG: asked.name}
+        instance.report_run_failed(instance.create_run_for_job(job, tags=tags))
+    assert {one["key"]: one["state"] for one in other.json("list")}[FAILED] == "FAILED"
+
+
+def test_inspect_counts_points_and_nothing_beside_them(place: Place) -> None:
+    tables = place.json("inspect", KEY)["tables"]
+    assert tables["normalized_points"]["rows"] == 4
+    assert "rows" not in tables["raw_dojo_output"]
 
 
 def test_a_datacube_without_results_is_listed_as_incomplete(other: Place) -> None:

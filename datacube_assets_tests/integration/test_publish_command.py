@@ -317,14 +317,21 @@ def test_a_truncated_file_is_named(share: float, part: Path, home: Path, run: Ru
     )
 
 
-@pytest.mark.parametrize("body", [b"", b"timestamp,feature,value\n0,rain,1\n"])
-def test_a_file_that_is_no_parquet_is_named(body: bytes, tmp_path: Path, home: Path, run: Run) -> None:
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", ("it is empty", "upload completed")),
+        (b"timestamp,feature,value\n0,rain,1\n", ("it is text, such as CSV", "to_parquet")),
+        (b"\x00\x01 neither\xff", ("it cannot be read as Parquet", "file is Parquet")),
+    ],
+)
+def test_a_file_that_is_no_parquet_is_named(
+    body: bytes, said: tuple[str, str], tmp_path: Path, home: Path, run: Run
+) -> None:
     part = tmp_path / "part.parquet.gzip"
     part.write_bytes(body)
     answer = run("publish", part, *RUN)
-    assert_refused(
-        answer, home, f"run model:run, file {part}: it cannot be read as Parquet", "file is Parquet"
-    )
+    assert_refused(answer, home, f"run model:run, file {part}: {said[0]}", said[1])
 
 
 def test_one_bad_part_among_good_ones_is_the_one_that_is_named(

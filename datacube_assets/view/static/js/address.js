@@ -9,6 +9,12 @@ const CELLS = ["4", "8", "16", "32"];
 const oneOf = (word, allowed, otherwise) => (allowed.includes(word) ? word : otherwise);
 const numberOf = (word) => (word !== null && word !== "" && Number.isFinite(Number(word)) ? Number(word) : null);
 
+// Where the middle of the map is, if the address says so of a place that there is.
+function placeOf(words) {
+  const [lat, lng, zoom] = ["lat", "lng", "zoom"].map((name) => numberOf(words.get(name)));
+  return [lat, lng, zoom].includes(null) || Math.abs(lat) > 90 || Math.abs(lng) > 540 ? null : { lat, lng, zoom };
+}
+
 // What the address says; `runs` are those that there are, the newest first in `newest`. A run that it names and
 // that is not there is `missing`. Whether a version is there that it names by its number, only the server knows.
 export function read(runs, newest) {
@@ -24,7 +30,6 @@ export function read(runs, newest) {
   const run = mine ? named(mine) : words.get("model") ? ofModel ?? null : newest[0];
   const second = other && named(other);
   const absent = mine ?? { model_id: words.get("model"), run_id: words.get("run") ?? "" };
-  const zoom = Number(words.get("zoom"));
   const [by, value] = [words.get("split"), words.get("value")];
   const area = (words.get("area") ?? "").split(",").map(Number);
   return {
@@ -55,7 +60,7 @@ export function read(runs, newest) {
       const [level, ...rest] = one.split("|");
       return { level, region: rest.join("|") };
     }).filter(({ level, region }) => LEVELS.includes(level) && region),
-    place: words.has("zoom") && Number.isFinite(zoom) ? { lat: Number(words.get("lat")), lng: Number(words.get("lng")), zoom } : null,
+    place: placeOf(words),
   };
 }
 

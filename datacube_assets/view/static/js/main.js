@@ -207,7 +207,11 @@ async function load({ fit = false, place = null } = {}) {
 async function gather() {
   const described = await Promise.all(chosenRuns().map(api.describe));
   const features = described[0].features;
-  if (!features.some(({ name }) => name === choice.feature)) choice.feature = features[0]?.name ?? null;
+  if (!features.some(({ name }) => name === choice.feature)) {
+    const first = features[0]?.name ?? null;
+    if (choice.feature && first !== null) news(`${nameOf(chosenRuns()[0])} has no feature ${choice.feature}: this is ${first}.`);
+    choice.feature = first;
+  }
   const { feature, resolution } = choice;
   if (feature === null) throw new api.Refusal("This datacube has no feature: no row of it was usable.");
   const read = await Promise.all(described.map(async (about, i) => {
@@ -705,6 +709,8 @@ async function circlesOf(reads) {
 
 async function showRange() {
   if (!shown) return;
+  // A difference has colours of its own, as far to either side.
+  for (const id of ["scale", "palette"]) $(id).disabled = isDifference();
   const range = ranges?.[panes[0].bins.zoom];
   const how = `${WORDS[choice.agg.time]} over time, ${WORDS[choice.agg.space]} over space`;
   const more = [
