@@ -40,13 +40,18 @@ with s3_server(Path("/tmp/s3"), host=sys.argv[1], port=int(sys.argv[2])):
     signal.pause()
 """
 _SUMS = """
-import json, sys
+import hashlib, json, sys
 import boto3
 from botocore.config import Config
 s3 = boto3.client("s3", endpoint_url=sys.argv[1], config=Config(s3={"addressing_style": "path"}))
 pages = s3.get_paginator("list_objects_v2").paginate(Bucket="models", Prefix=sys.argv[2])
+def sum_of(one):
+    tag = one["ETag"].strip('"')
+    # What was sent in several parts has another tag.
+    body = s3.get_object(Bucket="models", Key=one["Key"])["Body"].read() if "-" in tag else None
+    return tag if body is None else hashlib.md5(body).hexdigest()
 found = [one for page in pages for one in page.get("Contents", ())]
-print(json.dumps({one["Key"][len(sys.argv[2]) :]: one["ETag"].strip('"') for one in found}))
+print(json.dumps({one["Key"][len(sys.argv[2]) :]: sum_of(one) for one in found}))
 """
 _COUNTED = """
 import sys
@@ -210,4 +215,6 @@ def test_ten_million_rows_become_the_same_objects(site: Site, tmp_path: Path) ->
     seconds = million.publish(part, "ten-million", *SYNTHETIC)
     found = million.sums("ten-million")
     print(f"\n10,000,000 rows: {len(found):,} objects in {seconds:.1f} s")
-    assert found == here(tmp_path / "home", part, *SYNTHETIC)
+    local = here(tmp_path / "home", part, *SYNTHETIC)
+    differing = {key: (found.get(key), local.get(key)) for key in found | local}
+    assert not {key: sums for key, sums in differing.items() if sums[0] != sums[1]}
