@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from dagster import (
     AssetCheckEvaluation,
@@ -66,6 +66,11 @@ OVERLAP = 30.0
 """Seconds by which looks at Dagster's runs overlap, for clocks and transactions that lag."""
 SET_BACK = 86_400.0
 """Seconds to look back after the clock was set back. Runs that were told are passed over quickly."""
+WIDE_EVERY = 300.0
+"""Seconds between looks that go back as far: a clock that was wrong for a moment, and right again before the
+next tick, may have dated the end of a run before what had been seen."""
+NEWEST = 200
+"""Runs that such a look takes in however they are dated: the last ones that were begun."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
 """Refusals that say nothing about the report: credentials and load. So do all from 500."""
 LOOKING_SECONDS = 15.0
@@ -98,14 +103,16 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         store = lake.open()
         outbox = Outbox(store)
         outbox.adopt()
-        since, known = read_cursor(context.cursor)
+        since, known, widely = read_cursor(context.cursor)
         looked = time.time()
-        if since > looked:
-            # The clock was set back, nobody knows when: what happened since then is dated before now.
-            since = looked - SET_BACK
+        wide = not widely <= looked < widely + WIDE_EVERY
+        if wide or since > looked:
+            # A clock that was set back dates what happens before what was seen, and nobody knows when it was.
+            since = min(since, looked - SET_BACK)
         posted, newest = 0, since
         until = time.monotonic() + LOOKING_SECONDS
-        for record, told_before in looked_at(outbox, runs_updated(context.instance, since)):
+        records = [*(newest_runs(context.instance) if wide else ()), *runs_updated(context.instance, since)]
+        for record, told_before in looked_at(outbox, records):
             if not told_before:
                 posted += sum(outbox.post(report) for report in due(context.instance, store, record))
             updated = record.update_timestamp.timestamp()
@@ -134,7 +141,7 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         ]
         return SensorResult(
             asset_events=evaluations,
-            cursor=f"{newest} {left}",
+            cursor=f"{newest} {left} {looked if wide else widely}",
             skip_reason=told,
         )
 
@@ -156,25 +163,36 @@ _TOLD: dict[Kind, str] = {
 }
 
 
-def read_cursor(cursor: str | None) -> tuple[float, int]:
-    """Time up to which runs were seen (seconds UTC) and reports left then; a lost cursor sees all again."""
+def read_cursor(cursor: str | None) -> tuple[float, int, float]:
+    """Time up to which runs were seen, reports left then, time of the last wide look; times in seconds UTC.
+
+    A lost cursor sees all again, and one of an earlier version had no third part.
+    """
     try:
-        since, left = (cursor or "").split()
-        return float(since), int(left)
+        since, left, *widely = (cursor or "").split()
+        return float(since), int(left), float(widely[0]) if widely else 0.0
     except ValueError:
-        return 0.0, -1
+        return 0.0, -1, 0.0
+
+
+_TOLD_OF: Final = (
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.SUCCESS,
+    DagsterRunStatus.FAILURE,
+    DagsterRunStatus.CANCELED,
+)
+
+
+def newest_runs(instance: DagsterInstance) -> list[RunRecord]:
+    """The last runs of the full selection that were begun, by their place in Dagster's storage."""
+    records = instance.get_run_records(filters=RunsFilter(statuses=list(_TOLD_OF)), limit=NEWEST)
+    return [record for record in reversed(records) if is_full(record.dagster_run)]
 
 
 def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:
     """Runs of the full selection that changed since, oldest change first."""
     after = dt.datetime.fromtimestamp(max(since - OVERLAP, 0), dt.UTC)
-    statuses = [
-        DagsterRunStatus.STARTED,
-        DagsterRunStatus.SUCCESS,
-        DagsterRunStatus.FAILURE,
-        DagsterRunStatus.CANCELED,
-    ]
-    filters = RunsFilter(statuses=statuses, updated_after=after)
+    filters = RunsFilter(statuses=list(_TOLD_OF), updated_after=after)
     records = instance.get_run_records(filters=filters, order_by="update_timestamp", ascending=True)
     return [record for record in records if is_full(record.dagster_run)]
 

@@ -576,6 +576,22 @@ def test_what_ended_between_a_clock_set_back_and_the_next_tick_is_told(
     assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
 
 
+@pytest.mark.parametrize("back", [300.0, 30 * 86_400.0])
+def test_what_ended_while_the_clock_was_wrong_for_a_moment_is_told_minutes_later(
+    post: Post, monkeypatch: pytest.MonkeyPatch, back: float
+) -> None:
+    """A soak lost reports: no tick fell into the moment, so that none saw the clock go back."""
+    post.publish()
+    # What the run ended by was behind; here it is the sensor's clock that is ahead.
+    monkeypatch.setattr(reports, "time", Wrong(back))
+    now = time.time() + back
+    tick = post.tick(f"{now - 5} 0 {now - 5}")
+    assert post.calls == []
+    tick = post.tick(f"{now - 5} 0 {now - 5 - reports.WIDE_EVERY}")
+    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
+    assert float(str(tick.cursor).split()[2]) >= now
+
+
 def test_a_clock_that_is_set_right_during_a_tick_hides_nothing_that_ends_meanwhile(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
