@@ -7,6 +7,7 @@ difference to what is read: that is seen to here.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 from collections import Counter
@@ -317,6 +318,8 @@ def _unreadable(source: Source, name: str, error: Exception) -> InputError:
             remedy="Write all text as UTF-8",
         )
     head = _head(source)
+    if head is None:
+        return _damaged(name, _first_line(error))
     if head.startswith(b"PARE"):
         return _encrypted(name)
     if not head:
@@ -348,7 +351,8 @@ _OTHER_FORMATS = (
 """How files begin that are taken for Parquet at times, what they are, and what to do."""
 
 
-def _head(source: Source) -> bytes:
+def _head(source: Source) -> bytes | None:
+    """How a file begins; None where it cannot be read."""
     try:
         if isinstance(source, str):
             with open(source, "rb") as file:
@@ -356,18 +360,18 @@ def _head(source: Source) -> bytes:
         source.seek(0)
         return source.read(_HEAD)
     except (OSError, ValueError):
-        return b""
+        return None
 
 
 def _is_text(head: bytes) -> bool:
     """Whether a file begins with lines or fields of text."""
-    text = head.decode("utf-8", "ignore")
-    whole = len(text.encode()) > len(head) - 4
-    return (
-        whole
-        and any(mark in text for mark in ",;\t\n")
-        and all(letter.isprintable() or letter in "\t\r\n" for letter in text)
-    )
+    try:
+        # The last letter may be cut in two.
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    shown_only = all(letter.isprintable() or letter in "\t\r\n" for letter in text)
+    return shown_only and any(mark in text for mark in ",;\t\n")
 
 
 def _encrypted(name: str) -> InputError:

@@ -225,6 +225,11 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
 _DOCKER = "needs Docker; `test_infra.py` holds the files to each other, `test_stack.py` starts the same"
 _CLUSTER_OF_OTHERS = "needs a Kubernetes cluster; `test_infra.py` holds the manifests to their schemas"
 NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
+    GATEWAY: {
+        "curl -X PUT http://GATEWAY:4040/data-pipeline/enqueue "
+        "-H 'Content-Type: application/json' -d '{": "names a file of nowhere; `test_gateway_process.py` puts "
+        "such requests in",
+    },
     DEPENDENCIES: {
         "make wheels": "asks the Python Package Index; `test_pythons.py` has what it makes of answers",
     },

@@ -473,7 +473,12 @@ def test_probes_pass_against_what_the_process_opens(
         for one in filter(None, (process, scheduler)):
             one.terminate()
         for one in filter(None, (process, scheduler)):
-            one.wait(60)
+            try:
+                one.wait(30)
+            except subprocess.TimeoutExpired:
+                # As a kubelet does. How processes end is looked at elsewhere.
+                one.kill()
+                one.wait(30)
 
 
 def start(

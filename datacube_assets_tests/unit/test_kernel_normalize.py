@@ -592,9 +592,18 @@ def test_a_nested_or_binary_column_is_refused_by_name(type_: pa.DataType) -> Non
     assert str(type_)[:4] in caught.value.problem
 
 
-@pytest.mark.parametrize("body", [b"", b"PAR1", b"not parquet at all"])
-def test_a_file_that_is_no_parquet_is_refused_by_name(body: bytes) -> None:
-    with pytest.raises(InputError, match=r"cannot be read as Parquet") as caught:
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "it is empty"),
+        (b"PAR1", "cannot be read as Parquet"),
+        (b"not parquet at all", "cannot be read as Parquet"),
+        ("Länder;Wert\n".encode(), "it is text, such as CSV"),
+        (b"\xff\xfea;b\n", "cannot be read as Parquet"),
+    ],
+)
+def test_a_file_that_is_no_parquet_is_refused_by_name(body: bytes, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
         Part(io.BytesIO(body), "part.7")
     assert caught.value.file == "part.7"
 
