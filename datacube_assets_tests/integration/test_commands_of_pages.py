@@ -227,8 +227,8 @@ _CLUSTER_OF_OTHERS = "needs a Kubernetes cluster; `test_infra.py` holds the mani
 NOT_EXECUTED: Mapping[str, Mapping[str, str]] = {
     GATEWAY: {
         "curl -X PUT http://GATEWAY:4040/data-pipeline/enqueue "
-        "-H 'Content-Type: application/json' -d '{": "names a file of nowhere; `test_gateway_process.py` "
-        "puts such requests in",
+        "-H 'Content-Type: application/json' -d @request.json": "names a file of nowhere; "
+        "`test_gateway_process.py` puts such requests in",
     },
     DEPENDENCIES: {
         "make wheels": "asks the Python Package Index; `test_pythons.py` has what it makes of answers",
