@@ -1,8 +1,8 @@
 """Machines of a network of their own on this one: namespaces of Linux, and a hub between them.
 
-A machine has its own network, its own clocks since the start, and its own /tmp, /var/tmp and /dev/shm. Of the
-disk of this one it sees the project and Python, which it cannot change. So what works there needs no shared
-disk and no loopback. The wire of each machine is a TUN device. A hub, the process that this module is as a
+A machine has its own network, processes, clocks since the start, /tmp, /var/tmp and /dev/shm. Of the disk of
+this one it sees the project and Python, which it cannot change. So what works there needs no shared disk and
+no loopback. The wire of each machine is a TUN device. A hub, the process that this module is as a
 program, reads every packet, counts it, and hands it on when its time has come: many kernels cannot delay
 packets themselves (`tc netem`).
 
@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from datacube_assets_tests.integration.dask_cluster import wait_until
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("ip", "unshare", "mount")
 _NETWORK: Final = "10.77.0."
@@ -43,11 +45,11 @@ set -e
 mkdir -p /run/datacube-project
 mount --bind "$PROJECT" /run/datacube-project
 for folder in /tmp /var/tmp /dev/shm; do mount -t tmpfs tmpfs "$folder"; done
-mkdir -p "$PROJECT" /tmp/home /tmp/work
+mkdir -p "$PROJECT" /tmp/home /tmp/run
 mount --bind /run/datacube-project "$PROJECT"
 mount -o remount,bind,ro "$PROJECT"
-cat > /tmp/work/input
-cd /tmp/work
+cat > /tmp/run/input
+cd /tmp/run
 exec "$@"
 """
 
@@ -104,8 +106,9 @@ class Network:
         """A command as it is executed on a machine."""
         # No two machines were started at the same time.
         began = str(100_000 * (1 + list(self.namespaces).index(machine)))
-        apart = ["unshare", "--mount", "--fork", "--kill-child", "--time", "--boottime", began]
-        alone = [*apart, "--monotonic", began, "bash", "-c", _ALONE, "bash"]
+        apart = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"]
+        clocks = ["--time", "--boottime", began, "--monotonic", began]
+        alone = [*apart, *clocks, "bash", "-c", _ALONE, "bash"]
         return ["ip", "netns", "exec", self.namespaces[machine], *alone, *command]
 
     def start(self, machine: str, *command: str, environment: Mapping[str, str], log: Path) -> None:
@@ -164,9 +167,10 @@ def why_not() -> str | None:
     if tried.returncode:
         return f"network namespaces cannot be made: {tried.stderr.strip()}"
     subprocess.run(["ip", "netns", "delete", name], check=True)
-    apart = ["unshare", "--mount", "--fork", "--time", "--boottime", "9", "true"]
+    apart = ["unshare", "--mount", "--pid", "--fork", "--time", "--boottime", "9", "true"]
     tried = subprocess.run(apart, capture_output=True, text=True, check=False)
-    return f"mounts and clocks cannot be apart: {tried.stderr.strip()}" if tried.returncode else None
+    problem = f"mounts, processes and clocks cannot be apart: {tried.stderr.strip()}"
+    return problem if tried.returncode else None
 
 
 @contextlib.contextmanager
@@ -200,9 +204,16 @@ def network(*machines: str) -> Iterator[Network]:
             yield whole
         finally:
             for process in whole.running:
+                # With the first process of a machine all others end, also those with a session of their own.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+            wait_until(lambda: not any(map(_processes, namespaces.values())))
+
+
+def _processes(namespace: str) -> list[bytes]:
+    """Ids of the processes that are in a namespace."""
+    return subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=True).stdout.split()
 
 
 # --- the hub ---------------------------------------------------------------------------------------

@@ -473,12 +473,7 @@ def test_probes_pass_against_what_the_process_opens(
         for one in filter(None, (process, scheduler)):
             one.terminate()
         for one in filter(None, (process, scheduler)):
-            try:
-                one.wait(30)
-            except subprocess.TimeoutExpired:
-                # As a kubelet does. How processes end is looked at elsewhere.
-                one.kill()
-                one.wait(30)
+            one.wait(60)
 
 
 def start(
@@ -497,8 +492,14 @@ def start(
             word = re.sub(rf"\b{port}\b", free, word)
         words.append(word)
     words[0] = str(BIN / words[0])
+    # As a container begins. Dagster does with SIGTERM what is done with SIGINT, and that is nothing where a
+    # shell has started this in the background.
     return subprocess.Popen(
-        words, env=environment, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ["env", "--default-signal=INT", *words],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
