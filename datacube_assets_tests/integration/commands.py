@@ -11,7 +11,6 @@ import os
 import re
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -212,17 +211,3 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
         raise AssertionError(f"Ctrl-C does not end {process.args!r}")
-
-
-def free_ports(count: int) -> int:
-    """The first of some ports in a row that nobody listens on."""
-    for _ in range(100):
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            try:
-                for port in range(first + 1, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-            except (OSError, OverflowError):
-                continue
-            return int(first)
-    raise AssertionError(f"no {count} ports in a row are free")

@@ -99,6 +99,20 @@ def free_port() -> int:
         return port
 
 
+def free_ports(count: int) -> int:
+    """The first of some ports in a row that nobody listens on."""
+    for _ in range(100):
+        with contextlib.ExitStack() as held:
+            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + count):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return int(first)
+    raise AssertionError(f"no {count} ports in a row are free")
+
+
 @dataclass
 class Program:
     """A command that can be started, ended and started again; its output goes to a file."""
@@ -244,7 +258,12 @@ class CauseMos:
     def up(self) -> None:
         """Start listening, and wait until it does."""
         self.program.start()
-        wait_for(lambda: httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success, "CauseMos")
+        wait_for(self._answers, "CauseMos")
+
+    def _answers(self) -> bool:
+        # Another simulator would answer as well, were it on this port.
+        self.program.check()
+        return httpx.get(f"{self.url}/simulator/switches", auth=self.auth).is_success
 
     def switch(self, **switches: Any) -> None:
         """Let it misbehave."""
@@ -383,7 +402,8 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
     for name in ("runs", "models", "indicators", "files"):
         (folder / "dojo" / name).mkdir(parents=True)
     command = [sys.executable, "-P", "-m", "datacube_assets.cli"]
-    ports = [free_port() for _ in range(3)]
+    first = free_ports(3)
+    ports = range(first, first + 3)
     dojo_url, causemos_url, webserver_url = (f"http://127.0.0.1:{port}" for port in ports)
     environment |= {"DOJO_URL": dojo_url, "CAUSEMOS_URL": causemos_url}
 

@@ -35,7 +35,6 @@ from datacube_assets_tests.integration.commands import (
     TOUR,
     answers,
     fenced_commands,
-    free_ports,
     inline_commands,
     make_checkout,
     nothing_set,
@@ -43,7 +42,7 @@ from datacube_assets_tests.integration.commands import (
     running,
 )
 from datacube_assets_tests.integration.support import rows
-from datacube_assets_tests.integration.system import wait_for
+from datacube_assets_tests.integration.system import free_ports, wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
 CHECK, DEPENDENCIES, EXPLAIN = "docs/check.md", "docs/dependencies.md", "docs/explain.md"
