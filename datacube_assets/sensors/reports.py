@@ -67,8 +67,8 @@ OVERLAP = 30.0
 SET_BACK = 86_400.0
 """Seconds to look back after the clock was set back. Runs that were told are passed over quickly."""
 WIDE_EVERY = 300.0
-"""Seconds between looks that go back as far: a clock that was wrong for a moment, and right again before the
-next tick, may have dated the end of a run before what had been seen."""
+"""Seconds between looks that go back as far whatever the cursor says: a clock that was wrong for a moment,
+and right again before the next tick, may have dated the end of a run before what had been seen."""
 NEWEST = 200
 """Runs that such a look takes in however they are dated: the last ones that were begun."""
 PASSING_REFUSALS = frozenset((401, 403, 407, 408, 425, 429))
@@ -105,14 +105,12 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         outbox.adopt()
         since, known, widely = read_cursor(context.cursor)
         looked = time.time()
-        wide = not widely <= looked < widely + WIDE_EVERY
-        if wide or since > looked:
-            # A clock that was set back dates what happens before what was seen, and nobody knows when it was.
-            since = min(since, looked - SET_BACK)
+        if since > looked:
+            # The clock was set back, nobody knows when: what happened since then is dated before now.
+            since = looked - SET_BACK
         posted, newest = 0, since
         until = time.monotonic() + LOOKING_SECONDS
-        records = [*(newest_runs(context.instance) if wide else ()), *runs_updated(context.instance, since)]
-        for record, told_before in looked_at(outbox, records):
+        for record, told_before in looked_at(outbox, runs_updated(context.instance, since)):
             if not told_before:
                 posted += sum(outbox.post(report) for report in due(context.instance, store, record))
             updated = record.update_timestamp.timestamp()
@@ -123,6 +121,13 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         # Where a run is dated in the future, neither what happens after the look may count as seen, nor what
         # happens once the clock is set while this tick lasts.
         newest = min(newest, looked, time.time())
+        if not widely <= looked < widely + WIDE_EVERY:
+            widely = looked
+            for record, told_before in looked_at(outbox, runs_of_a_day(context.instance, looked)):
+                if not told_before:
+                    posted += sum(outbox.post(report) for report in due(context.instance, store, record))
+                if time.monotonic() > until:
+                    break
         with causemos.client() as client:
             delivered, left = deliver(outbox, client, store, now_ms(), context.log.info)
         told = tell(posted, delivered, left)
@@ -141,7 +146,7 @@ def build_reports_sensor(*, interval: int) -> SensorDefinition:
         ]
         return SensorResult(
             asset_events=evaluations,
-            cursor=f"{newest} {left} {looked if wide else widely}",
+            cursor=f"{newest} {left} {widely}",
             skip_reason=told,
         )
 
@@ -183,10 +188,16 @@ _TOLD_OF: Final = (
 )
 
 
-def newest_runs(instance: DagsterInstance) -> list[RunRecord]:
-    """The last runs of the full selection that were begun, by their place in Dagster's storage."""
-    records = instance.get_run_records(filters=RunsFilter(statuses=list(_TOLD_OF)), limit=NEWEST)
-    return [record for record in reversed(records) if is_full(record.dagster_run)]
+def runs_of_a_day(instance: DagsterInstance, now: float) -> list[RunRecord]:
+    """The runs of the full selection of the last day, and the last ones that were begun, however dated.
+
+    In the order in which they were begun, which no clock has told: so is a partition's outcome told last
+    that came last.
+    """
+    begun = instance.get_run_records(filters=RunsFilter(statuses=list(_TOLD_OF)), limit=NEWEST)
+    found = {record.storage_id: record for record in begun if is_full(record.dagster_run)}
+    found |= {record.storage_id: record for record in runs_updated(instance, now - SET_BACK)}
+    return [found[number] for number in sorted(found)]
 
 
 def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:

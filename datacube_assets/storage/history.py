@@ -287,7 +287,7 @@ class History:
             raise InputError(
                 "there is no version before the published one",
                 run=str(self.run),
-                remedy=f"`datacube history {self.run.key}` lists its versions; `--to N` publishes that",
+                remedy=f"Give one that `datacube history {self.run.key}` lists, with `--to N`",
             )
         return self._can_be_published(older[-1])
 

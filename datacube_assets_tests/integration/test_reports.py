@@ -582,13 +582,17 @@ def test_what_ended_while_the_clock_was_wrong_for_a_moment_is_told_minutes_later
 ) -> None:
     """A soak lost reports: no tick fell into the moment, so that none saw the clock go back."""
     post.publish()
-    # What the run ended by was behind; here it is the sensor's clock that is ahead.
+    post.record(DagsterRunStatus.FAILURE)
+    # What the runs ended by was behind; here it is the sensor's clock that is ahead.
     monkeypatch.setattr(reports, "time", Wrong(back))
     now = time.time() + back
     tick = post.tick(f"{now - 5} 0 {now - 5}")
     assert post.calls == []
     tick = post.tick(f"{now - 5} 0 {now - 5 - reports.WIDE_EVERY}")
-    assert [call for call, _ in post.calls] == ["queue-runtime", "processing-succeeded"]
+    assert [call for call, _ in post.calls][:2] == ["queue-runtime", "processing-succeeded"]
+    assert post.calls[-1][0] == "processing-failed", "what came last is told last"
+    # The cursor is where it was: runs that end now are seen at the next tick.
+    assert float(str(tick.cursor).split()[0]) == now - 5
     assert float(str(tick.cursor).split()[2]) >= now
 
 
