@@ -51,7 +51,7 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def raw_data(rows: Mapping[str, int], sample: pa.Table) -> Estimate:
-    """raw.csv of features with so many rows; `sample` are some of these (`normalize.raw_rows`)."""
+    """raw.csv of features with so many rows; `sample` are some of these (`raw_rows.py`)."""
     if not sample.num_rows:
         return Estimate(len(rows), 0)
     some = _some_rows(sample)

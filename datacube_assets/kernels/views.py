@@ -79,7 +79,7 @@ MAX_EXTREMA = 20
 
 
 def raw_data(rows: pa.Table) -> Objects:
-    """raw.csv of each feature in `rows` (as `normalize.raw_rows` gives them), rows in file order."""
+    """raw.csv of each feature in `rows` (as `raw_rows.py` gives them), rows in file order."""
     feature = encode_text(rows["feature"])
     groups = group_by([feature])
     names = [name for name in rows.column_names if name != "feature"]
