@@ -53,14 +53,13 @@ from datacube_assets.kernels.times import times_of
 TILE_FIGURES = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
 """What a bin of a tile says; its means divide by `s_count`, which is the bin's weight."""
 
+# Why a row does not count, the first that applies.
 NO_FEATURE = "names no feature"
 BAD_TIMESTAMP = "timestamp out of range"
 NO_NUMBER = "value is no number"
 MISSING_VALUE = "value is missing"
 INFINITE_VALUE = "value is infinite"
 OFF_MAP = "not on the map"
-REASONS = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER, MISSING_VALUE, INFINITE_VALUE, OFF_MAP)
-"""Why a row does not count, the first that applies."""
 DROPPED = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER)
 """Those for which a row is in no table at all."""
 NO_TIMESTAMP = "timestamp is missing"

@@ -10,7 +10,6 @@ Rows are sorted: regions and qualifier values by name, timestamps ascending.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -481,9 +480,3 @@ def _merged(batches: Iterable[Objects]) -> Iterator[Objects]:
         waiting.append(objects)
     if waiting:
         yield Objects.concat(waiting)
-
-
-def parse_results(body: bytes) -> dict[str, Any]:
-    """results.json as a document."""
-    document: dict[str, Any] = json.loads(body)
-    return document

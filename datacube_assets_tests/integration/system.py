@@ -8,7 +8,6 @@ storage or from the lake, and never look into a log.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import os
 import signal
@@ -58,7 +57,6 @@ Json = dict[str, Any]
 MODEL = "toy"
 PATIENCE = 90.0
 """Seconds after which a test gives up waiting for something that takes a few."""
-FINISHED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
@@ -513,8 +511,3 @@ def gate(folder: Path) -> Iterator[tuple[Gate, str]]:
             yield closed, url
         finally:
             closed.open()
-
-
-def utc_ms() -> int:
-    """Now, in milliseconds UTC."""
-    return int(dt.datetime.now(dt.UTC).timestamp() * 1000)
