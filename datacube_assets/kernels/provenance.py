@@ -41,6 +41,7 @@ from datacube_assets.kernels.schema import (
     summary_columns,
 )
 from datacube_assets.kernels.spatial import (
+    DIVISORS,
     Breakdown,
     finish,
     global_aggregates,
@@ -340,7 +341,6 @@ def _scalar(value: np.generic) -> float | int | None:
     return None if isinstance(number, float) and not np.isfinite(number) else number
 
 
-_DIVISORS = {"t_sum": "cells", "t_mean": "s_count", "t_wavg": "wavg_cells"}
 _ADDENDS = 6
 """Addends that a formula shows."""
 
@@ -353,7 +353,7 @@ def formula(figure: str, cells: pa.Table, figures: Mapping[str, float | int | No
     _, aggregation, measure = figure.split("_", 2)
     total = f"s_sum_{measure}"
     if aggregation == "mean":
-        divisor = "s_count" if scope.bin is not None else _DIVISORS[measure]
+        divisor = "s_count" if scope.bin is not None else DIVISORS[measure]
         return f"{total} / {divisor} = {_shown(figures[total])} / {_shown(figures[divisor])}"
     if aggregation == "wavg":
         over, under = f"weighted_{measure}", f"weight_{measure}"

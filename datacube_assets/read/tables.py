@@ -21,7 +21,7 @@ from datacube_assets.kernels.decode import TIME
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import build_table
-from datacube_assets.kernels.morton import BIN_BITS, PRECISIONS, deinterleave
+from datacube_assets.kernels.morton import ZOOMS, deinterleave
 from datacube_assets.kernels.provenance import Bin, Scope, cells_in_scope, figures_of, formula
 from datacube_assets.kernels.pyramid import Level, level_at, within_tile
 from datacube_assets.kernels.schema import (
@@ -533,7 +533,7 @@ def statistics_of(grid: pa.Table) -> pa.Table:
     """
     found, _ = grid_statistics(grid)
     found = found[np.isfinite(found).all(axis=(1, 2))].reshape(-1, len(GRID_STATISTICS))
-    zooms = np.tile(np.array(PRECISIONS, np.int64) - BIN_BITS, len(found) // len(PRECISIONS))
+    zooms = np.tile(np.array(ZOOMS, np.int64), len(found) // len(ZOOMS))
     return build_table({"zoom": zooms, **dict(zip(GRID_STATISTICS, found.T, strict=True))})
 
 

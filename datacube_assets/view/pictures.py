@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from datacube_assets.kernels.morton import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS, ZOOMS
 from datacube_assets.read import Datacube
-from datacube_assets.view.query import ZOOMS, Query
+from datacube_assets.view.query import Query
 
 PALETTES = Path(__file__).parent / "static" / "palettes.json"
 SCALES = ("linear", "log")
@@ -144,6 +144,6 @@ def tilejson(cube: Datacube, query: Query) -> dict[str, Any]:
         "scheme": "xyz",
         "tiles": [f"{query.base_url}tiles/{path}/{{z}}/{{x}}/{{y}}.png?{urlencode(style)}"],
         "minzoom": 0,
-        "maxzoom": ZOOMS - 1,
+        "maxzoom": ZOOMS[-1],
         "bounds": list(ends.values()) if bins.num_rows else [-180.0, -85.05, 180.0, 85.05],
     }
