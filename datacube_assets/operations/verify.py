@@ -32,7 +32,7 @@ from datacube_assets.storage.publishing import (
     manifest,
     manifest_entries,
 )
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
+from datacube_assets.storage.stores import LISTING, MissingObjectError, Store, StoreError
 
 ASSETS = tuple(asset.key.path[-1] for asset in DATACUBE_ASSETS)
 _READ_AT_ONCE = 2_000
@@ -168,19 +168,17 @@ def _verify_tables(
             verified.problems.append(f"{asset} is published from another version of its table")
             continue
         bucket = open_store(head["bucket"], settings.s3_endpoint)
-        made = pa.concat_tables([_empty(), *_formatted(lake, bucket, run, table, works, asset, progress)])
+        made = pa.concat_tables(
+            [LISTING.empty_table(), *_formatted(lake, bucket, run, table, works, asset, progress)]
+        )
         made = made.filter(pc.invert(pc.is_in(made["key"], made_twice(made["key"]))))
         _compare(made, entries[asset], verified)
     if RESULTS_ASSET in heads:
         points, aggregates = lake.table(run, "normalized_points"), lake.table(run, "global_aggregates")
         body = results_of(lake, points, aggregates)
         checksum = hashlib.md5(body, usedforsecurity=False).digest()
-        one = pa.table([[f"{run.prefix}{keys.RESULTS}"], [len(body)], [checksum]], schema=_empty().schema)
+        one = pa.table([[f"{run.prefix}{keys.RESULTS}"], [len(body)], [checksum]], schema=LISTING)
         _compare(one, entries[RESULTS_ASSET], verified)
-
-
-def _empty() -> pa.Table:
-    return pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))]).empty_table()
 
 
 def _formatted(

@@ -35,7 +35,15 @@ from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, R
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
-from datacube_assets.partitions import CHANGE_TAG, NAME_TAG, SOURCE_TAG, VERSION_TAG, model_runs, run_tags
+from datacube_assets.partitions import (
+    CHANGE_TAG,
+    NAME_TAG,
+    PARTITION_TAG,
+    SOURCE_TAG,
+    VERSION_TAG,
+    model_runs,
+    run_tags,
+)
 from datacube_assets.redaction import redacting
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
@@ -212,7 +220,7 @@ def requested_last(cursor: str | None) -> dict[str, State]:
 def state_of_last_run(instance: DagsterInstance, run: ModelRun) -> State | None:
     """The state that the newest run was started for which a sensor requested, as its tags tell."""
     runs = instance.get_runs(
-        RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1
+        RunsFilter(tags={PARTITION_TAG: run.key, SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1
     )
     tags = runs[0].tags if runs else {}
     if VERSION_TAG not in tags:
