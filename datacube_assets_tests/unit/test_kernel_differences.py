@@ -1,4 +1,7 @@
-"""Where we deliberately differ from the original: tests for each number of docs/differences.md."""
+"""Where we deliberately differ from the original, by the numbers of docs/differences.md.
+
+Tests of 13, 17, 18 and 19 are also, or only, beside those of the code that they are about.
+"""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_both_sides_of_the_antimeridian() -> None:
 
 
 @pytest.mark.parametrize(("tile", "number"), [((8, 154, 127), 1171), ((0, 0, 0), 2022)])
-def test_j14_bin_of_a_point_in_kenya(tile: tuple[int, int, int], number: int) -> None:
+def test_bin_of_a_point_in_kenya(tile: tuple[int, int, int], number: int) -> None:
     zoom, tile_x, tile_y = tile
     x, y = subtile(1.0, 37.0, zoom + 6)
     assert (x // 64, y // 64) == (tile_x, tile_y)
