@@ -99,7 +99,7 @@ def test_a_module_that_was_moved_is_found() -> None:
 TEST = re.compile(r"`(test_\w+)`")
 
 
-def tests() -> set[str]:
+def names_of_tests() -> set[str]:
     modules = [path for path in sources() if path.name.startswith("test_")] + [Path(__file__)]
     return {
         name for path in modules for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
@@ -107,7 +107,7 @@ def tests() -> set[str]:
 
 
 def test_every_test_that_a_page_names_is_there() -> None:
-    there = tests()
+    there = names_of_tests()
     named = {path: TEST.findall(path.read_text()) for path in sources() if path.suffix == ".md"}
     assert sum(map(len, named.values())) > 100
     gone = {str(path): lost for path, names in named.items() if (lost := sorted(set(names) - there))}
@@ -119,7 +119,7 @@ def test_each_difference_from_the_original_has_a_test_with_its_number() -> None:
     numbers = {int(number) for number in re.findall(r"^\*\*(\d+)\.", page, re.MULTILINE)}
     assert numbers == set(range(1, max(numbers) + 1))
     assert {
-        int(found[1]) for name in tests() if (found := re.match(r"test_difference_(\d+)_", name))
+        int(found[1]) for name in names_of_tests() if (found := re.match(r"test_difference_(\d+)_", name))
     } == numbers
 
 
