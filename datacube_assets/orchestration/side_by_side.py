@@ -145,6 +145,10 @@ def _execute(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -
                 # What another step is at is not in vain: the next run finds it made.
                 yield from steps.rest(active)
                 raise
+        try:
+            printed.close()
+        except Exception:
+            yield _unkept(job_context)
 
 
 def _all(steps: _Steps, job_context: PlanExecutionContext, active: ActiveExecution) -> Iterator[DagsterEvent]:
@@ -177,13 +181,16 @@ def _capture_what_is_printed(
     try:
         captured = stack.enter_context(manager.capture_logs(log))
     except Exception:
-        # A run is not lost for what it prints.
-        error = serializable_error_info_from_exc_info(sys.exc_info())
-        about = EngineEventData(error=error)
-        return DagsterEvent.engine_event(job_context, "What this run prints cannot be kept", about)
+        return _unkept(job_context)
     keys = [step.key for step in execution_plan.get_steps_to_execute_in_topo_order()]
     event: DagsterEvent = DagsterEvent.capture_logs(job_context, keys, log, captured)
     return event
+
+
+def _unkept(job_context: PlanExecutionContext) -> DagsterEvent:
+    """The exception at hand as an event: a run is not lost for what it prints."""
+    about = EngineEventData(error=serializable_error_info_from_exc_info(sys.exc_info()))
+    return DagsterEvent.engine_event(job_context, "What this run prints cannot be kept", about)
 
 
 class _Ended:
