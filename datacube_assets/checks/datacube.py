@@ -268,7 +268,7 @@ class _Tiles:
         )
 
 
-def _tile_key(resolution: Any, tile: conservation.Tile) -> str:
+def _tile_key(resolution: Resolution, tile: conservation.Tile) -> str:
     texts = [keys.segment(tile.feature), str(tile.timestamp), str(tile.x), str(tile.y)]
     feature, timestamp, x, y = (pa.array([text], pa.string()) for text in texts)
     key: str = keys.tiles(resolution, tile.zoom, feature, timestamp, x, y)[0].as_py()

@@ -21,6 +21,7 @@ from datacube_assets.cli.tables import show_more
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from datacube_assets.kernels.schema import RegionLevel
     from datacube_assets.read import Explanation
     from datacube_assets.settings import Settings
 
@@ -51,7 +52,7 @@ def explain(
     feature: str,
     when: str,
     region: str | None,
-    level: Any,
+    level: RegionLevel | None,
     bin_: str | None,
     qualifier: str | None,
     figure: str,

@@ -83,7 +83,8 @@ class Bin:
 
     def square(self) -> tuple[int, int]:
         """Column and row of the bin among all bins of its zoom."""
-        return (self.x << BIN_BITS) + self.number % 64, (self.y << BIN_BITS) + self.number // 64
+        row, column = divmod(self.number, 1 << BIN_BITS)
+        return (self.x << BIN_BITS) + column, (self.y << BIN_BITS) + row
 
 
 @dataclass(frozen=True)

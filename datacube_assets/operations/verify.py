@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.assets.datacube import DATACUBE_ASSETS, works_of
+from datacube_assets.assets.datacube import DATACUBE_ASSETS, Works, works_of
 from datacube_assets.assets.results import results_of
 from datacube_assets.checks.datacube import Reading
 from datacube_assets.checks.judging.objects import look
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.settings import Settings
-from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.leases import read_lease
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import (
@@ -185,8 +185,8 @@ def _formatted(
     lake: Lake,
     bucket: Store,
     run: ModelRun,
-    table: Any,
-    works: Mapping[str, Any],
+    table: LakeTable,
+    works: Works,
     asset: str,
     progress: Progress,
 ) -> Iterator[pa.Table]:

@@ -51,7 +51,7 @@ from datacube_assets.read.datacube import (
 )
 from datacube_assets.read.explain import Explanation
 from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError, aggregate_folder
-from datacube_assets.storage.points import RawParts
+from datacube_assets.storage.points import POINTS, QUALIFIER_VALUES, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class LakeDatacube(Datacube):
         return _distinct(values.filter(pc.equal(values["qualifier"], qualifier))["value"])
 
     def _inventory(self, feature: str) -> pa.Table:
-        return self._rows(self._table(_POINTS), ["qualifier_values"], feature, ["qualifier", "value"])
+        return self._rows(self._table(_POINTS), [QUALIFIER_VALUES], feature, ["qualifier", "value"])
 
     def summary(self) -> pa.Table:
         table = self._table(_GLOBAL)
@@ -287,7 +287,7 @@ class LakeDatacube(Datacube):
         weight column, `value` (docs/lake.md, "normalized_points").
         """
         table = self._table(_POINTS)
-        return _readable(self._rows(table, table.names("points-"), feature, columns))
+        return _readable(self._rows(table, table.names(POINTS), feature, columns))
 
     # --- where a number comes from -----------------------------------------------------------------
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 from PIL import Image
 from starlette.exceptions import HTTPException
 
+from datacube_assets.kernels.groups import Floats
 from datacube_assets.kernels.morton import BIN_BITS, ZOOMS
 from datacube_assets.read import Datacube
 from datacube_assets.view.query import Query
@@ -32,8 +33,6 @@ _SIDE = 1 << BIN_BITS
 _PIXELS = 256
 _COLOURS = 255
 _BOUNDS_ZOOM = 2
-
-Values = npt.NDArray[np.float64]
 
 
 @functools.cache
@@ -91,7 +90,7 @@ def _range(
     return low, high
 
 
-def _shares(values: Values, low: float, high: float, scale: str) -> Values:
+def _shares(values: Floats, low: float, high: float, scale: str) -> Floats:
     """Where values lie between the ends, from 0 to 1."""
     if scale == "log":
         if low <= 0:
@@ -101,7 +100,7 @@ def _shares(values: Values, low: float, high: float, scale: str) -> Values:
         values, low, high = np.log(np.maximum(values, low)), math.log(low), math.log(high)
     if high <= low:
         return np.full(len(values), 0.5)
-    shares: Values = np.clip((values - low) / (high - low), 0.0, 1.0)
+    shares: Floats = np.clip((values - low) / (high - low), 0.0, 1.0)
     return shares
 
 
