@@ -96,7 +96,7 @@ def test_a_module_that_was_moved_is_found() -> None:
     ]
 
 
-TEST = re.compile(r"`(test_\w+)`")
+TEST = re.compile(r"`(?:[\w/]+\.py::)?(test_\w+)`")
 
 
 def names_of_tests() -> set[str]:
