@@ -73,6 +73,21 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = PATI
     raise AssertionError(f"after {seconds:.0f} seconds still waiting for {what}")
 
 
+@contextlib.contextmanager
+def gateway_process(home: Path) -> Iterator[str]:
+    """The URL of a gateway that answers, in a process of its own, with no variable set but its home."""
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "datacube_assets.cli", "gateway", "--port", str(port)]
+    environment = {**nothing_set(), "DATACUBE_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(lambda: httpx.get(f"{url}/healthz", timeout=10).is_success, "the gateway", 120)
+            yield url
+        finally:
+            process.terminate()
+
+
 def evaluate(
     settings: Settings, instance: DagsterInstance, sensor: str, cursor: str | None = None
 ) -> SensorExecutionData:
