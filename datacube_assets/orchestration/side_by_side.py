@@ -153,12 +153,13 @@ def _execute(job_context: PlanExecutionContext, execution_plan: ExecutionPlan) -
 
 def _all(steps: _Steps, job_context: PlanExecutionContext, active: ActiveExecution) -> Iterator[DagsterEvent]:
     """Events of all steps as they come. Raises what a step raises, and when the run is interrupted."""
-    while not active.is_complete:
+    # A step that has told of its end may have an error to raise yet.
+    while steps.running or not active.is_complete:
         if active.check_for_interrupts():
             active.mark_interrupted()
             raise DagsterExecutionInterruptedError
-        if steps.room:
-            for step in active.get_steps_to_execute(limit=steps.room):
+        if steps.running < AT_ONCE:
+            for step in active.get_steps_to_execute(limit=AT_ONCE - steps.running):
                 steps.begin(job_context.for_step(step, active.get_known_state()))
         yield from active.concurrency_event_iterator(job_context)
         for event in steps.news():
@@ -208,15 +209,11 @@ class _Steps:
         self._threads = threads
         self._stoppable = Stoppable(DagsterExecutionInterruptedError)
         self._happened: SimpleQueue[DagsterEvent | _Ended] = SimpleQueue()
-        self._running = 0
-
-    @property
-    def room(self) -> int:
-        """How many more may begin."""
-        return AT_ONCE - self._running
+        self.running = 0
+        """How many have begun and did not end."""
 
     def begin(self, context: StepExecutionContext) -> None:
-        self._running += 1
+        self.running += 1
         done = self._threads.submit(self._stoppable.call, partial(self._execute, context))
         # Called even where the step is stopped before it has begun.
         done.add_done_callback(lambda future: self._happened.put(_Ended(context.step.key, future)))
@@ -235,12 +232,12 @@ class _Steps:
                 return
             wait = False
             if isinstance(event, _Ended):
-                self._running -= 1
+                self.running -= 1
             yield event
 
     def rest(self, active: ActiveExecution) -> Iterator[DagsterEvent]:
         """What happens until all that are at work are through, or stopped when the run is interrupted."""
-        while self._running:
+        while self.running:
             if active.check_for_interrupts():
                 yield from self.stop()
             yield from (event for event in self.news() if isinstance(event, DagsterEvent))
@@ -249,6 +246,6 @@ class _Steps:
         """Stop what is at work; what it tells of its end is given back."""
         self._stoppable.stop()
         told = []
-        while self._running:
+        while self.running:
             told += [event for event in self.news() if isinstance(event, DagsterEvent)]
         return told

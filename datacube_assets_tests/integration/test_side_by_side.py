@@ -5,9 +5,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from dagster import (
+    DagsterEvent,
     DagsterEventType,
     DagsterExecutionInterruptedError,
     DagsterInstance,
@@ -23,7 +26,8 @@ from dagster import (
     op,
 )
 
-from datacube_assets.orchestration.side_by_side import AT_ONCE, build_executor, execute_job
+from datacube_assets.orchestration import side_by_side
+from datacube_assets.orchestration.side_by_side import AT_ONCE, LOOK_SECONDS, build_executor, execute_job
 from datacube_assets.resources.dask import DaskResource
 
 RUN = "0b5bfcfc-8d4e-4d5b-8f4c-52bb3c1d94a5"
@@ -111,6 +115,27 @@ def test_a_step_that_fails_ends_the_run_but_not_what_is_at_work(instance: Dagste
     run = instance.get_run_by_id(RUN)
     assert run is not None
     assert run.status == DagsterRunStatus.FAILURE
+
+
+class Slow(SimpleQueue[Any]):
+    """Keeps a step waiting after it has told that it failed, before it raises the error."""
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        if isinstance(item, DagsterEvent) and item.is_step_failure:
+            time.sleep(3 * LOOK_SECONDS)
+
+
+def test_the_error_of_the_last_step_is_raised_however_late_it_comes(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @job(executor_def=build_executor())
+    def failing() -> None:
+        fails()
+
+    monkeypatch.setattr(side_by_side, "SimpleQueue", Slow)
+    with pytest.raises(ValueError, match="it cannot be done"):
+        execute(failing, instance)
 
 
 def test_a_step_that_asks_for_it_is_repeated(instance: DagsterInstance) -> None:
