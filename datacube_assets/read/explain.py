@@ -118,14 +118,16 @@ def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
 
 
 def _delivered(part: str, first: int, found: pa.Table) -> pa.Table:
+    # By their place: a file may have columns of these names, too.
+    row, reason, cleaning = found.columns[:3]
     names = found.column_names[3:]
     address = pa.DictionaryArray.from_arrays(pa.array([0] * found.num_rows, pa.int32()), pa.array([part]))
     columns = {
         "part": address.cast(pa.string()),
-        "row": pc.add(found["row"], first),
-        "counted": pc.is_null(found["reason"]),
-        "reason": found["reason"],
-        "cleaning": found["cleaning"],
+        "row": pc.add(row, first),
+        "counted": pc.is_null(reason),
+        "reason": reason,
+        "cleaning": cleaning,
         **{f"delivered.{name}": found.column(number + 3) for number, name in enumerate(names)},
     }
     return pa.table(columns)

@@ -393,6 +393,29 @@ def test_parts_with_other_kinds_of_cells_are_explained_in_one_table(house: House
     assert table["delivered.timestamp"].to_pylist() == [*times, *times, "2020-01-05", "2020-01-25"]
 
 
+def test_columns_may_be_called_as_those_of_explanations_and_of_cells_are(house: House) -> None:
+    names = (
+        "row",
+        "reason",
+        "cleaning",
+        "part",
+        "rows",
+        "t_sum",
+        "qualifier:rows",
+        "qualifier:qualifier:rows",
+    )
+    columns = {name: [f"{name} {letter}" for letter in "abab"] for name in names}
+    house.publish(rows(**columns), qualifier_map={"rain": list(names)})
+    for name in names:
+        explanation = open_tables(house.settings.lake, "model", "run").explain(
+            "rain", "2020-01", qualifier=name, value=f"{name} b"
+        )
+        assert explanation.value == 2.0
+        table = explanation.table()
+        assert (table["row"].to_pylist(), table["reason"].to_pylist()) == ([1], [None])
+        assert table[f"delivered.{name}"].to_pylist() == [f"{name} b"]
+
+
 # --- how to ask ------------------------------------------------------------------------------------
 
 
