@@ -94,13 +94,9 @@ def distinct_texts(name: str, column: pa.ChunkedArray) -> list[str | None]:
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece, with one dictionary if it has dictionaries; a file may have thousands."""
     type_ = column.type
-    if pa.types.is_dictionary(type_):
-        if not column.num_chunks:
-            # Arrow itself makes one of no chunks of most types only, and of decimals none.
-            return pa.DictionaryArray.from_arrays(
-                pa.array([], type_.index_type), pa.array([], type_.value_type)
-            )
-        column = column.unify_dictionaries()
+    if pa.types.is_dictionary(type_) and not column.num_chunks:
+        # Arrow itself makes one of no chunks of most types only, and of decimals none.
+        return pa.DictionaryArray.from_arrays(pa.array([], type_.index_type), pa.array([], type_.value_type))
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = whole.chunk(0) if whole.num_chunks else pa.array([], type_)
