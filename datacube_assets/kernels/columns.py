@@ -136,21 +136,25 @@ def count_texts(column: pa.Array) -> dict[str, int]:
 
 
 def as_text(name: str, column: pa.ChunkedArray, *, whole: bool) -> pa.DictionaryArray:
-    """A column as a dictionary of texts, nulls kept; numbers and dates print as Python prints them."""
+    """A column as a dictionary of texts, null where null or NaN was; what is there prints as in Python."""
     column = _encodable(column)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     encoded = _one_chunk(column)
-    return pa.DictionaryArray.from_arrays(
-        encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
-    )
+    indices, texts = encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
+    if texts.null_count:
+        # NaN is a value to Arrow; as a null among the texts, dictionaries of parts could not be joined.
+        there = pc.is_valid(texts).to_numpy(zero_copy_only=False)
+        places = pa.array((np.cumsum(there) - 1).astype(np.int32), mask=~there)
+        indices, texts = places.take(indices), texts.drop_null()
+    return pa.DictionaryArray.from_arrays(indices, texts)
 
 
 def map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | None]) -> pa.Array:
-    """Apply a function to the distinct texts, None where null or NaN was; equal results share a code."""
+    """Apply a function to the distinct texts, None where null was; equal results share a code."""
     texts, indices = column.dictionary.to_pylist(), column.indices
     if indices.null_count:
-        # A null cell has no text to point to; NaN points to a null.
+        # A null cell has no text to point to.
         indices = pc.fill_null(indices, len(texts))
         texts.append(None)
     encoded = pa.array([change(text) for text in texts], pa.string()).dictionary_encode()

@@ -355,6 +355,22 @@ def test_categorical_regions_and_features_are_texts_like_any_other(published: An
     assert published(rows(**encoded)).hash == plain.hash
 
 
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [(["a", "b", None, "a"], ["a", "b"]), ([None] * 4, []), ([True, False, None, True], ["False", "True"])],
+    ids=["text", "nothing", "booleans"],
+)
+def test_a_number_that_is_none_beside_a_part_of_another_type_is_a_missing_value(
+    published: Any, other: list[Any], names: list[str]
+) -> None:
+    datacube = published(rows(crop=[0.5, math.nan, 2.0, 0.5]), rows(crop=other), **CROP)
+    assert datacube.json("raw/rain/info/qualifiers/crop.json") == ["0.5", "2.0", *sorted(["None", *names])]
+    assert [line["crop"] for line in datacube.csv("raw/rain/raw/raw.csv")] == [
+        *("0.5", "", "2.0", "0.5"),
+        *("" if cell is None else str(cell) for cell in other),
+    ]
+
+
 # --- time ------------------------------------------------------------------------------------------
 
 MOMENTS = [dt.datetime.fromtimestamp(int(one) / 1000, dt.UTC) for one in rows()["timestamp"].to_pylist()]
