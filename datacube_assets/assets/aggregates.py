@@ -67,6 +67,7 @@ def global_aggregates(
     "Sums over the places of each region, at every level of the hierarchy, per feature and time, and per "
     "value of each mapped qualifier.",
     of="temporal_cells",
+    long=True,
 )
 def regional_aggregates(
     context: AssetExecutionContext,

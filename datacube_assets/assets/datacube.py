@@ -69,12 +69,14 @@ FAMILIES: dict[str, Family] = {}
 
 
 def _published(
-    description: str, *, of: str, works: WorksOf, task: str | None = None
+    description: str, *, of: str, works: WorksOf, task: str | None = None, long: bool = False
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset of this group, which publishes a family of objects."""
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
-        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES)(_telling_how_to_ask(compute))
+        asset = datacube_asset(GROUP, {"s3"}, description, deps=TABLES, long=long)(
+            _telling_how_to_ask(compute)
+        )
         FAMILIES[asset.key.path[-1]] = Family(asset, of, works, task)
         return asset
 
@@ -247,6 +249,7 @@ def _qualifier_timeseries(
     of="regional_aggregates",
     works=lambda lake, *tables: _works_of_regional_timeseries(lake, *tables),  # noqa: PLW0108  (it is below)
     task="compute_regional_timeseries",
+    long=True,
 )
 def regional_timeseries(
     context: AssetExecutionContext,
@@ -297,6 +300,7 @@ def _regional_timeseries(
     of="regional_aggregates",
     works=lambda lake, table, points: _works_of_maps(table),
     task="compute_regional_aggregation",
+    long=True,
 )
 def regional_maps(
     context: AssetExecutionContext, regional_aggregates: LakeTable, publisher: Publisher
@@ -367,6 +371,7 @@ def _regional_extrema(
     of="grid_cells",
     works=lambda lake, table, points: _works_of_grid(table, _spatial_tiles),
     task="compute_tiles",
+    long=True,
 )
 def spatial_tiles(
     context: AssetExecutionContext, grid_cells: LakeTable, publisher: Publisher

@@ -37,14 +37,14 @@ from datacube_assets.storage.lake import Lake, LakeTable, MixedVersionsError
 
 
 def table_asset(
-    group: str, columns: Sequence[Column], description: str, *, of: str | None = None
+    group: str, columns: Sequence[Column], description: str, *, of: str | None = None, long: bool = False
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset that keeps a table in the lake, made from the columns of the table asset `of`."""
     schema = [
         TableColumn(name=column.name, type=column.type, description=column.description) for column in columns
     ]
     define = datacube_asset(
-        group, {"parquet"}, description, {"dagster/column_schema": TableSchema(columns=schema)}
+        group, {"parquet"}, description, {"dagster/column_schema": TableSchema(columns=schema)}, long=long
     )
     if of is None:
         return define
@@ -73,10 +73,13 @@ def datacube_asset(
     description: str,
     metadata: Mapping[str, Any] | None = None,
     deps: Sequence[AssetsDefinition] = (),
+    *,
+    long: bool = False,
 ) -> Callable[[Callable[..., Any]], AssetsDefinition]:
     """An asset as all are: partitioned by model run, in a group, patient, its errors told to people.
 
-    It waits for `deps` and their checks, too, if it does not take them as input anyway.
+    It waits for `deps` and their checks, too, if it does not take them as input anyway. Of several that may
+    begin, those go first that take `long`.
     """
 
     def define(compute: Callable[..., Any]) -> AssetsDefinition:
@@ -86,6 +89,7 @@ def datacube_asset(
             partitions_def=model_runs,
             code_version=CODE_VERSION,
             kinds=kinds,
+            op_tags={"dagster/priority": "1"} if long else None,
             owners=[OWNER],
             metadata={DOCUMENTATION: MetadataValue.text(PAGES[group]), **(metadata or {})},
             deps=[other for other in deps if other.key.path[-1] not in inputs],

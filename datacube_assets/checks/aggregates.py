@@ -305,7 +305,8 @@ def _objects_within_limit(subject: Subject) -> Verdict:
         selected = {key.path[-1] for key in subject.context.run.asset_selection or ()}
         made = [asset.key.path[-1] for asset in DATACUBE_ASSETS]
         wanted = [name for name in made if name in selected] or made
-        found = subject.map(_Estimated(subject.lake, subject.run), wanted, "estimates")
+        # Nothing stored is judged here: what is about to be formatted is counted.
+        found = subject.map(_Estimated(subject.lake.as_made(), subject.run), wanted, "estimates")
         return dict(zip(wanted, found, strict=True))
 
     return sizes.within_limit(subject.once("estimates", find), subject.max_objects)

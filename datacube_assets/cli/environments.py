@@ -27,7 +27,7 @@ def _run(key: str) -> ModelRun:
     from datacube_assets.dojo.model_run import ModelRun
 
     try:
-        run = ModelRun.from_key(key)
+        run = ModelRun.named(key)
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     run.check()

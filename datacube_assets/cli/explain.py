@@ -80,7 +80,7 @@ def explain(
             from datacube_assets.dojo.model_run import ModelRun
 
             named, separate, number = key.partition("@")
-            run = ModelRun.from_key(named)
+            run = ModelRun.named(named)
             cube = open_tables(
                 settings.lake,
                 run.model_id,

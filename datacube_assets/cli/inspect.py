@@ -132,7 +132,8 @@ def list_(
             click.echo(one.key)
     else:
         show(map(_cells, found), (10, 16, -17, -13, 8))
-        click.echo(f"{len(found):,} partition{'' if len(found) == 1 else 's'}", err=True)
+        where = "" if found else f" (looked in {settings.home} and {settings.lake})"
+        click.echo(f"{len(found):,} partition{'' if len(found) == 1 else 's'}{where}", err=True)
 
 
 def _cells(one: Listed) -> tuple[str, ...]:
@@ -199,7 +200,7 @@ def inspect(
                 from datacube_assets.orchestration.home import open_instance
 
                 with open_instance(settings) as instance:
-                    found = inspecting.health(settings, instance, ModelRun.from_key(what).key)
+                    found = inspecting.health(settings, instance, ModelRun.named(what).key)
                 exit_status = {"well": 0, "warning": 1, "broken": 2}[found["state"]]
         except UnknownPartitionError:
             raise
@@ -292,7 +293,7 @@ def verify(
         if not keys and not (models or everything):
             raise click.ClickException("nothing to verify: name partitions, or use --model or --all")
         try:
-            runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+            runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
         except ValueError as error:
             raise click.ClickException(str(error)) from error
         all_found = []

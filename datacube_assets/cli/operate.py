@@ -143,7 +143,7 @@ def copy(
     from datacube_assets.storage.opening import open_store
 
     try:
-        runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+        runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
 
@@ -252,7 +252,7 @@ def withdraw(
     from datacube_assets.orchestration.home import open_instance
 
     try:
-        runs = [ModelRun.from_key(key) for key in dict.fromkeys(keys)]
+        runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     all_done = []

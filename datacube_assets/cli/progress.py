@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import click
@@ -107,16 +108,15 @@ class _Waiting:
 
 
 class Display:
-    """Tells which asset is being made, and how far it is."""
+    """Tells which assets are being made, and how far each is."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
         self._bars = _bars() if sys.stdout.isatty() else None
-        self._bar: TaskID | None = None
         self._lock = threading.Lock()
         self._done = 0
-        self._asset: str | None = None
-        self._told = 0.0
+        self._made: dict[int, _Made] = {}
+        """By the thread that makes it, which is also the one that tells how far it is."""
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -129,34 +129,48 @@ class Display:
                     yield
 
     def begins(self, asset: str) -> None:
-        """An asset is being made from now on."""
+        """An asset is being made from now on, by this thread."""
         with self._lock:
-            self._asset, self._told = asset, time.monotonic()
+            self._forget(threading.get_ident())
+            bar = None
             if self._bars is not None:
-                head = f"{self._done + 1:2} of {self._steps}  {asset:20}"
-                self._bar = self._bars.add_task(head, total=1.0, told="")
+                number = self._done + len(self._made) + 1
+                bar = self._bars.add_task(f"{number:2} of {self._steps}  {asset:20}", total=1.0, told="")
+            self._made[threading.get_ident()] = _Made(asset, bar)
 
     def ends(self, asset: str, figures: str) -> None:
         """An asset is made."""
         with self._lock:
             self._done += 1
-            self._asset = None
+            self._forget(threading.get_ident())
             line = f"  {self._done:2} of {self._steps}  {asset:20} {figures}"
             if self._bars is None:
                 click.echo(line)
-                return
-            if self._bar is not None:
-                self._bars.remove_task(self._bar)
-                self._bar = None
-            self._bars.console.print(line, markup=False, highlight=False)
+            else:
+                self._bars.console.print(line, markup=False, highlight=False)
+
+    def _forget(self, thread: int) -> None:
+        made = self._made.pop(thread, None)
+        if made is not None and made.bar is not None and self._bars is not None:
+            self._bars.remove_task(made.bar)
 
     def _heard(self, stage: Stage) -> None:
         with self._lock:
-            if self._asset is None:
+            made = self._made.get(threading.get_ident())
+            if made is None:
                 return
-            if self._bars is not None and self._bar is not None:
-                told = str(stage) if stage.pieces else ""
-                self._bars.update(self._bar, completed=stage.share, told=told)
-            elif time.monotonic() - self._told > PLAIN_SECONDS:
-                self._told = time.monotonic()
-                click.echo(f"            {self._asset}: {stage}")
+            if self._bars is not None and made.bar is not None:
+                self._bars.update(made.bar, completed=stage.share, told=str(stage) if stage.pieces else "")
+            elif time.monotonic() - made.told > PLAIN_SECONDS:
+                made.told = time.monotonic()
+                click.echo(f"            {made.asset}: {stage}")
+
+
+@dataclass
+class _Made:
+    """An asset that is being made."""
+
+    asset: str
+    bar: TaskID | None
+    told: float = field(default_factory=time.monotonic)
+    """When it was last told how far it is."""

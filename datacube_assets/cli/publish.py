@@ -1,6 +1,6 @@
 """Commands that process in this process: `datacube publish`, `datacube demo`.
 
-What processing is belongs to `datacube_assets/process.py`; what a terminal shows of it, here.
+What processing is belongs to `operations/publish.py`; what a terminal shows of it, here.
 """
 
 from __future__ import annotations

@@ -230,6 +230,6 @@ def _run(key: str) -> ModelRun:
     from datacube_assets.dojo.model_run import ModelRun
 
     try:
-        return ModelRun.from_key(key)
+        return ModelRun.named(key)
     except ValueError as error:
         raise click.ClickException(str(error)) from error

@@ -68,7 +68,9 @@ def run_development(settings: Settings, host: str, port: int, say: Callable[[str
             say("Stop everything with Ctrl-C.\n")
             sys.stdout.flush()
             workspace = str(write_workspace(settings))
-            dagster = [sys.executable, "-P", "-m", "dagster", "dev", "-w", workspace]
+            # It recommends another command line of Dagster's, which this project does not need.
+            silent = ["-W", "ignore:Function `dev_command` is superseded"]
+            dagster = [sys.executable, *silent, "-P", "-m", "dagster", "dev", "-w", workspace]
             processes.add("Dagster", [*dagster, "-h", host, "-p", str(port)])
             ended = processes.wait()
         if ended is not None:

@@ -3,7 +3,7 @@
 An address may carry a password or a signature, and a request has to be kept until it is processed. So
 whatever is not for everybody to see is encrypted where a request comes in, and opened where the part is
 fetched: the lake, Dagster's storage and everything shown hold the public part and a seal. How addresses
-are shown is in `http_client.py`.
+are shown is in `http_client/`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading Dojo over HTTP: single documents and whole listings.
 
 Here belong the request, the paging and the errors that name a remedy. What a document means is
-`documents.py`; how retries wait is `http_client.py`; when to ask, and what follows from the answer, is the
+`documents.py`; how retries wait is `http_client/`; when to ask, and what follows from the answer, is the
 sensors' business.
 """
 

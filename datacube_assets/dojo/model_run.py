@@ -50,6 +50,17 @@ class ModelRun:
         return run
 
     @classmethod
+    def named(cls, text: str) -> ModelRun:
+        """The run that a person means: by a partition key, or by ids without `%` or `:` as they are.
+
+        Raises ValueError when it is neither.
+        """
+        ids = text.split(":")
+        if "%" not in text and len(ids) == 2 and all(ids):
+            return cls(*ids)
+        return cls.from_key(text)
+
+    @classmethod
     def known(cls, key: str | None) -> ModelRun | None:
         """The run of a partition key, None for a key that is none: people can add any in the UI."""
         try:

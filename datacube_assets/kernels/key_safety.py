@@ -36,20 +36,21 @@ def check_keys(keys: Keys) -> None:
     if len(keys) < _MANY:
         found = next((number for number, key in enumerate(keys) if _UNSAFE_KEY.search(str(key))), -1)
     else:
-        found = pc.index(pc.match_substring_regex(_array(keys), _UNSAFE), True).as_py()
+        found = pc.index(pc.match_substring_regex(as_array(keys), _UNSAFE), True).as_py()
     if found >= 0:
         raise UnsafeKeyError(
             f"the key {str(keys[found])!r} has a part that is empty, `.` or `..`, or holds NUL"
         )
 
 
-def _array(keys: Keys) -> pa.Array:
+def as_array(keys: Keys) -> pa.Array:
+    """Keys as an Arrow array of texts."""
     return keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
 
 
 def key_sizes(keys: Keys) -> npt.NDArray[np.int32]:
     """Size of each key in bytes."""
-    sizes: npt.NDArray[np.int32] = pc.binary_length(_array(keys)).to_numpy()
+    sizes: npt.NDArray[np.int32] = pc.binary_length(as_array(keys)).to_numpy()
     return sizes
 
 

@@ -150,6 +150,24 @@ def tiles(resolution: Resolution, zoom: int, feature: Texts, timestamp: Texts, x
 
 RESULTS = "results/results.json"
 
+_GOES_ON = r"\.(csv|json|tile)/"
+_OBJECT = (
+    r"/(raw/raw\.csv|info/(region_lists|qualifier_counts)\.json|info/qualifiers/.*\.json"
+    r"|timeseries/global/global\.csv|timeseries/(qualifiers|default)/.*\.csv"
+    r"|aggs/-?[0-9]+/(default/default|qualifiers/.*)\.csv"
+    r"|stats/default/extrema\.json|stats/grid/-?[0-9]+\.csv|tiles/[0-9-]+\.tile)/"
+)
+
+
+def go_on_from_objects(keys: Texts) -> Texts:
+    """Which keys go on where the key of another object may end, as `.../default/A.csv/B.csv` does.
+
+    Only names with a `/` make such keys. Where objects are files, nothing can lie below one.
+    """
+    if _any(pc.match_substring_regex(keys, _GOES_ON)):
+        return pc.match_substring_regex(keys, _OBJECT)
+    return pa.repeat(pa.scalar(False), len(keys))
+
 
 def _join(*parts: str | Texts) -> Texts:
     scalars = (pa.scalar(part) if isinstance(part, str) else part for part in parts)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ _STYLE: dict[str, Any] = {
     "ytick.major.size": 0.0, "text.parse_math": False, "text.usetex": False,
 }  # fmt: skip
 
+_DRAWING = threading.Lock()
+"""Settings of matplotlib are those of the process, so one picture is drawn at a time."""
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 Mean = tuple[Ints, Floats]
@@ -410,7 +413,7 @@ def _sheet(title: str, panels: int, legend: Sequence[tuple[str, str]] = ()) -> I
 
     there = {font.name for font in font_manager.fontManager.ttflist}
     style: Any = {**_STYLE, "font.family": [name for name in _FONTS if name in there]}
-    with matplotlib.rc_context(), warnings.catch_warnings():
+    with _DRAWING, matplotlib.rc_context(), warnings.catch_warnings():
         # A letter that no font has is drawn as a box.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         matplotlib.rcdefaults()

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ from datacube_assets.operations.publish import events_to
 from datacube_assets.orchestration.dagster_private import BlockingCheckFailed
 from datacube_assets.orchestration.home import passing_instance
 from datacube_assets.orchestration.jobs import ASSETS, process_model_run, selection
+from datacube_assets.orchestration.side_by_side import execute_job
 from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.redaction import public, redacted
 from datacube_assets.resources.storage import buckets_of
@@ -320,10 +322,12 @@ class _Check:
         job = build_definitions(self.inner, loggers=loggers).resolve_job_def(process_model_run.name)
         try:
             with untold():
-                job.execute_in_process(
+                execute_job(
+                    job,
+                    self.instance,
+                    run_id=str(uuid.uuid4()),
                     partition_key=run.key,
-                    instance=self.instance,
-                    asset_selection=[asset.key for asset in TABLES],
+                    assets=[asset.key for asset in TABLES],
                     tags={**run_tags(run), SOURCE_TAG: AT_COMMAND_LINE},
                     run_config={"loggers": {"progress": {}}},
                 )

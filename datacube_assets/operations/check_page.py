@@ -23,7 +23,7 @@ td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .refused, .warning, .fine { border-left: 4px solid #b00020; padding-left: 1rem; }
 .warning { border-color: #b8860b; }
 .fine { border-color: #2e7d32; }
-code { overflow-wrap: anywhere; }
+td { max-width: 24rem; overflow-wrap: break-word; }
 img { max-width: 100%; }
 """
 _LISTED = 200
@@ -108,7 +108,7 @@ def _objects(found: Findings) -> str:
         return ""
     rows = [(name, one.objects, one.bytes) for name, one in found.objects.items()]
     whole = ("all", found.total.objects, found.total.bytes)
-    about = f"<p>Publishing takes about {found.about_seconds or 0:,.0f} seconds.</p>"
+    about = f"<p>Publishing takes about {found.about_seconds or 0:,.0f} s.</p>"
     return _table("Objects", ("family", "objects", "bytes, about"), [*rows, whole]) + about
 
 

@@ -71,7 +71,7 @@ def any_object(settings: Settings, where: str, *, bins: bool = False) -> dict[st
 
 def published_object(settings: Settings, partition: str, key: str, *, bins: bool = False) -> dict[str, Any]:
     """An object of a datacube, by its key after the prefix of the run. Raises LookupError, ValueError."""
-    run = ModelRun.from_key(partition)
+    run = ModelRun.named(partition)
     url = settings.indicators_bucket if run.is_indicator else settings.models_bucket
     try:
         body = open_store(url, settings.s3_endpoint).get(f"{run.prefix}{key}")
@@ -154,7 +154,7 @@ def table(settings: Settings, partition: str, name: str) -> dict[str, Any]:
 
     Raises LookupError when there is none.
     """
-    run = ModelRun.from_key(partition)
+    run = ModelRun.named(partition)
     if name not in TABLES:
         raise LookupError(f"there is no table {name!r}; tables are {', '.join(sorted(TABLES))}")
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
@@ -198,7 +198,7 @@ def manifest_of(
     settings: Settings, partition: str, asset: str, *, everything: bool = False
 ) -> dict[str, Any]:
     """What an asset has published. Raises LookupError when there is no manifest."""
-    run = ModelRun.from_key(partition)
+    run = ModelRun.named(partition)
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     head = manifest(lake, run, asset)
     if head is None:
@@ -228,7 +228,7 @@ def health(settings: Settings, instance: DagsterInstance, partition: str) -> dic
     from datacube_assets.assets.datacube import DATACUBE_ASSETS
     from datacube_assets.operations.inventory import list_partitions
 
-    run = ModelRun.from_key(partition)
+    run = ModelRun.named(partition)
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
     lake.store.check("DATACUBE_LAKE", write=False)
     faults: list[str] = []

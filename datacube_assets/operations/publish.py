@@ -35,6 +35,7 @@ from datacube_assets.orchestration.dagster_private import BlockingCheckFailed
 from datacube_assets.orchestration.jobs import ASSETS, process_model_run
 from datacube_assets.orchestration.locks import Locked, locked
 from datacube_assets.orchestration.run_launcher import process_of
+from datacube_assets.orchestration.side_by_side import execute_job
 from datacube_assets.partitions import (
     AT_COMMAND_LINE,
     FROM_SCRATCH,
@@ -179,9 +180,10 @@ def _materialize(
     definitions = build_definitions(settings, loggers={"progress": events_to(begun, materialized, failed)})
     try:
         with untold():
-            definitions.resolve_job_def(job).execute_in_process(
+            execute_job(
+                definitions.resolve_job_def(job),
+                instance,
                 partition_key=run.key,
-                instance=instance,
                 run_id=run_id,
                 tags={**run_tags(run), SOURCE_TAG: AT_COMMAND_LINE, **tags},
                 run_config={"loggers": {"progress": {}}},

@@ -33,7 +33,7 @@ def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> Ru
     InputError or NoRequestError when there is no request to start from.
     """
     lake = Lake(open_store(settings.lake, settings.s3_endpoint))
-    run = ModelRun.from_key(key)
+    run = ModelRun.named(key)
     fields = {**current_request(settings, lake, run).model_dump(), **changes}
     # A selection of tasks is for this once; whatever else was asked for before stays.
     fields["selected_output_tasks"] = changes.get("selected_output_tasks")

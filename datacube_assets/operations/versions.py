@@ -27,7 +27,7 @@ def side_of(settings: Settings, named: str) -> Side:
     Raises ValueError for another name, InputError where there are no such tables.
     """
     key, separator, number = named.partition("@")
-    run = ModelRun.from_key(key)
+    run = ModelRun.named(key)
     history = open_history(settings, run)
     if separator:
         tables = history.tables_of(history.target(number).version)

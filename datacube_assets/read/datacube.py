@@ -345,6 +345,18 @@ def no_such(kind: str, name: str, names: Iterable[str], of: object) -> NoDataErr
     return NoDataError(f"{of} has no {kind} {name!r}: there is {', '.join(map(repr, listed[:_NAMED]))}{more}")
 
 
+def no_region(cube: Datacube, feature: str, level: RegionLevel, region: str) -> NoDataError:
+    """What is said about a region that is not there: a place is often named without those that it is in."""
+    named = f"__{region}".casefold()
+    meant = [
+        id_ for one in cube.levels for id_ in cube.region_ids(feature, one) if id_.casefold().endswith(named)
+    ]
+    if meant:
+        told = ", ".join(map(repr, meant[:_NAMED]))
+        return NoDataError(f"{feature!r} has no {level} {region!r}: give {told}")
+    return no_such(level, region, cube.region_ids(feature, level), f"{feature!r}")
+
+
 def no_time(feature: str, resolution: Resolution, timestamp: int, times: Times, of: object) -> NoDataError:
     """What is said about a month or year without data."""
     unit = "M" if resolution == "month" else "Y"

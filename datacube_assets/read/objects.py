@@ -34,6 +34,7 @@ from datacube_assets.read.datacube import (
     Time,
     bin_table,
     bucket,
+    no_region,
     no_such,
     no_time,
     one_of,
@@ -318,10 +319,8 @@ class PublishedDatacube(Datacube):
             raise no_such("feature", feature, self.features, self._run)
         if level is not None and level not in self.levels:
             raise no_such("level", level, self.levels, self._run)
-        if level is not None and region is not None:
-            known = self.region_ids(feature, level)
-            if region not in known:
-                raise no_such(level, region, known, f"{feature!r}")
+        if level is not None and region is not None and region not in self.region_ids(feature, level):
+            raise no_region(self, feature, level, region)
 
     def _check_time(self, feature: str, resolution: Resolution, timestamp: int | None) -> None:
         times = self.timestamps(feature, resolution)

@@ -44,6 +44,7 @@ from datacube_assets.read.datacube import (
     bin_table,
     bucket,
     level_of,
+    no_region,
     no_such,
     no_time,
     one_of,
@@ -159,8 +160,7 @@ class LakeDatacube(Datacube):
         if asked.level is not None and asked.region is not None:
             rows = found.filter(pc.equal(found["region_id"], asked.region))
             if not rows.num_rows:
-                known = _distinct(found["region_id"])
-                raise no_such(asked.level, asked.region, known, f"{asked.feature!r}")
+                raise no_region(self, asked.feature, asked.level, asked.region)
             found = rows
         if asked.value is not None:
             rows = found.filter(pc.equal(found["value"], asked.value))

@@ -76,6 +76,8 @@ class _Connection:
 _Address = tuple[str, int, str]
 _CONNECTIONS: dict[_Address, _Connection] = {}
 """Clusters in use by this process. Dagster makes several instances of a resource that others hold."""
+_POOLS: dict[_Address, ThreadPoolExecutor] = {}
+"""Threads in use by this process."""
 _USERS: dict[_Address, int] = {}
 _LOCK = threading.Lock()
 
@@ -124,9 +126,12 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                 context.log.warning(f"{error}. Steps that need it will wait for it")
 
     def close(self) -> None:
-        """Let go of the cluster, ending one that was started here."""
+        """Let go of threads and of the cluster, ending one that was started here."""
         with _LOCK:
             connection = _CONNECTIONS.pop(self._address, None)
+            threads = _POOLS.pop(self._address, None)
+        if threads is not None:
+            threads.shutdown()
         if connection is not None:
             cluster = connection.client.cluster
             connection.client.close()
@@ -197,14 +202,8 @@ class DaskResource(ConfigurableResource["DaskResource"]):
         pieces: Sequence[Piece],
         done: Callable[[int, Result], None],
     ) -> list[Result]:
-        if len(pieces) == 1 or self.size == 1:
-            results = []
-            for number, piece in enumerate(pieces):
-                results.append(function(piece))
-                done(number, results[-1])
-            return results
         stoppable = Stoppable()
-        with ThreadPoolExecutor(self.size, "shard") as pool:
+        with self._threads() as pool:
             futures = [pool.submit(stoppable.call, partial(function, piece)) for piece in pieces]
             try:
                 waiting = set(futures)
@@ -214,10 +213,24 @@ class DaskResource(ConfigurableResource["DaskResource"]):
                     for future in finished:
                         done(numbers[future], future.result())
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for future in futures:
+                    future.cancel()
                 stoppable.stop()
                 raise
             return [future.result() for future in futures]
+
+    @contextmanager
+    def _threads(self) -> Iterator[ThreadPoolExecutor]:
+        """The threads of all steps of a run: no more pieces are computed at once than there are of them."""
+        with _LOCK:
+            shared = _POOLS.get(self._address)
+            if shared is None and _USERS.get(self._address):
+                shared = _POOLS[self._address] = ThreadPoolExecutor(self.size, "shard")
+        if shared is not None:
+            yield shared
+        else:
+            with ThreadPoolExecutor(self.size, "shard") as alone:
+                yield alone
 
     # --- the cluster -------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ tells the UI what was done.
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -41,6 +42,10 @@ View = Callable[[Lake, LakeTable, str], Iterable[Objects]]
 """Formats the objects of one piece of work of a table, given its name; can be sent to a worker."""
 
 
+_TAKING = threading.Lock()
+"""Steps of a run share its lease; the first one takes it."""
+
+
 class Publisher(ConfigurableResource["Publisher"]):
     """Publishes objects of an asset into the bucket of its run."""
 
@@ -71,10 +76,11 @@ class Publisher(ConfigurableResource["Publisher"]):
         """
         run = ModelRun.from_key(context.partition_key)
         bucket = self.buckets.open(DatacubeRequest.model_validate(table.info["request"]))
-        tenure = self._held.get((bucket.url, run.key))
-        if tenure is None or tenure.is_lost:
-            me = Holder(self.lake.url, context.run.run_id, self.lease_seconds)
-            tenure = self._held[bucket.url, run.key] = acquire(bucket, run, me)
+        with _TAKING:
+            tenure = self._held.get((bucket.url, run.key))
+            if tenure is None or tenure.is_lost:
+                me = Holder(self.lake.url, context.run.run_id, self.lease_seconds)
+                tenure = self._held[bucket.url, run.key] = acquire(bucket, run, me)
         return settled(self.lake.open(), tenure, table.version, anew=FROM_SCRATCH in context.run.tags)
 
     def publish(

@@ -2,7 +2,7 @@
 
 Dagster is asked to repeat such a step later. What has been done of it is not done again: tables that are
 whole are handed on, objects that are published stay. Quick repetitions of single requests belong to the
-clients (`http_client.py`, `storage/s3_retries.py`); that a run whose process died is repeated, to Dagster.
+clients (`http_client/`, `storage/s3_retries.py`); that a run whose process died is repeated, to Dagster.
 """
 
 from __future__ import annotations

@@ -124,6 +124,10 @@ class Lake:
         """The same, of which everything is read as it is stored."""
         return replace(self, remembers=False)
 
+    def as_made(self) -> Lake:
+        """The same, of which tables are taken from memory where they were just made here."""
+        return replace(self, remembers=True)
+
     def table_folder(self, run: ModelRun, name: str, version: str) -> str:
         """Where the files of a table's version lie."""
         return f"{run.folder}/{name}/{version}"

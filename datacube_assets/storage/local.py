@@ -29,10 +29,12 @@ from datacube_assets.kernels.key_safety import (
     LONGEST_KEY,
     LONGEST_PART,
     Keys,
+    as_array,
     check_keys,
     key_sizes,
     longest_part,
 )
+from datacube_assets.kernels.keys import go_on_from_objects
 from datacube_assets.storage import local_records
 from datacube_assets.storage.stores import (
     LISTING,
@@ -174,7 +176,10 @@ class LocalStore:
         for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
             # A key may be longer than a name as long as no part of it is.
             short[i] = longest_part(str(keys[i])) <= self._longest_name
-        return short
+        below_an_object: npt.NDArray[np.bool_] = go_on_from_objects(as_array(keys)).to_numpy(
+            zero_copy_only=False
+        )
+        return short & ~below_an_object
 
     @cached_property
     def _longest_name(self) -> int:

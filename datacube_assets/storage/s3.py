@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -27,10 +28,12 @@ from datacube_assets.kernels.key_safety import (
     LONGEST_KEY,
     LONGEST_PART,
     Keys,
+    as_array,
     check_keys,
     key_sizes,
     longest_part,
 )
+from datacube_assets.kernels.keys import go_on_from_objects
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage import s3_records
 from datacube_assets.storage.s3_client import s3_client
@@ -65,6 +68,7 @@ _UNLISTED = ("invalid path", "Got invalid list response")
 """What the client says of a listing in which a key has control characters."""
 _REPLACED = "\ufffd"
 """What some servers write in a listing for a character that XML does not have."""
+_PARENT_IS_OBJECT = ("XMinioParentIsObject", "ObjectExistsAsPrefix")
 _TOO_LONG = ("KeyTooLong", "InvalidObjectName", "File name too long", "name too long")
 
 
@@ -196,6 +200,11 @@ class S3:
         for i in np.flatnonzero(short & (sizes > LONGEST_PART)).tolist():
             if longest_part(str(keys[i])) > LONGEST_PART:
                 short[i] = _takes_long_parts(self)
+        below_an_object: npt.NDArray[np.bool_] = go_on_from_objects(as_array(keys)).to_numpy(
+            zero_copy_only=False
+        )
+        if (short & below_an_object).any() and not _takes_keys_below_objects(self):
+            return short & ~below_an_object
         return short
 
     def put_many(
@@ -339,7 +348,9 @@ def _takes_long_parts(store: S3) -> bool:
     import obstore
     from obstore.exceptions import BaseError
 
-    probe, key = store._open("probe"), f"{PROBE_KEY}/{'n' * (LONGEST_PART + 1)}"
+    # A name of its own: somebody else who tries would delete it in between.
+    name = uuid.uuid4().hex.ljust(LONGEST_PART + 1, "n")
+    probe, key = store._open("probe"), f"{PROBE_KEY}/{name}"
     with explained(store, "write", PROBE_KEY):
         try:
             obstore.put(probe, key, b"")
@@ -352,6 +363,34 @@ def _takes_long_parts(store: S3) -> bool:
             raise
         obstore.delete(probe, [key])
     return True
+
+
+@lru_cache(maxsize=32)
+def _takes_keys_below_objects(store: S3) -> bool:
+    """Whether the server keeps `a` and `a/b`, and lists both.
+
+    AWS does. Of servers that keep objects as files some refuse the second, some take it and do not list it.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    probe, above = store._open("probe"), f"{PROBE_KEY}/{uuid.uuid4().hex}"
+    below = f"{above}/below"
+    with explained(store, "write", PROBE_KEY):
+        obstore.put(probe, above, b"")
+        try:
+            obstore.put(probe, below, b"")
+            obstore.head(probe, below)
+            listed = {item["path"] for some in obstore.list(probe, prefix=PROBE_KEY) for item in some}
+            return {above, below} <= listed
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            if any(words in str(error) for words in _PARENT_IS_OBJECT):
+                return False
+            raise
+        finally:
+            obstore.delete(probe, [below, above])
 
 
 class _Ranges(io.RawIOBase):

@@ -111,7 +111,7 @@ class Store(Protocol):
         """Write one object from a local file, which may be moved away."""
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
-        """Which keys are short enough for the store."""
+        """Which keys the store takes: short enough, and not below an object where objects are files."""
 
     def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
         """Delete objects; those that are not there are passed over."""

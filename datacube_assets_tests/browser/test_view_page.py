@@ -359,6 +359,10 @@ def test_odd_names_are_shown_as_they_are(shown: Screen) -> None:
     assert shown.address["feature"] == ODD_FEATURE
     assert shown.page.locator("#quantity b").inner_text() == ODD_FEATURE
     assert list(shown.regions()) == [ODD_REGION]
+    # Accents need not be typed.
+    for typed, found in (('kenya</i> & "E"', [ODD_REGION]), ("kenyo", []), ("", [ODD_REGION])):
+        shown.page.locator("#find").fill(typed)
+        assert list(shown.regions()) == found
     shown.page.locator("#regions .region").click()
     shown.settle()
     assert shown.readout() == "Jan 2020 5"

@@ -245,6 +245,26 @@ def test_what_is_no_partition_key_is_refused_with_the_one_it_should_be(key: str,
         ModelRun.from_key(key)
 
 
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("crop model:erster lauf", ModelRun("crop model", "erster lauf")),
+        ("é:indicator", ModelRun("é", "indicator")),
+        ("crop%20model:%C3%A9", ModelRun("crop model", "é")),
+    ],
+)
+def test_people_may_name_a_run_by_its_ids_as_they_are(text: str, run: ModelRun) -> None:
+    assert ModelRun.named(text) == run
+
+
+@pytest.mark.parametrize(
+    ("text", "right"), [("a:b:c", "MODEL_ID:RUN_ID"), ("a", "MODEL_ID:RUN_ID"), ("100%:b", "100%25:b")]
+)
+def test_ids_that_leave_open_what_is_meant_have_to_be_encoded(text: str, right: str) -> None:
+    with pytest.raises(ValueError, match=f"it should read {re.escape(right)}$"):
+        ModelRun.named(text)
+
+
 # --- what the UI shows of a run --------------------------------------------------------------------
 
 

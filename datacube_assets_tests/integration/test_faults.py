@@ -351,7 +351,7 @@ def test_credentials_that_are_taken_away_in_the_middle_fail_the_run_and_say_so(
     far: Far, undisturbed: Versions
 ) -> None:
     far.house.publish(OLD)
-    for after, complete in ((10, True), (260, False)):
+    for after, complete in ((10, True), (320, False)):
         end = len(far.between.requests) + after
 
         def revoked(method: str, path: str, end: int = end) -> int | None:

@@ -32,7 +32,7 @@ from datacube_assets.kernels.temporal import temporal_cells
 from datacube_assets.kernels.views import raw_data
 from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.stores import Store, StoreError
+from datacube_assets.storage.stores import Store
 from datacube_assets_tests.hostile import (
     COLUMNS,
     FILES,
@@ -251,10 +251,21 @@ def test_a_key_of_1024_bytes_is_the_longest(bucket: Store) -> None:
     assert bucket.get(longest[:-2] + "kk") == b"here"
 
 
-def test_a_folder_cannot_hold_a_key_that_goes_on_where_another_ends_and_says_so(house: House) -> None:
-    with pytest.raises(StoreError, match=r"A\.csv would have to be a file and a folder.*Rename them"):
-        house.publish(rows(country=["A", "A.csv/B", "A", "A"], admin1=None))
-    assert not house.datacube().complete
+def test_what_would_lie_below_a_file_is_left_out_of_a_folder_and_the_rest_published(house: House) -> None:
+    sound = rows(country=["A", "A", "A", "A"], admin1=None)
+    house.publish(sound)
+    for _ in range(2):
+        # Again, now that the other names are there: neither stands in the way of the other.
+        outcome = house.publish(rows(country=["A", "A.csv/B", "A", "A"], admin1=None))
+        figures = outcome.assets["regional_timeseries"]
+        assert [value for name, value in figures.items() if name == "objects left out"] == [2]
+        assert house.datacube().complete
+        there = {key for key in house.datacube().objects if "/timeseries/default/" in key}
+        assert there == {f"{one}/rain/regional/country/timeseries/default/A.csv" for one in ("month", "year")}
+        house.publish(rows(country=["A.csv/B", "A.csv/B", "B", "B"], admin1=None))
+    # A name that only ends like a file stands below none.
+    feature = house.publish(rows(feature=["rain.csv"] * 4, country=["A/B"] * 4, admin1=None))
+    assert feature.assets["regional_timeseries"].get("objects left out") == 0
 
 
 # --- bombs -----------------------------------------------------------------------------------------

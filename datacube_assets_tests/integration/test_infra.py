@@ -7,9 +7,12 @@ shown by `test_stack.py`, which runs them.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -72,6 +75,12 @@ Document = dict[str, Any]
 def compose() -> Document:
     document: Document = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())
     return document
+
+
+def program(name: str) -> Path:
+    """A command of the image: a script that is copied there, or what a package brings."""
+    copied = re.findall(rf"^COPY .*?(\S+) /usr/local/bin/{name}$", (INFRA / "Dockerfile").read_text(), re.M)
+    return ROOT / copied[0] if copied else BIN / name
 
 
 def variables(path: Path) -> dict[str, str]:
@@ -137,7 +146,59 @@ def test_the_dockerfile_has_no_faults() -> None:
 
 def test_scripts_are_understood_by_the_shell() -> None:
     for script in INFRA.glob("*.sh"):
-        subprocess.run(["bash", "-n", script], check=True)
+        shell = script.read_text().partition("\n")[0].removeprefix("#!").split()[-1]
+        subprocess.run([shell, "-n", script], check=True)
+
+
+def test_a_worker_of_dask_outlives_its_scheduler_and_ends_when_told_to() -> None:
+    from distributed import Client
+
+    address, port = f"tcp://127.0.0.1:{free_port()}", free_port()
+    environment = {**nothing_set(), "PATH": f"{BIN}:/usr/bin:/bin", "PYTHONSAFEPATH": "1"}
+
+    def begun(*command: str | Path) -> subprocess.Popen[bytes]:
+        # As a container begins, which has the signals of a shell in the background at their defaults.
+        words = ["env", "--default-signal=INT,TERM", *command]
+        return subprocess.Popen(
+            words,
+            env=environment,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def scheduler() -> subprocess.Popen[bytes]:
+        numbers = [f"--port={address.rpartition(':')[2]}", f"--dashboard-address=127.0.0.1:{port}"]
+        return begun("dask", "scheduler", "--host=127.0.0.1", *numbers)
+
+    def workers() -> int:
+        with Client(address, timeout=60, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
+            return client.submit(os.getppid).result(timeout=60) and len(client.nthreads())
+
+    first = scheduler()
+    worker = begun(program("dask-worker"), address, "--nthreads=1", "--no-dashboard", "--host=127.0.0.1")
+    try:
+        assert workers() == 1
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+        first = scheduler()
+        assert workers() == 1
+        worker.terminate()
+        assert worker.wait(20) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        wait_for(lambda: not alive(worker.pid), "everything that it started to be gone", 20)
+    finally:
+        for one in (first, worker):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+
+
+def alive(group: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, 0)
+        return True
+    return False
 
 
 # --- agreement --------------------------------------------------------------------------------------
@@ -223,7 +284,7 @@ def test_commands_of_the_image_exist() -> None:
             ]
     assert len(commands) > 20
     for command in commands:
-        assert (BIN / command[0]).exists(), command
+        assert program(command[0]).exists(), command
         if command[0] in scripts:
             subcommand = main.commands[command[1]]
             options = {

@@ -38,6 +38,7 @@ from datacube_assets_tests.integration.test_infra import (
     compose,
     manifests,
     pods,
+    program,
 )
 
 STORED = ("code", "daemon", "webserver", "gateway")
@@ -491,12 +492,12 @@ def start(
         for port, free in here.items():
             word = re.sub(rf"\b{port}\b", free, word)
         words.append(word)
-    words[0] = str(BIN / words[0])
+    words[0] = str(program(words[0]))
     # As a container begins. Dagster does with SIGTERM what is done with SIGINT, and that is nothing where a
     # shell has started this in the background.
     return subprocess.Popen(
         ["env", "--default-signal=INT", *words],
-        env=environment,
+        env={**environment, "PATH": f"{BIN}:/usr/bin:/bin"},
         cwd=folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

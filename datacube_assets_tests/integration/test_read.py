@@ -452,6 +452,7 @@ def test_a_list_holds_what_is_complete(published: House, tmp_path: Path) -> None
             lambda cube: cube.timeseries(YIELD, region="Kenya__Nakru"),
             "no admin1 'Kenya__Nakru': there is 'Kenya__Nakuru'",
         ),
+        (lambda cube: cube.timeseries(YIELD, region="nakuru"), "no country 'nakuru': give 'Kenya__Nakuru'"),
         (lambda cube: cube.regions(YIELD, "admin3"), "no level 'admin3': there is "),
         (lambda cube: cube.regions(YIELD, "admin1", "2031"), "in 2031: there are 2 years from 2020 to 2021"),
         (lambda cube: cube.bins(YIELD, "1999-12"), "in 1999-12: there are 24 months from 2020-01 to 2021-12"),

@@ -261,6 +261,56 @@ def test_servers_refuse_long_parts_in_ways_of_their_own(account: Account, status
         assert store.storable([f"{'n' * 300}.csv", "short.csv"]).tolist() == [False, True]
 
 
+def below(key: str) -> list[str]:
+    return [f"run/year/rain/regional/country/timeseries/default/{name}" for name in (key, f"{key}/B.csv")]
+
+
+def test_keys_that_go_on_from_objects_are_kept_where_the_server_keeps_both(account: Account) -> None:
+    store = account.store()
+    assert store.storable(below("A.csv")).tolist() == [True, True]
+    assert account.listed() == [], "nothing of the trial is left"
+    store.put_many(below("A.csv"), [b"1", b"2"], CSV)
+    assert [store.get(key) for key in below("A.csv")] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(400, b"<Error><Code>XMinioParentIsObject</Code></Error>", id="refuses it"),
+        pytest.param(200, b"", id="takes it and does not list it"),
+    ],
+)
+def test_keys_that_go_on_from_objects_are_left_out_where_the_server_hides_them(
+    account: Account, status: int, body: bytes
+) -> None:
+    there: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        path = unquote(handler.path.partition("?")[0])
+        if handler.command == "PUT":
+            if path.endswith("/below"):
+                return respond(handler, status, body, {"ETag": '"0"'})
+            there.append(path)
+            return respond(handler, 200, b"", {"ETag": '"0"'})
+        if handler.command == "GET":
+            listed = "".join(
+                f"<Contents><Key>{one.removeprefix('/models/')}</Key><Size>0</Size>"
+                "<LastModified>2020-01-01T00:00:00.000Z</LastModified><ETag>0</ETag></Contents>"
+                for one in there
+            )
+            return respond(handler, 200, f"<ListBucketResult>{listed}</ListBucketResult>".encode(), {})
+        if handler.command == "HEAD":
+            times = {"ETag": '"0"', "Last-Modified": "Wed, 01 Jan 2020 00:00:00 GMT"}
+            return respond(handler, 200, b"", times)
+        return respond(handler, 200, b"<DeleteResult><Deleted><Key>a</Key></Deleted></DeleteResult>", {})
+
+    with serving(answer) as url:
+        store = account.store(endpoint=url)
+        assert store.storable(below("A.csv")).tolist() == [True, False]
+        assert store.storable(below("A/B")).tolist() == [True, True], "nothing is left out without a cause"
+
+
 @pytest.mark.parametrize("key", ["a\x00b", "../x", "a//b", "a/"])
 def test_an_unsafe_key_is_refused_before_anything_is_sent(account: Account, key: str) -> None:
     store = account.store()

@@ -7,7 +7,7 @@ a page is cited as `docs/specification/reader.md#names-in-keys`, and the links o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -67,6 +67,33 @@ def test_every_page_and_section_that_is_cited_is_there() -> None:
         cited += len(CITATION.findall(text))
     assert cited > 50
     assert found == []
+
+
+MODULE = re.compile(r"`((?:[\w-]+/)*[\w-]+\.py)`")
+"""How a module is cited: by its name, or with some of the folders that it is in."""
+OF_OTHERS = ROOT / "docs" / "coming-from-slow-tortoise.md"
+"""The page that names the modules of the original."""
+
+
+def missing_modules(text: str, there: Iterable[str]) -> list[str]:
+    return [one for one in MODULE.findall(text) if not any(f"/{path}".endswith(f"/{one}") for path in there)]
+
+
+def test_every_module_that_is_cited_is_there() -> None:
+    there = [str(path.relative_to(ROOT)) for path in sources() if path.suffix == ".py"]
+    there.append(str(Path(__file__).relative_to(ROOT)))
+    cited = {path: path.read_text(errors="ignore") for path in sources() if path != OF_OTHERS}
+    assert sum(len(MODULE.findall(text)) for text in cited.values()) > 100
+    found = {str(path): gone for path, text in cited.items() if (gone := missing_modules(text, there))}
+    assert found == {}
+
+
+def test_a_module_that_was_moved_is_found() -> None:
+    there = ["datacube_assets/storage/lake.py"]
+    assert missing_modules("`lake.py`, `storage/lake.py`, `lakes.py`, `kernels/lake.py`", there) == [
+        "lakes.py",
+        "kernels/lake.py",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ import pytest
 import datacube_assets
 from datacube_assets.orchestration.dask_executor import StepsOnDask
 from datacube_assets.orchestration.run_launcher import LocalProcessLauncher
+from datacube_assets.orchestration.side_by_side import SideBySide
 from datacube_assets.orchestration.sqlite_storage import (
     KeptEventLogStorage,
     KeptRunStorage,
@@ -145,6 +146,34 @@ CALLS: dict[str, tuple[str, ...]] = {
     "dagster._core.execution.plan.active.ActiveExecution.plan_events_iterator": ("job_context",),
     "dagster._core.execution.plan.active.ActiveExecution.handle_event": ("dagster_event",),
     "dagster._core.execution.plan.active.ActiveExecution.verify_complete": ("job_context", "step_key"),
+    "dagster._core.execution.api.ExecuteRunWithPlanIterable.__init__": (
+        "execution_plan", "iterator", "execution_context_manager",
+    ),
+    "dagster._core.execution.context_creation_job.PlanExecutionContextManager.__init__": (
+        "job", "execution_plan", "run_config", "dagster_run", "instance", "retry_mode", "raise_on_error",
+        "output_capture", "step_dependency_config",
+    ),
+    "dagster._core.execution.context.system.PlanExecutionContext.for_step": ("step", "known_state"),
+    "dagster._core.execution.execute_in_process.core_execute_in_process": (
+        "run_config", "job", "instance", "output_capturing_enabled", "raise_on_error", "run_tags", "run_id",
+        "asset_selection",
+    ),
+    "dagster._core.execution.execute_in_process.merge_run_tags": (
+        "job_def", "partition_key", "tags", "asset_selection", "instance", "run_config",
+    ),
+    "dagster._core.definitions.job_base.InMemoryJob.__init__": ("job_def",),
+    "dagster.JobDefinition.as_ephemeral_job": ("resource_defs", "input_values", "asset_selection"),
+    "dagster.JobDefinition.with_executor_def": ("executor_def",),
+    "dagster._core.execution.plan.plan.ExecutionPlan.start": (
+        "retry_mode", "instance_concurrency_context", "step_dependency_config",
+    ),
+    "dagster._core.execution.plan.plan.ExecutionPlan.get_steps_to_execute_in_topo_order": (),
+    "dagster._core.execution.plan.execute_plan.dagster_event_sequence_for_step": ("step_context",),
+    "dagster._core.execution.compute_logs.create_compute_log_file_key": (),
+    "dagster._core.events.DagsterEvent.capture_logs": (
+        "job_context", "step_keys", "log_key", "log_context",
+    ),
+    "dagster._core.events.EngineEventData.in_process": ("pid", "step_keys_to_execute"),
     "dagster._core.execution.plan.instance_concurrency_context.InstanceConcurrencyContext.__init__": (
         "instance", "dagster_run",
     ),
@@ -206,7 +235,7 @@ def test_what_is_called_takes_what_it_is_given_and_asks_for_no_more(path: str) -
 # --- what is built upon -----------------------------------------------------------------------------
 
 OURS: tuple[type, ...] = (
-    LocalProcessLauncher, StepsOnDask, KeptEventLogStorage, KeptRunStorage, KeptScheduleStorage,
+    LocalProcessLauncher, SideBySide, StepsOnDask, KeptEventLogStorage, KeptRunStorage, KeptScheduleStorage,
     KeptSqliteStorage, _Watchdog,
 )  # fmt: skip
 """Our classes that take the place of Dagster's own."""
@@ -246,6 +275,7 @@ def test_a_method_that_stands_for_one_of_dagsters_takes_the_same(ours: type, nam
 
 STAND_FOR: dict[type, set[str]] = {
     LocalProcessLauncher: {"launch_run", "terminate", "check_run_worker_health"},
+    SideBySide: {"execute"},
     StepsOnDask: {"execute"},
     KeptEventLogStorage: {
         "_connect", "_has_asset_key_col_on_connection", "delete_dynamic_partition", "dispose",

@@ -33,6 +33,9 @@ export const regionName = (id) => id.split(SEPARATOR).join(" › ");
 // The deepest name that there is: levels below it are missing.
 export const lastName = (id) => id.split(SEPARATOR).findLast((name) => name !== MISSING) ?? MISSING;
 
+// What is searched: "cote" finds Côte d'Ivoire.
+export const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+
 export function coordinates({ lat, lng }) {
   const side = (value, positive, negative) => `${Math.abs(value).toFixed(2)}° ${value < 0 ? negative : positive}`;
   return `${side(lat, "N", "S")}, ${side(lng, "E", "W")}`;

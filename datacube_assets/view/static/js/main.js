@@ -8,7 +8,7 @@ import { LEVELS, WORDS } from "./address.js";
 import * as api from "./api.js";
 import { DIFFERENCE, SCALES, Scale, learn } from "./colours.js";
 import { at, chart } from "./chart.js";
-import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, refill, regionName, svg, takeAway } from "./format.js";
+import { NOTHING, SEPARATOR, brief, coordinates, el, lastName, moment, number, plain, refill, regionName, svg, takeAway } from "./format.js";
 import { centreOf, cornersOf, figure, hasTiles } from "./grid.js";
 import { BinMap, together } from "./map.js";
 import * as save from "./save.js";
@@ -1120,9 +1120,9 @@ async function showRegions(mine) {
 }
 
 function foundRegions() {
-  const wanted = $("find").value.trim().toLowerCase();
+  const wanted = plain($("find").value.trim());
   const isFiltered = choice.low !== null || choice.high !== null;
-  return ranked.filter(({ id, values }) => regionName(id).toLowerCase().includes(wanted) && (!isFiltered || isDifference() || values.some(keeps)));
+  return ranked.filter(({ id, values }) => plain(regionName(id)).includes(wanted) && (!isFiltered || isDifference() || values.some(keeps)));
 }
 
 function showFound() {
