@@ -1,4 +1,4 @@
-# `make help` lists the targets. Needed on the machine: make, and Python 3.11 or newer with venv and pip.
+# `make help` lists the targets. Needed on the machine: make, and Python 3.11 to 3.14 with venv and pip.
 # Variables:  PYTHON  the interpreter that .venv is made from
 #             ARGS    further arguments of the command, as in: make test ARGS="-k tiles -x"
 

@@ -481,7 +481,7 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
     ]
     bucket = open_store(system.settings.models_bucket, system.settings.s3_endpoint)
     parts = {name: watched.parts[name, state] for name, state in newest.items()}
-    wrong = _wrong(system, bucket, parts)
+    wrong = _wrong(bucket, parts)
     os.environ["DAGSTER_HOME"] = str(system.settings.home / "dagster")
     found = collect(system.settings, 0, delete=True)
     left = collect(system.settings, 0, delete=False)
@@ -499,7 +499,7 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "duplicated": sum(max(0, number - 1 - unheard[flow]) for flow, number in flows.items()),
         "told again, unheard": unheard.total(),
         "wrong": len(wrong),
-        "wrong after collecting": len(_wrong(system, bucket, parts)),
+        "wrong after collecting": len(_wrong(bucket, parts)),
         "states that came back": sum(part != state for (_, state), part in watched.parts.items()),
         "published by another home": sum(process.returncode == 0 for _, process in watched.rivals),
         "refused to another home": [
@@ -521,7 +521,7 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
     }
 
 
-def _wrong(system: System, bucket: Store, newest: Mapping[str, int]) -> list[str]:
+def _wrong(bucket: Store, newest: Mapping[str, int]) -> list[str]:
     """Runs whose objects are not those of a run that nothing disturbed."""
     from datacube_assets_tests.integration.system import MODEL
 

@@ -1,7 +1,7 @@
 """The limits that checks judge by, for all models and for single ones.
 
 They come from the TOML file that `DATACUBE_CHECK_LIMITS` names (`docs/checks.md`). What is judged by them
-is in the modules beside this one.
+is in `checks/judging/`.
 """
 
 from __future__ import annotations

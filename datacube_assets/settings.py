@@ -203,6 +203,10 @@ class Settings(BaseSettings):
             }
         )
 
+    def bucket_for(self, *, indicator: bool) -> str:
+        """URL of the bucket where CauseMos' reader looks for a dataset, or else for a model run."""
+        return self.indicators_bucket if indicator else self.models_bucket
+
     def as_environment(self) -> dict[str, str]:
         """The variables that give a process of ours these settings."""
         variables = {}

@@ -18,7 +18,7 @@ from dagster import MetadataValue
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.groups import Ints, Mask, column
-from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, deinterleave
+from datacube_assets.kernels.morton import BIN_BITS, ZOOMS, deinterleave
 from datacube_assets.kernels.regions import answerable
 from datacube_assets.resources.ui import UserInterface
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
@@ -104,7 +104,7 @@ def _of_bin(lake: Lake, table: LakeTable) -> _Number | None:
     code = np.array([first["quadkey"]], np.uint32)
     x, y = (int(one[0]) for one in deinterleave(code))
     side = 1 << BIN_BITS
-    zoom, number = MAX_PRECISION - BIN_BITS, (y % side) * side + x % side
+    zoom, number = ZOOMS[-1], (y % side) * side + x % side
     return _Number(
         first["feature"],
         first["timestamp"],

@@ -36,6 +36,7 @@ from datacube_assets.partitions import (
     CODE_VERSION,
     FROM_DOJO,
     FROM_SCRATCH,
+    PARTITION_TAG,
     SOURCE_TAG,
     VERSION_TAG,
     WANTED_VERSION,
@@ -106,7 +107,7 @@ def change_of(by: DagsterRun) -> int | None:
 
 def last_change(instance: DagsterInstance, run: ModelRun) -> int:
     """The number of the last state of a partition that a sensor asked a run for."""
-    filters = RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: FROM_DOJO})
+    filters = RunsFilter(tags={PARTITION_TAG: run.key, SOURCE_TAG: FROM_DOJO})
     runs = instance.get_runs(filters, limit=1)
     return (change_of(runs[0]) or 0) if runs else 0
 

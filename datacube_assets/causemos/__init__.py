@@ -1,5 +1,6 @@
-"""CauseMos's side: reporting outcomes to it, and the request interface that it calls.
+"""CauseMos's side: the reports about outcomes, and the client that delivers them.
 
-The documents and endpoints that CauseMos knows are spelled out here and nowhere else. The objects
-that it fetches are encoded in `datacube`; deciding when to report belongs in `sensors`.
+The endpoints of CauseMos, and what it is sent there, are spelled out here and nowhere else. What it calls
+is in `gateway`, the objects that it fetches are encoded in `kernels`; deciding when to report belongs in
+`sensors`.
 """

@@ -1,8 +1,8 @@
 """What checks are given, and what a check is.
 
 A `Subject` reads from lake and bucket what has to be judged; a `Check` lets a function judge it and tells
-the UI. Which checks there are is in the modules `points.py` to `results.py`; how a result is found in the
-modules without Dagster (`__init__.py`).
+the UI. Which checks there are is in the modules `points.py` to `results.py`; how a result is found, in
+`judging/`, without Dagster.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from datacube_assets.checks.judging import conservation, objects
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.groups import Ints
-from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION
+from datacube_assets.kernels.morton import ZOOMS
 from datacube_assets.kernels.schema import RESOLUTIONS, Layout, Resolution
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError, aggregate_folder
 from datacube_assets.storage.publishing import fragment_entries, fragments, manifest, manifest_entries
@@ -202,8 +202,8 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
     published = _published_by_zoom(subject) if subject.everything else {}
     for resolution in RESOLUTIONS:
         found = _expected(subject, table, resolution)
-        expected = sum((tiles.count for tiles in found), np.zeros(_ZOOMS, np.int64))
-        points = sum((tiles.points for tiles in found), np.zeros(_ZOOMS, np.int64))
+        expected = sum((tiles.count for tiles in found), np.zeros(len(ZOOMS), np.int64))
+        points = sum((tiles.points for tiles in found), np.zeros(len(ZOOMS), np.int64))
         counts[resolution] = {"tiles expected": expected.tolist(), "points": points.tolist()}
         if len(set(points.tolist())) > 1:
             odd.append(f"the zooms of {resolution} hold different numbers of points")
@@ -231,16 +231,13 @@ def _tiles_hold_every_point(subject: Subject) -> Verdict:
     )
 
 
-_ZOOMS = MAX_PRECISION - BIN_BITS + 1
-
-
 def _published_by_zoom(subject: Subject) -> dict[str, Ints]:
     """How many tiles of each zoom are recorded, by resolution."""
     recorded = manifest_entries(subject.lake, subject.run, spatial_tiles.key.path[-1])["key"]
     found: dict[str, Ints] = {}
     for resolution in RESOLUTIONS:
         here = recorded.filter(pc.starts_with(recorded, f"{subject.run.prefix}{resolution}/"))
-        found[resolution] = np.bincount(objects.zooms(here), minlength=_ZOOMS)
+        found[resolution] = np.bincount(objects.zooms(here), minlength=len(ZOOMS))
     return found
 
 
@@ -271,7 +268,7 @@ class _Tiles:
         )
 
 
-def _tile_key(resolution: Any, tile: conservation.Tile) -> str:
+def _tile_key(resolution: Resolution, tile: conservation.Tile) -> str:
     texts = [keys.segment(tile.feature), str(tile.timestamp), str(tile.x), str(tile.y)]
     feature, timestamp, x, y = (pa.array([text], pa.string()) for text in texts)
     key: str = keys.tiles(resolution, tile.zoom, feature, timestamp, x, y)[0].as_py()

@@ -14,6 +14,7 @@ import click
 
 from datacube_assets.cli.options import store_options, told
 from datacube_assets.cli.request import request_options
+from datacube_assets.cli.tables import show, show_more
 from datacube_assets.orchestration.startup import importing, spare_imports
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def check(
 
 def _tell(found: Findings) -> None:
     """The findings for a person: from rows to objects, then what to look at."""
-    from datacube_assets.cli.tables import show
+    from datacube_assets.checks.judging.sizes import size_text
     from datacube_assets.kernels.errors import shown
 
     click.secho(f"{found.run}: {_outcome(found)}", bold=True)
@@ -94,7 +95,7 @@ def _tell(found: Findings) -> None:
         listed = found.columns[:_NAMED]
         width = max(len(shown(one.name)) for one in listed)
         show([(f"  {shown(one.name)}", one.becomes, one.why) for one in listed], (width + 2, 40))
-        _more(len(found.columns))
+        show_more(len(found.columns), _NAMED)
     if found.rows is not None and found.rows_kept is not None:
         click.echo(f"\nRows: {found.rows:,}, of which {found.rows_kept:,} are kept")
         for counts, what in ((found.dropped, "dropped"), (found.repaired, "kept")):
@@ -108,7 +109,7 @@ def _tell(found: Findings) -> None:
         click.echo(f"\nFeatures: {len(found.features):,}")
         features = list(found.features.items())[:_NAMED]
         show([(f"  {number:,}", f"rows of {shown(name)}") for name, number in features], (-12,))
-        _more(len(found.features))
+        show_more(len(found.features), _NAMED)
     if found.first is not None:
         told_of = ", ".join(found.months_and_years)
         click.echo(f"\nTimes: {found.first} to {found.last}" + (f", {told_of}" if told_of else ""))
@@ -118,8 +119,10 @@ def _tell(found: Findings) -> None:
     if found.objects:
         click.echo("\nObjects, and bytes, about")
         whole = found.total
-        rows = [(f"  {name}", f"{one.objects:,}", _size(one.bytes)) for name, one in found.objects.items()]
-        show([*rows, ("  all", f"{whole.objects:,}", _size(whole.bytes))], (22, -11))
+        rows = [
+            (f"  {name}", f"{one.objects:,}", size_text(one.bytes)) for name, one in found.objects.items()
+        ]
+        show([*rows, ("  all", f"{whole.objects:,}", size_text(whole.bytes))], (22, -11))
         click.echo(f"  Publishing takes about {_duration(found.about_seconds or 0)} here.")
     for warning in found.warnings:
         click.secho(f"\nCheck this: {warning.name}\n  {shown_text(warning.says)}", fg="yellow")
@@ -137,18 +140,6 @@ def _outcome(found: Findings) -> str:
 def shown_text(text: str) -> str:
     """A text on one line, without what could pass for something else."""
     return "".join(sign if sign.isprintable() else " " for sign in text)
-
-
-def _more(number: int) -> None:
-    if number > _NAMED:
-        click.echo(f"  ... and {number - _NAMED:,} more")
-
-
-def _size(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _duration(seconds: float) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.options import named_run, store_options, told
 from datacube_assets.cli.progress import counting
 
 if TYPE_CHECKING:
@@ -24,12 +24,7 @@ _LISTED = 10
 
 
 def _run(key: str) -> ModelRun:
-    from datacube_assets.dojo.model_run import ModelRun
-
-    try:
-        run = ModelRun.named(key)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    run = named_run(key)
     run.check()
     return run
 
@@ -104,7 +99,7 @@ def import_(file: Path, replace: bool, as_json: bool, settings: Settings) -> Non
         busy = f"a run is at work on {run}: import it when that is over"
         if is_busy(instance, run):
             raise click.ClickException(busy)
-        url = settings.indicators_bucket if run.is_indicator else settings.models_bucket
+        url = settings.bucket_for(indicator=run.is_indicator)
         lake, bucket = (open_store(one, settings.s3_endpoint) for one in (settings.lake, url))
         lake.check("DATACUBE_LAKE")
         bucket.check("DATACUBE_INDICATORS_BUCKET" if run.is_indicator else "DATACUBE_MODELS_BUCKET")

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.tables import show_more
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from datacube_assets.kernels.schema import RegionLevel
     from datacube_assets.read import Explanation
     from datacube_assets.settings import Settings
 
@@ -50,7 +52,7 @@ def explain(
     feature: str,
     when: str,
     region: str | None,
-    level: Any,
+    level: RegionLevel | None,
     bin_: str | None,
     qualifier: str | None,
     figure: str,
@@ -158,7 +160,7 @@ def _tell(
         click.echo(f"  s_count = {found.figures['s_count']}: the cells that have a mean")
     click.echo(f"\nTemporal cells in it: {found.cells.num_rows:,}")
     _table(found.cells.slice(0, shown))
-    _more(found.cells.num_rows, shown)
+    show_more(found.cells.num_rows, shown)
 
     writer = csv.writer(csv_file) if csv_file else None
     if writer:
@@ -183,7 +185,7 @@ def _tell(
         for row in first:
             if row["part"] == part:
                 click.echo(f"    {_line(row)}")
-    _more(counted + counts.total(), shown)
+    show_more(counted + counts.total(), shown)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -210,11 +212,6 @@ def _table(cells: pa.Table) -> None:
         click.echo(
             "  " + "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
         )
-
-
-def _more(number: int, shown: int) -> None:
-    if number > shown:
-        click.echo(f"  ... and {number - shown:,} more")
 
 
 def _write(csv_file: TextIO, rows: list[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datacube_assets.cli.options import age, store_options, told
+from datacube_assets.cli.options import age, named_run, store_options, told
 from datacube_assets.cli.progress import counting
 from datacube_assets.cli.tables import show
 
@@ -276,7 +276,6 @@ def verify(
       datacube verify --model locusts --no-tables
       datacube verify --all --json
     """
-    from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.operations.verify import verify as compare
 
     with told():
@@ -292,10 +291,7 @@ def verify(
             )
         if not keys and not (models or everything):
             raise click.ClickException("nothing to verify: name partitions, or use --model or --all")
-        try:
-            runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
-        except ValueError as error:
-            raise click.ClickException(str(error)) from error
+        runs = [named_run(key) for key in dict.fromkeys(keys)]
         all_found = []
         for number, run in enumerate(runs, 1):
             with counting(f"{number}/{len(runs)} {run}", not quiet) as progress:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datacube_assets.cli.options import age, known_limits, known_tasks, read_json, store_options, told
+from datacube_assets.cli.options import (
+    age,
+    known_limits,
+    known_tasks,
+    named_run,
+    read_json,
+    store_options,
+    told,
+)
 from datacube_assets.cli.progress import counting
 from datacube_assets.cli.tables import show
 
@@ -136,16 +144,12 @@ def copy(
       datacube copy locusts:run-1 --to s3://other-models
       datacube copy locusts:run-1 --from s3://old-models --to /backup/models
     """
-    from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.settings import as_url
     from datacube_assets.storage.copying import copy as copy_datacube
     from datacube_assets.storage.lake import Lake
     from datacube_assets.storage.opening import open_store
 
-    try:
-        runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    runs = [named_run(key) for key in dict.fromkeys(keys)]
 
     all_copied: dict[str, Any] = {}
     with told():
@@ -155,7 +159,7 @@ def copy(
         to.check("--to")
         for run in runs:
             run.check()
-            configured = settings.indicators_bucket if run.is_indicator else settings.models_bucket
+            configured = settings.bucket_for(indicator=run.is_indicator)
             bucket = open_store(as_url(source or configured), settings.s3_endpoint)
             bucket.check("--from", write=False)
             started = time.monotonic()
@@ -246,15 +250,11 @@ def withdraw(
       datacube withdraw locusts:run-1 --tables --parts --yes
       datacube list --state ORPHANED --keys | xargs datacube withdraw --yes
     """
-    from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.operations.inventory import check_known
     from datacube_assets.operations.withdraw import withdraw as take_back
     from datacube_assets.orchestration.home import open_instance
 
-    try:
-        runs = [ModelRun.named(key) for key in dict.fromkeys(keys)]
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error
+    runs = [named_run(key) for key in dict.fromkeys(keys)]
     all_done = []
     with told(), open_instance(settings) as instance:
         check_known(settings, instance, [run.key for run in runs])

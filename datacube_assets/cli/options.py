@@ -11,9 +11,12 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from datacube_assets.dojo.model_run import ModelRun
 
 
 def store_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,6 +77,16 @@ def told() -> Iterator[None]:
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise click.ClickException(f"{error.strerror or error}{where}") from error
+
+
+def named_run(key: str) -> ModelRun:
+    """The run or dataset that an argument names. Ends the command where it names none."""
+    from datacube_assets.dojo.model_run import ModelRun
+
+    try:
+        return ModelRun.named(key)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def read_json(option: str, text: str) -> object:

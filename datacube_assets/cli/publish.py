@@ -172,7 +172,7 @@ def _tell_where(settings: Settings, outcomes: list[Outcome]) -> None:
 
     click.echo()
     for outcome in outcomes:
-        url = settings.indicators_bucket if outcome.run.is_indicator else settings.models_bucket
+        url = settings.bucket_for(indicator=outcome.run.is_indicator)
         path = open_store(url, settings.s3_endpoint).local_path(outcome.run.prefix.rstrip("/"))
         click.echo(f"Published  {path or f'{url}/{outcome.run.prefix}'}")
     click.echo(f"Tables     {settings.lake}")

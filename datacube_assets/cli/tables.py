@@ -46,3 +46,9 @@ def show(
         told[0].stylize((colours or {}).get(row[0], ""))
         table.add_row(*told)
     Console().print(table)
+
+
+def show_more(number: int, shown: int) -> None:
+    """Say how many rows were not shown, if any."""
+    if number > shown:
+        click.echo(f"  ... and {number - shown:,} more")

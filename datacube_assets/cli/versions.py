@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.options import named_run, store_options, told
 from datacube_assets.cli.progress import counting
-from datacube_assets.cli.tables import show
+from datacube_assets.cli.tables import show, show_more
 
 if TYPE_CHECKING:
-    from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.settings import Settings
     from datacube_assets.storage.history import Listed
 
@@ -42,7 +41,7 @@ def history(key: str, as_json: bool, settings: Settings) -> None:
     from datacube_assets.operations.versions import open_history
 
     with told():
-        run = _run(key)
+        run = named_run(key)
         found = open_history(settings, run).listed()
         if not found:
             raise click.ClickException(f"nothing of {key} was ever published; `datacube list` shows what is")
@@ -104,7 +103,7 @@ def rollback(key: str, to: str, yes: bool, as_json: bool, settings: Settings) ->
     from datacube_assets.orchestration.home import open_instance
 
     with told():
-        run = _run(key)
+        run = named_run(key)
         found = open_history(settings, run)
         target, before = found.target(to), found.published()
         if not yes and not as_json:
@@ -189,11 +188,11 @@ def _tell(found: dict[str, Any], shown: int) -> None:
     if found["by_feature"]:
         click.echo("\nBy feature and level")
         show((_line(one) for one in found["by_feature"][:shown]), (20, 8, -20, -12, -12))
-        _more(len(found["by_feature"]) + found["not_listed"], shown)
+        show_more(len(found["by_feature"]) + found["not_listed"], shown)
     if found["movers"]:
         click.echo("\nWhat changed most")
         show((_mover(one) for one in found["movers"][:shown]), (20, 8, 10, 16, -12, -12))
-        _more(len(found["movers"]), shown)
+        show_more(len(found["movers"]), shown)
 
 
 def _line(one: dict[str, Any]) -> tuple[str, ...]:
@@ -219,17 +218,3 @@ def _mover(one: dict[str, Any]) -> tuple[str, ...]:
         after,
         one["region"] or "all places",
     )
-
-
-def _more(number: int, shown: int) -> None:
-    if number > shown:
-        click.echo(f"  ... and {number - shown:,} more")
-
-
-def _run(key: str) -> ModelRun:
-    from datacube_assets.dojo.model_run import ModelRun
-
-    try:
-        return ModelRun.named(key)
-    except ValueError as error:
-        raise click.ClickException(str(error)) from error

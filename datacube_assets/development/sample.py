@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from datacube_assets.dojo.derive import request_for_indicator, request_for_run
 from datacube_assets.dojo.documents import IndicatorDocument, ModelDocument, RunDocument
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.schema import FIXED_COLUMNS
 
 Document: TypeAlias = dict[str, object]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -51,9 +52,6 @@ AREA: Final = "harvested area"
 PRICE: Final = "price"
 
 _DOUBLE_COLUMNS: Final = ("lat", "lng", "value")
-_FIXED_COLUMNS: Final = (
-    "timestamp", "country", "admin1", "admin2", "admin3", "lat", "lng", "feature", "value",
-)  # fmt: skip
 _MONTHS: Final = 24
 _STEP: Final = 0.25  # degrees between neighbouring grid points
 _JANUARY_2020: Final = np.datetime64("2020-01-01", "ms")
@@ -65,7 +63,7 @@ def dojo_schema(qualifiers: Mapping[str, pa.DataType], empty: Collection[str] = 
 
     Columns in `empty` have no value in any row; Dojo stores such columns as doubles.
     """
-    types: dict[str, pa.DataType] = {name: pa.string() for name in _FIXED_COLUMNS}
+    types: dict[str, pa.DataType] = {name: pa.string() for name in FIXED_COLUMNS}
     types |= {"timestamp": pa.int64()} | {name: pa.float64() for name in (*_DOUBLE_COLUMNS, *empty)}
     types |= {**qualifiers, INDEX_COLUMN: pa.int64()}
     columns = [_pandas_column(name, type_) for name, type_ in types.items()]

@@ -154,14 +154,14 @@ IS_CUT = "datacube.is_cut"
 class _Misbehaving:
     def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = simulator
+        self._simulator = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        switches = self._standin.switches
-        self._standin.requests[f"{scope['method']} {scope['path']}"] += 1
+        switches = self._simulator.switches
+        self._simulator.requests[f"{scope['method']} {scope['path']}"] += 1
         await asyncio.sleep(switches.latency_seconds)
         if switches.refuses():
             headers = {"Retry-After": switches.retry_after} if switches.retry_after else None
@@ -177,10 +177,10 @@ class _Misbehaving:
 class _Guarded:
     def __init__(self, app: ASGIApp, simulator: Simulator) -> None:
         self._app = app
-        self._standin = simulator
+        self._simulator = simulator
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._standin.admits(Request(scope).headers.get("Authorization", "")):
+        if scope["type"] != "http" or self._simulator.admits(Request(scope).headers.get("Authorization", "")):
             await self._app(scope, receive, send)
         else:
             challenge = {"WWW-Authenticate": 'Basic realm="Restricted"'}

@@ -15,20 +15,14 @@ from datacube_assets.dojo.documents import (
     QualifierDocument,
     RunDocument,
 )
-from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest, QualifierThresholds
+from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.kernels.schema import FIXED_COLUMNS
 
-IMPLICIT_COLUMNS = frozenset(
-    {"timestamp", "country", "admin1", "admin2", "admin3", "lat", "lng", "feature", "value"}
-)
+IMPLICIT_COLUMNS = frozenset(FIXED_COLUMNS)
 """The nine columns of every file; Dojo lists some of them as qualifiers."""
 
 NUMERIC_TYPES = frozenset({"int", "float", "boolean", "datetime"})
 """Output types of a dataset that become a datacube."""
-
-THRESHOLDS = QualifierThresholds(
-    max_count=10_000, regional_timeseries_count=100, regional_timeseries_max_level=1
-)
-"""The limits CauseMos sends with every request."""
 
 
 def request_for_run(run: RunDocument, model: ModelDocument) -> DatacubeRequest:
@@ -45,7 +39,6 @@ def request_for_run(run: RunDocument, model: ModelDocument) -> DatacubeRequest:
         data_paths=run.data_paths,
         qualifier_map={} if qualifiers is None else _qualifier_map(model.outputs, qualifiers),
         weight_column=_weight_column(qualifiers or ()),
-        qualifier_thresholds=THRESHOLDS,
         doc_ids=(run.id,),
         source_version=run.version,
         executed_at=run.attributes.executed_at,
@@ -68,7 +61,6 @@ def request_for_indicator(
         is_indicator=True,
         qualifier_map=_qualifier_map(numeric, qualifiers),
         weight_column=_weight_column(qualifiers),
-        qualifier_thresholds=THRESHOLDS,
         doc_ids=None if doc_ids is None else tuple(doc_ids),
         source_version=indicator.version,
     )

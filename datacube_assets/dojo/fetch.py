@@ -41,7 +41,7 @@ from datacube_assets.http_client import (
     retry_after,
 )
 from datacube_assets.kernels.errors import InputError, shorten
-from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
+from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys, has_control
 from datacube_assets.redaction import public, redacted, secrets_of
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ _HOPS = 10
 _FOREVER = timedelta(days=30)
 _FINAL = "Give the address where the file is in the end"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MISTYPED = re.compile(r"\W*(?!file:)[A-Za-z][A-Za-z0-9+.-]{1,30}:[/\\]", re.DOTALL)
 _S3_ADDRESS = re.compile(r"s3://([A-Za-z0-9][A-Za-z0-9._-]+)/(.+)", re.IGNORECASE)
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -366,7 +365,7 @@ def _bucket_and_key(address: str) -> tuple[str, str]:
     try:
         if parts:
             check_keys([parts[2]])
-            if _CONTROL.search(parts[2]):
+            if has_control(parts[2]):
                 raise UnsafeKeyError(parts[2])
             return parts[1], parts[2]
     except UnsafeKeyError:

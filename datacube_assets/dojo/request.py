@@ -28,7 +28,7 @@ NonEmpty = Annotated[str, StringConstraints(min_length=1)]
 
 
 class QualifierThresholds(BaseModel):
-    """Limits on the number of distinct values of a qualifier; both are inclusive."""
+    """Limits on qualifiers, inclusive. The defaults are what CauseMos sends with every request."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 

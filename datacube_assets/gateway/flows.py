@@ -19,6 +19,7 @@ from dagster import DagsterInstance, DagsterRunStatus, EventLogEntry, RunRecord
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.parameters import is_run_id
 from datacube_assets.orchestration.failures import reason
+from datacube_assets.partitions import PARTITION_TAG
 from datacube_assets.redaction import beginning
 from datacube_assets.settings import Settings
 
@@ -66,7 +67,7 @@ class Flows:
             return {"data": {"flow_run": []}}
         fields: dict[str, Callable[[RunRecord], Any]] = {
             "id": lambda record: record.dagster_run.run_id,
-            "name": lambda record: record.dagster_run.tags.get("dagster/partition", ""),
+            "name": lambda record: record.dagster_run.tags.get(PARTITION_TAG, ""),
             "state": lambda record: STATES[record.dagster_run.status],
             "start_time": _start,
             "end_time": lambda record: _time(record.end_time),
@@ -157,6 +158,6 @@ def _agent(record: RunRecord) -> Answer:
     run = record.dagster_run
     origin = run.remote_job_origin
     location = origin.location_name if origin else run.job_name
-    model_run = ModelRun.known(run.tags.get("dagster/partition"))
+    model_run = ModelRun.known(run.tags.get(PARTITION_TAG))
     kind = "datacube" if model_run is None else "indicator" if model_run.is_indicator else "model"
     return {"id": location, "labels": [run.job_name, kind]}

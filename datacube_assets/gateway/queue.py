@@ -21,7 +21,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.gateway.parameters import Parameters, is_run_id
 from datacube_assets.orchestration.jobs import FORCED, PRIORITY_TAG
-from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG
 from datacube_assets.sensors.reports import request_of
 from datacube_assets.sensors.requests import queued_runs
 from datacube_assets.storage import requests as kept
@@ -375,7 +375,7 @@ class RequestQueue:
         Raises UnknownRunError, and ActiveRunError while the run is not over.
         """
         run = self._instance.get_run_by_id(run_id) if is_run_id(run_id) else None
-        partition = run.tags.get("dagster/partition") if run else None
+        partition = run.tags.get(PARTITION_TAG) if run else None
         if run is None or partition is None or ModelRun.known(partition) is None:
             raise UnknownRunError("there is no run of that id")
         if not run.is_finished:

@@ -24,10 +24,9 @@ from datacube_assets.kernels.groups import (
     Mask,
     Tuples,
     column,
-    combine,
     encode_ints,
     encode_text,
-    group,
+    group_by,
 )
 from datacube_assets.kernels.schema import is_text, published_columns
 from datacube_assets.kernels.shards import text_hashes
@@ -123,7 +122,7 @@ def compare(before: pa.Table, after: pa.Table, limit: float, *, by_region: bool)
     size, first = len(feature.values), before.num_rows
     figures = figures_of(before, after)
     # Rows of both that belong together; those of the later table begin at `first`.
-    b, a = _matched(list(keys.values()), first)
+    b, a = _matched(list(keys.values()))
     classes = np.zeros((size, len(CLASSES)), np.int64)
     movers: list[Mover] = []
     moves: list[tuple[Floats, Floats]] = []
@@ -189,9 +188,9 @@ def _keys(before: pa.Table, after: pa.Table) -> dict[str, Key]:
     return keys
 
 
-def _matched(keys: Sequence[Key], first: int) -> tuple[Codes, Codes]:
-    """Rows of both tables that have the same key: those before, and those after, which begin at `first`."""
-    groups = group(*combine(keys))
+def _matched(keys: Sequence[Key]) -> tuple[Codes, Codes]:
+    """Rows that have the same key in both tables: those of the earlier table, and those of the later one."""
+    groups = group_by(keys)
     starts = groups.starts[groups.sizes == 2]
     order = np.arange(groups.rows) if groups.order is None else groups.order
     # Ties are in the order of rows, so the earlier table's row comes first.

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.groups import Coded, Floats
+from datacube_assets.kernels.morton import BINS_PER_TILE
 
 CSV = "text/csv; charset=utf-8"
 JSON = "application/json"
@@ -191,7 +192,6 @@ def json_body(document: object) -> bytes:
 
 # --- tiles -----------------------------------------------------------------------------------------
 
-_BINS = 4096
 _SUFFIX = np.frombuffer(b"\x10\x80\x20", "V3")
 """totalBins = 4096."""
 _FIELDS = (4, 5, 6)
@@ -271,7 +271,7 @@ def _shape_type(one: int) -> tuple[list[int], np.dtype[np.void]]:
 @cache
 def _entry_keys() -> npt.NDArray[np.uint64]:
     """Each bin as a varint, where `_entries` has it."""
-    bins = np.arange(_BINS, dtype=np.uint64)
+    bins = np.arange(BINS_PER_TILE, dtype=np.uint64)
     long = bins & np.uint64(127) | np.uint64(128) | bins >> np.uint64(7) << np.uint64(8)
     return np.where(bins < 128, bins << np.uint64(40), long << np.uint64(32))
 

@@ -16,9 +16,9 @@ import polars as pl
 import pyarrow as pa
 
 from datacube_assets.kernels import views
-from datacube_assets.kernels.encode import csv_header, csv_lines, float_cells, text_cells
+from datacube_assets.kernels.encode import csv_header, csv_lines, text_cells
 from datacube_assets.kernels.groups import Floats, Ints, column, encode_text, group_by, slices
-from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, Quadkeys
+from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, ZOOMS, Quadkeys
 from datacube_assets.kernels.pyramid import first_differences
 from datacube_assets.kernels.qualifiers import Breakdowns
 from datacube_assets.kernels.regions import Regions, answerable
@@ -51,7 +51,7 @@ def total(estimates: Iterable[Estimate]) -> Estimate:
 
 
 def raw_data(rows: Mapping[str, int], sample: pa.Table) -> Estimate:
-    """raw.csv of features with so many rows; `sample` are some of these (`normalize.raw_rows`)."""
+    """raw.csv of features with so many rows; `sample` are some of these (`raw_rows.py`)."""
     if not sample.num_rows:
         return Estimate(len(rows), 0)
     some = _some_rows(sample)
@@ -193,7 +193,7 @@ def spatial_tiles(table: pa.Table) -> Estimate:
     sums = [cast(Floats, column(table, name)) for name in ("s_sum_t_sum", "s_sum_t_mean")]
     kept = (count > 0) & np.isfinite(sums[0]) & np.isfinite(sums[1])
     subtiles = _subtiles(table, kept)
-    tiles, bins = subtiles[: MAX_PRECISION - BIN_BITS + 1], subtiles[BIN_BITS:]
+    tiles, bins = subtiles[: len(ZOOMS)], subtiles[BIN_BITS:]
     # A sum of zero is not written; where it is not zero, some cell of it is not.
     written = sum(int(_subtiles(table, kept & (values != 0))[BIN_BITS:].sum()) for values in sums)
     zooms = np.arange(len(tiles))
@@ -246,11 +246,7 @@ def _line(table: pa.Table, layout: Layout, *names: str) -> float:
         pl.Series(column(some, name)) if name == "timestamp" else text_cells(encode_text(some[name]))
         for name in names
     ]
-    figures = [
-        float_cells(cast(Floats, values)) if values.dtype.kind == "f" else pl.Series(values)
-        for values in published(some, layout).values()
-    ]
-    buffer, _ = csv_lines([*cells, *figures])
+    buffer, _ = csv_lines([*cells, *views.figure_cells(published(some, layout))])
     return float(len(buffer) / some.num_rows)
 
 

@@ -21,6 +21,7 @@ LONGEST_KEY = 1024
 """Bytes that S3 takes for a key; a folder that stands for a bucket takes no more."""
 LONGEST_PART = 255
 """Bytes of a part of a key that a store takes whose parts are names of files."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNSAFE = r"(^|/)(\.{1,2})?(/|$)|\x00"
 _UNSAFE_KEY = re.compile(_UNSAFE.replace("$", r"\Z"))
 _MANY = 100
@@ -41,6 +42,11 @@ def check_keys(keys: Keys) -> None:
         raise UnsafeKeyError(
             f"the key {str(keys[found])!r} has a part that is empty, `.` or `..`, or holds NUL"
         )
+
+
+def has_control(text: str) -> bool:
+    """Whether a key, or a name for one, has a control character: a line break, for instance."""
+    return _CONTROL.search(text) is not None
 
 
 def as_array(keys: Keys) -> pa.Array:

@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError, shorten
+from datacube_assets.kernels.key_safety import has_control
 from datacube_assets.kernels.schema import RegionLevel, Resolution
 
 Texts: TypeAlias = pa.Array
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EMPTY = "%empty"
 _DOTS = r"/(\.{1,2})/"
 _MAY_SHARE = r"/|\x00|^\.{0,2}$"
@@ -60,7 +60,7 @@ def check_identity(kind: str, name: str) -> None:
     Raises InputError for an empty name, for `.`, `..` and `.datacube~`, and for `/`, `\\` and control
     characters.
     """
-    if not name or "/" in name or "\\" in name or _CONTROL.search(name):
+    if not name or "/" in name or "\\" in name or has_control(name):
         problem = "must be a plain name"
     elif name in (".", ".."):
         problem = "would leave its folder"

@@ -18,6 +18,8 @@ BIN_BITS = 6
 """Tiles are 2**6 = 64 bins wide."""
 PRECISIONS = tuple(range(BIN_BITS, MAX_PRECISION + 1))
 """Subtile precisions 6..14; the zoom of their tiles is 0..8."""
+ZOOMS = range(len(PRECISIONS))
+"""Zooms of tiles, 0..8."""
 BINS_PER_TILE = 4**BIN_BITS
 
 Quadkeys = npt.NDArray[np.uint32]

@@ -41,6 +41,7 @@ from datacube_assets.kernels.schema import (
     summary_columns,
 )
 from datacube_assets.kernels.spatial import (
+    DIVISORS,
     Breakdown,
     finish,
     global_aggregates,
@@ -53,14 +54,13 @@ from datacube_assets.kernels.times import times_of
 TILE_FIGURES = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean", "s_count")
 """What a bin of a tile says; its means divide by `s_count`, which is the bin's weight."""
 
+# Why a row does not count, the first that applies.
 NO_FEATURE = "names no feature"
 BAD_TIMESTAMP = "timestamp out of range"
 NO_NUMBER = "value is no number"
 MISSING_VALUE = "value is missing"
 INFINITE_VALUE = "value is infinite"
 OFF_MAP = "not on the map"
-REASONS = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER, MISSING_VALUE, INFINITE_VALUE, OFF_MAP)
-"""Why a row does not count, the first that applies."""
 DROPPED = (NO_FEATURE, BAD_TIMESTAMP, NO_NUMBER)
 """Those for which a row is in no table at all."""
 NO_TIMESTAMP = "timestamp is missing"
@@ -83,7 +83,8 @@ class Bin:
 
     def square(self) -> tuple[int, int]:
         """Column and row of the bin among all bins of its zoom."""
-        return (self.x << BIN_BITS) + self.number % 64, (self.y << BIN_BITS) + self.number // 64
+        row, column = divmod(self.number, 1 << BIN_BITS)
+        return (self.x << BIN_BITS) + column, (self.y << BIN_BITS) + row
 
 
 @dataclass(frozen=True)
@@ -341,7 +342,6 @@ def _scalar(value: np.generic) -> float | int | None:
     return None if isinstance(number, float) and not np.isfinite(number) else number
 
 
-_DIVISORS = {"t_sum": "cells", "t_mean": "s_count", "t_wavg": "wavg_cells"}
 _ADDENDS = 6
 """Addends that a formula shows."""
 
@@ -354,7 +354,7 @@ def formula(figure: str, cells: pa.Table, figures: Mapping[str, float | int | No
     _, aggregation, measure = figure.split("_", 2)
     total = f"s_sum_{measure}"
     if aggregation == "mean":
-        divisor = "s_count" if scope.bin is not None else _DIVISORS[measure]
+        divisor = "s_count" if scope.bin is not None else DIVISORS[measure]
         return f"{total} / {divisor} = {_shown(figures[total])} / {_shown(figures[divisor])}"
     if aggregation == "wavg":
         over, under = f"weighted_{measure}", f"weight_{measure}"

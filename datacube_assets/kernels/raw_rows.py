@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.columns import as_numbers, as_text, by_name, kind_of, plain
-from datacube_assets.kernels.normalize import as_values, names_of
+from datacube_assets.kernels.normalize import ABSENT_FEATURE, as_values, names_of
 from datacube_assets.kernels.plan import Plan
 from datacube_assets.kernels.schema import (
     COORDINATES,
@@ -35,7 +35,7 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
     for name, column in delivered.items():
         column = plain(column)
         if name == "feature":
-            columns[name] = names_of(delivered, name, what, absent=frozenset(("",)))
+            columns[name] = names_of(delivered, name, what, absent=ABSENT_FEATURE)
         elif name == "timestamp":
             columns[name] = pa.array(times_of(column, what.options).milliseconds)
         elif name == "value":

@@ -63,8 +63,9 @@ class Column:
         return self.of or (self.name,)
 
 
-_QUALIFIER = "(qualifiers)"
-_WEIGHT = "(weight column)"
+QUALIFIER_COLUMNS = "(qualifiers)"
+WEIGHT_COLUMN = "(weight column)"
+"""What stands for the columns whose names the request says."""
 
 _LEVEL_COLUMNS = tuple(
     Column(level, "string", f"Name of the {level}, `None` where it is missing; absent when no row has one")
@@ -77,14 +78,14 @@ _PLACE_COLUMNS = (
 )
 _FEATURE = Column("feature", "string", "Name of the model output or dataset column")
 _BUCKET = Column("timestamp", "int64", "Start of the month or year (0 for the whole period), ms UTC")
-_QUALIFIERS = Column(_QUALIFIER, "string", "One column per qualifier, `None` where it is missing")
+_QUALIFIERS = Column(QUALIFIER_COLUMNS, "string", "One column per qualifier, `None` where it is missing")
 
 POINT_COLUMNS: Final = (
     _FEATURE,
     Column("timestamp", "int64", "Time of the observation, ms UTC"),
     *_PLACE_COLUMNS,
     _QUALIFIERS,
-    Column(_WEIGHT, "double", "Weight of the row, 0 where missing; only with a weight column"),
+    Column(WEIGHT_COLUMN, "double", "Weight of the row, 0 where missing; only with a weight column"),
     Column("value", "double", "The value, null where missing or infinite"),
 )
 
@@ -97,9 +98,12 @@ CELL_COLUMNS: Final = (
     Column("t_sum", "double", "Sum of the values, 0 when all are missing", of=("value",)),
     Column("t_mean", "double", "Mean of the values, null when all are missing", of=("value",)),
     Column(
-        "t_wavg", "double", "Weighted mean of the values; only with a weight column", of=("value", _WEIGHT)
+        "t_wavg",
+        "double",
+        "Weighted mean of the values; only with a weight column",
+        of=("value", WEIGHT_COLUMN),
     ),
-    Column("weight", "double", "Mean weight of the points; only with a weight column", of=(_WEIGHT,)),
+    Column("weight", "double", "Mean weight of the points; only with a weight column", of=(WEIGHT_COLUMN,)),
 )
 """Temporal cells (docs/specification/from-rows-to-figures.md#temporal-cells)."""
 
@@ -160,7 +164,9 @@ RANGES: Final = tuple(
 )
 """Smallest and largest values that only the summary of the whole period has."""
 
-_VALUE = Column("value", "string", "Value of the qualifier; only in tables by qualifier", of=(_QUALIFIER,))
+_VALUE = Column(
+    "value", "string", "Value of the qualifier; only in tables by qualifier", of=(QUALIFIER_COLUMNS,)
+)
 
 GLOBAL_COLUMNS: Final = (
     _FEATURE,

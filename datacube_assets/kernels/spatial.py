@@ -48,6 +48,8 @@ _REDUCTIONS: dict[str, np.ufunc] = {
     **{measure.name: {"min": np.fmin, "max": np.fmax}[measure.merge] for measure in FURTHER_MEASURES},
 }
 """How a measure merges; all others are sums."""
+DIVISORS: Mapping[str, str] = {"t_sum": "cells", "t_mean": "s_count", "t_wavg": "wavg_cells"}
+"""The measure that counts the cells of which a mean over places is taken, by what it is the mean of."""
 
 
 def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
@@ -112,8 +114,7 @@ def _figure(measures: Mapping[str, npt.NDArray[np.generic]], name: str) -> npt.N
     _, aggregation, measure = name.split("_", 2)
     with np.errstate(all="ignore"):
         if aggregation == "mean":
-            cells = {"t_sum": "cells", "t_mean": "s_count", "t_wavg": "wavg_cells"}[measure]
-            values = cast(Floats, measures[f"s_sum_{measure}"]) / cast(Ints, measures[cells])
+            values = cast(Floats, measures[f"s_sum_{measure}"]) / cast(Ints, measures[DIVISORS[measure]])
         elif aggregation == "wavg":
             weight = cast(Floats, measures[f"weight_{measure}"])
             values = cast(Floats, measures[f"weighted_{measure}"]) / weight

@@ -31,8 +31,6 @@ from datacube_assets.kernels.groups import (
 from datacube_assets.kernels.schema import Layout, Period, cell_column
 from datacube_assets.kernels.sums import ExactSums, exact_sums
 
-MONTHS_PER_YEAR = 12
-
 
 def bucket_starts(timestamps: Ints, period: Period) -> Ints:
     """Start of the month or year that holds each timestamp, ms UTC; 0 for the whole period.
@@ -57,7 +55,7 @@ def temporal_cells(
     place of its own.
     """
     keys, sums = _months(batches, layout)
-    # A coarser period is the sum of the finer: coarser() of months is what the rows would give.
+    # A coarser period is the sum of the finer: of months it is what the rows would give.
     for period in ("month", "year", "all"):
         if period != "month":
             keys, sums = _regroup(keys, sums, period)

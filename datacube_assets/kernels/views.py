@@ -10,7 +10,6 @@ Rows are sorted: regions and qualifier values by name, timestamps ascending.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -79,7 +78,7 @@ MAX_EXTREMA = 20
 
 
 def raw_data(rows: pa.Table) -> Objects:
-    """raw.csv of each feature in `rows` (as `normalize.raw_rows` gives them), rows in file order."""
+    """raw.csv of each feature in `rows` (as `raw_rows.py` gives them), rows in file order."""
     feature = encode_text(rows["feature"])
     groups = group_by([feature])
     names = [name for name in rows.column_names if name != "feature"]
@@ -156,7 +155,7 @@ def global_timeseries(resolution: Resolution, table: pa.Table, layout: Layout) -
     """global.csv of each feature."""
     feature = encode_text(table["feature"])
     cuts = slices(feature.codes)
-    cells = [pl.Series(column(table, "timestamp")), *_cells(published(table, layout))]
+    cells = [pl.Series(column(table, "timestamp")), *figure_cells(published(table, layout))]
     made = [keys.global_timeseries(resolution, _name(feature, start)) for start in cuts[:-1]]
     return csv_objects(
         pa.array(made, pa.string()), ("timestamp", *published_columns(layout.weighted)), cells, cuts
@@ -230,7 +229,10 @@ def regional_timeseries(
             made = keys.regional_qualifier_timeseries(
                 resolution, level, texts["feature"], qualifier, texts["value"], texts["region"]
             )
-        cells = [pl.Series(stamps[rows]), *_cells({name: values[rows] for name, values in figures.items()})]
+        cells = [
+            pl.Series(stamps[rows]),
+            *figure_cells({name: values[rows] for name, values in figures.items()}),
+        ]
         yield replace(csv_objects(made, header, cells, first - first[0]), left_out=left_out)
         left_out = 0
     if left_out:
@@ -257,7 +259,7 @@ def regional_maps(
         first = cuts[objects]
         named = (region,) if value is None else (region, value)
         texts = [text_cells(Coded(coded.codes[rows], coded.values)) for coded in named]
-        cells = [*texts, *_cells({name: values[rows] for name, values in figures.items()})]
+        cells = [*texts, *figure_cells({name: values[rows] for name, values in figures.items()})]
         made = [
             keys.regional_map(resolution, level, features[code], time, qualifier)
             for code, time in zip(feature.codes[first[:-1]].tolist(), times[first[:-1]].tolist(), strict=True)
@@ -438,7 +440,8 @@ def timeseries_sizes(table: pa.Table) -> dict[str, int]:
 # --- helpers ---------------------------------------------------------------------------------------
 
 
-def _cells(figures: Measures) -> list[pl.Series]:
+def figure_cells(figures: Measures) -> list[pl.Series]:
+    """Figures as CSV cells, a column each."""
     return [
         float_cells(cast(Floats, values)) if values.dtype.kind == "f" else pl.Series(values)
         for values in figures.values()
@@ -481,9 +484,3 @@ def _merged(batches: Iterable[Objects]) -> Iterator[Objects]:
         waiting.append(objects)
     if waiting:
         yield Objects.concat(waiting)
-
-
-def parse_results(body: bytes) -> dict[str, Any]:
-    """results.json as a document."""
-    document: dict[str, Any] = json.loads(body)
-    return document

@@ -21,7 +21,7 @@ import re
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from datacube_assets.kernels.errors import InputError, shown
 from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.redaction import public
-from datacube_assets.storage.copying import content_type
+from datacube_assets.storage.copying import batches
 from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import DESCRIPTOR, TABLES, Lake, LakeTable, described_table, scratch_folder
 from datacube_assets.storage.leases import Holder
@@ -63,8 +63,6 @@ MOST_CONTENTS = 1 << 30
 """Bytes of a table of contents; that of a million objects has a quarter of it."""
 REQUESTS = ("dojo_request/request.json", "requested/request.json")
 _ASSETS = (*(asset.key.path[-1] for asset in DATACUBE_ASSETS), RESULTS_ASSET)
-_BATCH = 500
-_BATCH_BYTES = 64 << 20
 _PATHS = re.compile(
     rf"(?:{'|'.join(sorted(TABLES))})/[^/]+(?:/.+)?|{MANIFESTS}/(?:{'|'.join(_ASSETS)})/.+|"
     + "|".join(map(re.escape, REQUESTS))
@@ -454,7 +452,7 @@ def _write(
     for name in (*others, *documents):
         lake.store.put(f"{run.folder}/{name.removeprefix(LAKE)}", files[name].read_bytes())
         count(1)
-    for kind, batch in _batches(objects, files):
+    for kind, batch in batches({name: files[name].stat().st_size for name in objects}):
         targets = [f"{run.prefix}{name.removeprefix(OBJECTS)}" for name in batch]
         bucket.put_many(targets, [files[name].read_bytes() for name in batch], kind)
         count(len(batch))
@@ -471,17 +469,3 @@ def _write_head(lake: Lake, bucket: Store, run: ModelRun, name: str, file: Path)
     head = json.loads(file.read_bytes())
     # Here the objects are in this bucket.
     lake.write_document(f"{run.folder}/{name.removeprefix(LAKE)}", {**head, **ownership(bucket)})
-
-
-def _batches(names: Sequence[str], files: dict[str, Path]) -> Iterator[tuple[str, list[str]]]:
-    batch: list[str] = []
-    size, kind = 0, ""
-    for here, name in sorted((content_type(name), name) for name in names):
-        if batch and (here != kind or len(batch) == _BATCH or size > _BATCH_BYTES):
-            yield kind, batch
-            batch, size = [], 0
-        kind = here
-        batch.append(name)
-        size += files[name].stat().st_size
-    if batch:
-        yield kind, batch

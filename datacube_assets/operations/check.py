@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from dagster import AssetCheckEvaluation, AssetCheckSeverity, DagsterInstance, DagsterResourceFunctionError
 from pydantic import SecretStr
@@ -41,6 +42,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.columns import python_values
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.estimate import Estimate
+from datacube_assets.kernels.groups import Ints
 from datacube_assets.kernels.key_safety import LONGEST_KEY, LONGEST_PART, Keys, key_sizes, longest_part
 from datacube_assets.kernels.provenance import (
     DROPPED,
@@ -402,7 +404,7 @@ class _Check:
         counts = self.found.dropped if reason in DROPPED else self.found.repaired
         counts[reason] = counts.get(reason, 0) + rows
 
-    def _show(self, reason: str, part: str, first: int, batch: Any, rows: Any) -> None:
+    def _show(self, reason: str, part: str, first: int, batch: pa.Table, rows: Ints) -> None:
         shown = self.found.examples.setdefault(reason, [])
         for row in rows[: EXAMPLES - len(shown)].tolist():
             cells = (python_values(batch[name].slice(row, 1))[0] for name in ("timestamp", "value"))

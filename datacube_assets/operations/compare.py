@@ -25,6 +25,7 @@ import numpy as np
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.decode import UnreadableObjectError, read_tile
+from datacube_assets.kernels.errors import shorten
 from datacube_assets.kernels.schema import MISSING, REGION_LEVELS, REGION_SEPARATOR, is_index_column
 from datacube_assets.storage.run_info import RunInfo
 from datacube_assets.storage.stores import MissingObjectError, Store
@@ -488,12 +489,7 @@ def _json_differs(key: str, our: bytes, their: bytes, tolerance: float) -> tuple
         return "", next(iter(sorted(rules)), ""), set()
     at, p, q = real[0]
     changed = {at.rpartition(".")[2] for at, _, _ in real}
-    return f"{at.lstrip('.')}: {_short(p)}, theirs {_short(q)}", "", changed
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return f"{at.lstrip('.')}: {shorten(p)}, theirs {shorten(q)}", "", changed
 
 
 def _extrema_differ(mine: Any, other: Any, tolerance: float) -> tuple[str, str, set[str]]:
@@ -516,12 +512,8 @@ def _extrema_differ(mine: Any, other: Any, tolerance: float) -> tuple[str, str, 
                     rule = "ties"
                     continue
             changed.add(name)
-            first = first or f"{side} {name}: {_short(items[:1])}, theirs {_short(others[:1])}"
+            first = first or f"{side} {name}: {shorten(items[:1])}, theirs {shorten(others[:1])}"
     return first, "" if first else rule, changed
-
-
-def _places(items: list[Any]) -> set[tuple[str, int]]:
-    return {(item["region_id"], item["timestamp"]) for item in items}
 
 
 def _parts_that_differ(mine: Any, other: Any, tolerance: float, at: str) -> Iterator[tuple[str, Any, Any]]:

@@ -13,10 +13,10 @@ from typing import Any
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.dojo.request import INDICATOR_RUN_ID, DatacubeRequest
+from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.operations.inventory import orphaned
 from datacube_assets.orchestration.home import open_instance
-from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG
 from datacube_assets.resources.storage import buckets_of
 from datacube_assets.settings import Settings
 from datacube_assets.storage.garbage_collection import Orphan, Search
@@ -93,7 +93,7 @@ def collect(
         document = lake.read_document(request_key(run))
         if document is not None:
             return buckets.open(DatacubeRequest.model_validate(document))
-        url = settings.indicators_bucket if run.run_id == INDICATOR_RUN_ID else settings.models_bucket
+        url = settings.bucket_for(indicator=run.is_indicator)
         return open_store(url, settings.s3_endpoint)
 
     with open_instance(settings) as instance:
@@ -129,5 +129,5 @@ def collect(
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
     """Whether a run of the partition is waiting or at work."""
-    filters = RunsFilter(tags={"dagster/partition": run.key}, statuses=list(_UNFINISHED))
+    filters = RunsFilter(tags={PARTITION_TAG: run.key}, statuses=list(_UNFINISHED))
     return bool(instance.get_runs(filters=filters, limit=1))

@@ -25,6 +25,7 @@ from datacube_assets.kernels import keys
 from datacube_assets.kernels.decode import Tile, csv_names, read_tile
 from datacube_assets.kernels.morton import BIN_BITS
 from datacube_assets.kernels.projection import north_edges, west_edges
+from datacube_assets.partitions import PARTITION_TAG
 from datacube_assets.settings import Settings, as_url
 from datacube_assets.storage.history import RAW_PARTS, History
 from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError
@@ -72,7 +73,7 @@ def any_object(settings: Settings, where: str, *, bins: bool = False) -> dict[st
 def published_object(settings: Settings, partition: str, key: str, *, bins: bool = False) -> dict[str, Any]:
     """An object of a datacube, by its key after the prefix of the run. Raises LookupError, ValueError."""
     run = ModelRun.named(partition)
-    url = settings.indicators_bucket if run.is_indicator else settings.models_bucket
+    url = settings.bucket_for(indicator=run.is_indicator)
     try:
         body = open_store(url, settings.s3_endpoint).get(f"{run.prefix}{key}")
     except MissingObjectError:
@@ -315,7 +316,7 @@ def last_verdicts(instance: DagsterInstance, run: ModelRun) -> list[dict[str, An
     from dagster import DagsterEventType, RunsFilter
 
     found: dict[str, dict[str, Any]] = {}
-    runs = instance.get_runs(RunsFilter(tags={"dagster/partition": run.key}), limit=_RUNS)
+    runs = instance.get_runs(RunsFilter(tags={PARTITION_TAG: run.key}), limit=_RUNS)
     for one in runs:
         for entry in instance.all_logs(one.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION):
             event = entry.dagster_event

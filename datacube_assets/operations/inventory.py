@@ -19,7 +19,7 @@ from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
 from datacube_assets.kernels import keys
 from datacube_assets.orchestration.failures import reason
 from datacube_assets.orchestration.jobs import is_full
-from datacube_assets.partitions import REQUEST_TAG, model_runs
+from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG, model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -150,7 +150,7 @@ def orphaned(lake: Lake, instance: DagsterInstance) -> list[ModelRun]:
 def _newest_runs(instance: DagsterInstance) -> dict[str, RunRecord]:
     newest: dict[str, RunRecord] = {}
     for record in instance.get_run_records():
-        partition = record.dagster_run.tags.get("dagster/partition")
+        partition = record.dagster_run.tags.get(PARTITION_TAG)
         if partition and is_full(record.dagster_run):
             # Dagster lists the newest first.
             newest.setdefault(partition, record)

@@ -39,6 +39,7 @@ from datacube_assets.orchestration.side_by_side import execute_job
 from datacube_assets.partitions import (
     AT_COMMAND_LINE,
     FROM_SCRATCH,
+    PARTITION_TAG,
     SOURCE_TAG,
     model_runs,
     run_tags,
@@ -205,7 +206,7 @@ def refuse_beside_another(instance: DagsterInstance, run: ModelRun) -> None:
     Runs of the UI and the sensors wait for each other in Dagster's queue, which this process is not in.
     """
     running = instance.get_runs(
-        filters=RunsFilter(tags={"dagster/partition": run.key}, statuses=[DagsterRunStatus.STARTED])
+        filters=RunsFilter(tags={PARTITION_TAG: run.key}, statuses=[DagsterRunStatus.STARTED])
     )
     for other in running:
         if process_of(other.run_id) is not None:

@@ -13,7 +13,7 @@ from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
-from datacube_assets.partitions import model_runs
+from datacube_assets.partitions import PARTITION_TAG, model_runs
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -81,7 +81,7 @@ def failed_partitions(instance: DagsterInstance) -> list[str]:
     )
     newest: dict[str, DagsterRunStatus] = {}
     for run in instance.get_runs(filters=finished):
-        partition = run.tags.get("dagster/partition")
+        partition = run.tags.get(PARTITION_TAG)
         if partition in known and ModelRun.known(partition) and is_full(run):
             # Dagster lists the newest first.
             newest.setdefault(str(partition), run.status)

@@ -110,7 +110,7 @@ def status(settings: Settings, seconds: float) -> Status:
     def ask(name: str, question: Callable[[], Answer]) -> None:
         try:
             answers[name] = question()
-        except Exception as error:
+        except Exception as error:  # whatever breaks one part, the others are to be told as well
             answers[name] = broken(str(error).splitlines()[0] if str(error) else repr(error))
 
     def ask_dagster() -> None:
@@ -120,7 +120,7 @@ def status(settings: Settings, seconds: float) -> Status:
             with open_instance(settings) as instance:
                 for name, question in of_dagster.items():
                     ask(name, lambda question=question: question(instance))  # type: ignore[misc]
-        except Exception as error:
+        except Exception as error:  # whatever keeps Dagster's storage from opening
             for name in of_dagster:
                 answers.setdefault(
                     name,

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.assets.datacube import DATACUBE_ASSETS, works_of
+from datacube_assets.assets.datacube import DATACUBE_ASSETS, Works, works_of
 from datacube_assets.assets.results import results_of
 from datacube_assets.checks.datacube import Reading
 from datacube_assets.checks.judging.objects import look
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.settings import Settings
-from datacube_assets.storage.lake import Lake, MissingTableError
+from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.leases import read_lease
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.publishing import (
@@ -32,7 +32,7 @@ from datacube_assets.storage.publishing import (
     manifest,
     manifest_entries,
 )
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError
+from datacube_assets.storage.stores import LISTING, MissingObjectError, Store, StoreError
 
 ASSETS = tuple(asset.key.path[-1] for asset in DATACUBE_ASSETS)
 _READ_AT_ONCE = 2_000
@@ -168,27 +168,25 @@ def _verify_tables(
             verified.problems.append(f"{asset} is published from another version of its table")
             continue
         bucket = open_store(head["bucket"], settings.s3_endpoint)
-        made = pa.concat_tables([_empty(), *_formatted(lake, bucket, run, table, works, asset, progress)])
+        made = pa.concat_tables(
+            [LISTING.empty_table(), *_formatted(lake, bucket, run, table, works, asset, progress)]
+        )
         made = made.filter(pc.invert(pc.is_in(made["key"], made_twice(made["key"]))))
         _compare(made, entries[asset], verified)
     if RESULTS_ASSET in heads:
         points, aggregates = lake.table(run, "normalized_points"), lake.table(run, "global_aggregates")
         body = results_of(lake, points, aggregates)
         checksum = hashlib.md5(body, usedforsecurity=False).digest()
-        one = pa.table([[f"{run.prefix}{keys.RESULTS}"], [len(body)], [checksum]], schema=_empty().schema)
+        one = pa.table([[f"{run.prefix}{keys.RESULTS}"], [len(body)], [checksum]], schema=LISTING)
         _compare(one, entries[RESULTS_ASSET], verified)
-
-
-def _empty() -> pa.Table:
-    return pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))]).empty_table()
 
 
 def _formatted(
     lake: Lake,
     bucket: Store,
     run: ModelRun,
-    table: Any,
-    works: Mapping[str, Any],
+    table: LakeTable,
+    works: Works,
     asset: str,
     progress: Progress,
 ) -> Iterator[pa.Table]:

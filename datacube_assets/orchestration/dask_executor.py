@@ -217,7 +217,7 @@ class StepsOnDask(DaskExecutor):
         """What happened in a step; its failure when the task failed instead."""
         try:
             events: Sequence[DagsterEvent] = future.result()
-        except Exception:
+        except Exception:  # of whatever the task used: what it means for the run is Dagster's to say
             error = serializable_error_info_from_exc_info(sys.exc_info())
             step_context = plan_context.for_step(active.get_step_by_key(key))
             return [

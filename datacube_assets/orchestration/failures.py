@@ -11,6 +11,7 @@ from typing import Any
 from dagster import DagsterEventType, DagsterInstance
 
 from datacube_assets.checks.judging.verdict import ChecksFailedError
+from datacube_assets.partitions import PARTITION_TAG
 from datacube_assets.resources.ui import TELLING
 
 _TOLD_BY = frozenset(error.__name__ for error in TELLING)
@@ -71,5 +72,5 @@ def _of_checks(instance: DagsterInstance, run_id: str) -> str | None:
             said.append(f"{found.asset_key.path[-1]}, {found.check_name}: {found.description}")
     run = instance.get_run_by_id(run_id)
     if run is not None:
-        partition = run.tags.get("dagster/partition", "")
+        partition = run.tags.get(PARTITION_TAG, "")
     return str(ChecksFailedError(partition, said))

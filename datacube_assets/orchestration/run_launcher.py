@@ -25,7 +25,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from datacube_assets.orchestration.locks import holds_lock
 from datacube_assets.orchestration.run_worker import EXECUTING, LOOK
 from datacube_assets.orchestration.run_workers import RunWorkers, command, start
-from datacube_assets.partitions import AT_COMMAND_LINE, SOURCE_TAG
+from datacube_assets.partitions import AT_COMMAND_LINE, PARTITION_TAG, SOURCE_TAG
 from datacube_assets.settings import Settings, SettingsError
 
 
@@ -92,7 +92,7 @@ class LocalProcessLauncher(RunLauncher[Any], ConfigurableClass):
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
         # One at the command line is executed by the command, which is not started here.
         by_command = run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE
-        partition = run.tags.get("dagster/partition", "")
+        partition = run.tags.get(PARTITION_TAG, "")
         if by_command and holds_lock(self._instance, partition, run.run_id):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         if process_of(run.run_id) is None:

@@ -8,16 +8,15 @@ The order is that of publishing, backwards: results.json goes first, so that nob
 datacube; then the other objects; then their records. Broken off anywhere, it is made good by doing it again.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from dagster import Config, DagsterInstance, OpExecutionContext, job, op
 
-from datacube_assets.causemos.client import ProcessingFailed
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.orchestration.telling import tell_failure
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import telling
@@ -26,7 +25,6 @@ from datacube_assets.storage.lake import TABLES, Lake
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import manifest, manifests_folder, withdraw_results
-from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import Ticket, doc_ids_of, drop, names_waiting, partition_mark
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
@@ -143,15 +141,7 @@ def _tell(lake: Lake, run: ModelRun, by: str, waiting: list[str]) -> int:
     ids += [name for one in waiting for name in doc_ids_of(lake, one)]
     doc_ids = tuple(dict.fromkeys(ids))
     if doc_ids:
-        body = ProcessingFailed(
-            run_id=run.run_id,
-            data_id=run.model_id,
-            doc_ids=doc_ids,
-            is_indicator=run.is_indicator,
-            flow_id=by,
-        )
-        now = time.time_ns() // 1_000_000
-        Outbox(lake).post(Report(by, "processing-failed", run.key, body.model_dump(mode="json"), None, now))
+        tell_failure(lake, by, run, doc_ids)
     return len(doc_ids)
 
 

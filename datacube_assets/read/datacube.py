@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.groups import Floats, Ints, build_table
-from datacube_assets.kernels.morton import BIN_BITS, PRECISIONS
+from datacube_assets.kernels.morton import ZOOMS
 from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
@@ -36,7 +36,7 @@ Bounds: TypeAlias = tuple[float, float, float, float]
 """West, south, east and north in degrees."""
 Times: TypeAlias = npt.NDArray[np.datetime64]
 
-MAX_ZOOM = PRECISIONS[-1] - BIN_BITS
+MAX_ZOOM = ZOOMS[-1]
 _NAMED = 8
 """Names that a message lists."""
 

@@ -21,7 +21,7 @@ from datacube_assets.kernels.decode import TIME
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import build_table
-from datacube_assets.kernels.morton import BIN_BITS, PRECISIONS, deinterleave
+from datacube_assets.kernels.morton import ZOOMS, deinterleave
 from datacube_assets.kernels.provenance import Bin, Scope, cells_in_scope, figures_of, formula
 from datacube_assets.kernels.pyramid import Level, level_at, within_tile
 from datacube_assets.kernels.schema import (
@@ -51,7 +51,7 @@ from datacube_assets.read.datacube import (
 )
 from datacube_assets.read.explain import Explanation
 from datacube_assets.storage.lake import TABLES, Lake, LakeTable, MissingTableError, aggregate_folder
-from datacube_assets.storage.points import RawParts
+from datacube_assets.storage.points import POINTS, QUALIFIER_VALUES, RawParts
 from datacube_assets.storage.run_info import RunInfo
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class LakeDatacube(Datacube):
         return _distinct(values.filter(pc.equal(values["qualifier"], qualifier))["value"])
 
     def _inventory(self, feature: str) -> pa.Table:
-        return self._rows(self._table(_POINTS), ["qualifier_values"], feature, ["qualifier", "value"])
+        return self._rows(self._table(_POINTS), [QUALIFIER_VALUES], feature, ["qualifier", "value"])
 
     def summary(self) -> pa.Table:
         table = self._table(_GLOBAL)
@@ -287,7 +287,7 @@ class LakeDatacube(Datacube):
         weight column, `value` (docs/lake.md, "normalized_points").
         """
         table = self._table(_POINTS)
-        return _readable(self._rows(table, table.names("points-"), feature, columns))
+        return _readable(self._rows(table, table.names(POINTS), feature, columns))
 
     # --- where a number comes from -----------------------------------------------------------------
 
@@ -533,7 +533,7 @@ def statistics_of(grid: pa.Table) -> pa.Table:
     """
     found, _ = grid_statistics(grid)
     found = found[np.isfinite(found).all(axis=(1, 2))].reshape(-1, len(GRID_STATISTICS))
-    zooms = np.tile(np.array(PRECISIONS, np.int64) - BIN_BITS, len(found) // len(PRECISIONS))
+    zooms = np.tile(np.array(ZOOMS, np.int64), len(found) // len(ZOOMS))
     return build_table({"zoom": zooms, **dict(zip(GRID_STATISTICS, found.T, strict=True))})
 
 

@@ -240,7 +240,7 @@ class DaskResource(ConfigurableResource["DaskResource"]):
             if known is not None and self.mode == "scheduler" and known.client.status != "running":
                 # Its scheduler went away. Whoever waits for tasks has been told that they are cancelled.
                 del _CONNECTIONS[self._address]
-                with suppress(Exception):
+                with suppress(Exception):  # its scheduler is gone: that closing fails is no news
                     known.client.close(timeout=1)
             if self._address not in _CONNECTIONS:
                 _CONNECTIONS[self._address] = _Connection(self._new_client())

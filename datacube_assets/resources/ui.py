@@ -20,7 +20,7 @@ from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.partitions import run_tags
+from datacube_assets.partitions import PARTITION_TAG, run_tags
 from datacube_assets.redaction import redacted, redacting
 from datacube_assets.resources.dask import WorkersLostError
 from datacube_assets.resources.drawing import Draw, begin, remember_fonts
@@ -50,7 +50,7 @@ class UserInterface(ConfigurableResource["UserInterface"]):
     def setup_for_execution(self, context: InitResourceContext) -> None:
         # Runs that a person or a backfill started have no tags of ours: the runs page would not find them.
         run = context.run
-        model_run = ModelRun.known(run.tags.get("dagster/partition")) if run else None
+        model_run = ModelRun.known(run.tags.get(PARTITION_TAG)) if run else None
         if run and model_run and context.instance:
             missing = {name: value for name, value in run_tags(model_run).items() if name not in run.tags}
             if missing:
@@ -106,7 +106,7 @@ class UserInterface(ConfigurableResource["UserInterface"]):
 
     def next_steps(self, run: ModelRun) -> dict[str, MetadataValue[Any]]:
         """What one may do with a datacube that stands, a click away: jobs, with the partition filled in."""
-        tags = urlencode({"tags[0][key]": "dagster/partition", "tags[0][value]": run.key})
+        tags = urlencode({"tags[0][key]": PARTITION_TAG, "tags[0][value]": run.key})
         jobs = f"/locations/{LOCATION}/jobs"
         return {
             "next: republish": MetadataValue.url(f"{jobs}/republish_datacube"),

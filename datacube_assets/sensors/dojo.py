@@ -30,16 +30,25 @@ from dagster import (
     sensor,
 )
 
+from datacube_assets.assets.versions import change_of
 from datacube_assets.dojo.client import DojoClient, DojoError
 from datacube_assets.dojo.documents import DocumentProblem, IndicatorDocument, RunDocument, parse_documents
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.watch import Changes, Ready, changes, is_misnamed, ready_indicators, ready_runs
 from datacube_assets.orchestration.jobs import SENSED, process_model_run
-from datacube_assets.partitions import CHANGE_TAG, NAME_TAG, SOURCE_TAG, VERSION_TAG, model_runs, run_tags
+from datacube_assets.orchestration.telling import tell_failure
+from datacube_assets.partitions import (
+    CHANGE_TAG,
+    NAME_TAG,
+    PARTITION_TAG,
+    SOURCE_TAG,
+    VERSION_TAG,
+    model_runs,
+    run_tags,
+)
 from datacube_assets.redaction import redacting
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.resources.storage import LakeResource
-from datacube_assets.sensors.telling import tell_failure
 from datacube_assets.sensors.tick_log import count, listed
 from datacube_assets.storage.lake import Lake
 
@@ -212,13 +221,11 @@ def requested_last(cursor: str | None) -> dict[str, State]:
 def state_of_last_run(instance: DagsterInstance, run: ModelRun) -> State | None:
     """The state that the newest run was started for which a sensor requested, as its tags tell."""
     runs = instance.get_runs(
-        RunsFilter(tags={"dagster/partition": run.key, SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1
+        RunsFilter(tags={PARTITION_TAG: run.key, SOURCE_TAG: SENSED[SOURCE_TAG]}), limit=1
     )
-    tags = runs[0].tags if runs else {}
-    if VERSION_TAG not in tags:
+    if not runs or VERSION_TAG not in runs[0].tags:
         return None
-    change = tags.get(CHANGE_TAG, "0")
-    return State(tags[VERSION_TAG], int(change) if change.isdecimal() else 0)
+    return State(runs[0].tags[VERSION_TAG], change_of(runs[0]) or 0)
 
 
 def refuse(lake: Lake, document: RunDocument, warn: Callable[[str], None]) -> None:

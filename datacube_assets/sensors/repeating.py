@@ -14,6 +14,7 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunSta
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.orchestration.jobs import JOBS, PRIORITY_TAG, process_model_run
+from datacube_assets.partitions import PARTITION_TAG
 
 _JOB_NAMES = frozenset(job.name for job in JOBS)
 WILL_RETRY = "dagster/will_retry"
@@ -58,7 +59,7 @@ def repetitions(instance: DagsterInstance, looked: float) -> list[RunRequest]:
 
 def _is_ours(run: DagsterRun) -> bool:
     """Whether the run is one that the sensor can start: of one of our jobs, or of assets that are named."""
-    partition = run.tags.get("dagster/partition")
+    partition = run.tags.get(PARTITION_TAG)
     known = ModelRun.known(partition) is not None
     return known and bool(run.asset_selection or run.job_name in _JOB_NAMES)
 
@@ -82,7 +83,7 @@ def _repetition(run: DagsterRun) -> RunRequest:
     }
     return RunRequest(
         run_key=_key(run),
-        partition_key=run.tags["dagster/partition"],
+        partition_key=run.tags[PARTITION_TAG],
         # Of named assets Dagster has a job of its own, which no sensor can start.
         job_name=run.job_name if run.job_name in _JOB_NAMES else process_model_run.name,
         asset_selection=sorted(run.asset_selection) if run.asset_selection else None,

@@ -50,7 +50,7 @@ from datacube_assets.checks.judging.reports import NAME as REPORTS_DELIVERED
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
-from datacube_assets.partitions import REQUEST_TAG
+from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG
 from datacube_assets.redaction import public, redacting
 from datacube_assets.resources.causemos import CauseMosResource
 from datacube_assets.resources.storage import LakeResource
@@ -210,7 +210,7 @@ def runs_updated(instance: DagsterInstance, since: float) -> list[RunRecord]:
 
 def is_told(outbox: Outbox, run: DagsterRun) -> bool:
     """Whether nothing is left to be told about a run; quick, as most runs are looked at many times."""
-    partition = run.tags.get("dagster/partition", "")
+    partition = run.tags.get(PARTITION_TAG, "")
     return outbox.knows(partition, run.run_id, "processing-succeeded" if run.is_finished else "queue-runtime")
 
 
@@ -226,7 +226,7 @@ def looked_at(outbox: Outbox, records: Sequence[RunRecord]) -> Iterator[tuple[Ru
 def due(instance: DagsterInstance, lake: Lake, record: RunRecord) -> list[Report]:
     """What has to be told about a run in the state it is in."""
     run = record.dagster_run
-    partition = run.tags.get("dagster/partition")
+    partition = run.tags.get(PARTITION_TAG)
     if ModelRun.known(partition) is None or (record.start_time is None and not run.is_finished):
         return []
     assert partition is not None

@@ -27,11 +27,11 @@ from dagster import (
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.orchestration.home import faults_of_settings
 from datacube_assets.orchestration.jobs import BY_HAND, FORCED, JOBS, process_model_run, selection
+from datacube_assets.orchestration.telling import tell_failure
 from datacube_assets.partitions import REQUEST_TAG, SOURCE_TAG, model_runs, run_tags
 from datacube_assets.redaction import redacting
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.sensors.repeating import repetitions
-from datacube_assets.sensors.telling import tell_failure
 from datacube_assets.sensors.tick_log import count, listed
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.requests import (

@@ -50,9 +50,8 @@ def copy(
     """Copy all objects of a run, results.json last; `progress` is told objects done and objects in all.
 
     Copying again makes good a copy that was interrupted. The target is owned meanwhile, so that nobody else
-    publishes into it. Raises IncompleteDatacubeError when the datacube
-    is not complete, or is published anew meanwhile; then there is no results.json at the target. Raises
-    StoreError when the target cannot take it.
+    publishes into it. Raises IncompleteDatacubeError when the datacube is not complete, or is published anew
+    meanwhile; then there is no results.json at the target. Raises StoreError when the target cannot take it.
     """
     _check_target(lake, source, target, run)
     with overwriting(target, run, me or Holder(lake.store.url, f"copy {uuid.uuid4().hex}")) as bucket:
@@ -69,7 +68,7 @@ def _copy(
     target.delete_many([results])
     size = sizes.pop(results, 0)
     done = 0
-    for kind, batch in _batches(sizes):
+    for kind, batch in batches(sizes):
         try:
             bodies = _read(source, batch)
         except MissingObjectError:
@@ -115,7 +114,7 @@ def _changed(run: ModelRun) -> IncompleteDatacubeError:
     return IncompleteDatacubeError(f"{run} was published anew while it was copied. Copy it again")
 
 
-def _batches(sizes: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
+def batches(sizes: Mapping[str, int]) -> Iterator[tuple[str, list[str]]]:
     """Content type and keys, as many as may be held at once."""
     batch: list[str] = []
     size, current = 0, ""

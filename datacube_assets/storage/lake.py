@@ -7,7 +7,6 @@ What the tables hold is defined in `kernels/schema.py`; objects for CauseMos go 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import re
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.kernels.key_safety import check_keys
 from datacube_assets.kernels.schema import Period
-from datacube_assets.storage.stores import MissingObjectError, Store, StoreError, StoreUnavailable
+from datacube_assets.storage.stores import FULL, MissingObjectError, Store, StoreError, StoreUnavailable
 from datacube_assets.storage.written import WRITTEN
 
 T = TypeVar("T")
@@ -41,7 +40,6 @@ TABLES = frozenset(
 """The assets that keep a table in the lake."""
 DESCRIPTOR = "table.json"
 """Name of the document that makes a table of files."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NO_FOLDER = re.compile(r".*No usable temporary directory")
 """What Python says where no folder for temporary files can be written."""
 _LONGEST_NAME = 150
@@ -173,10 +171,7 @@ class Lake:
             if known is not None:
                 return known if columns is None else known.select(columns)
         # Opening a file as a data set takes twice as long as reading most of them.
-        with (
-            self._naming_file(table, name),
-            pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
-        ):
+        with self._parquet(table, name) as file:
             # The reader takes names with a dot for parts of others, and keeps the order of the file.
             return file.read() if columns is None else file.read(columns).select(columns)
 
@@ -207,21 +202,23 @@ class Lake:
 
     def row_groups(self, table: LakeTable, name: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The rows of a file, so many at once as it was written. Raises MissingTableError."""
-        with (
-            self._naming_file(table, name),
-            pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
-        ):
+        with self._parquet(table, name) as file:
             for number in range(file.num_row_groups):
                 group = file.read_row_group(number, columns)
                 yield group if columns is None else group.select(columns)
 
     def read_slice(self, table: LakeTable, name: str, number: int) -> pa.Table:
         """One slice of a file that `write_slices` wrote. Raises MissingTableError."""
+        with self._parquet(table, name) as file:
+            return file.read_row_group(number)
+
+    @contextmanager
+    def _parquet(self, table: LakeTable, name: str) -> Iterator[pq.ParquetFile]:
         with (
             self._naming_file(table, name),
             pq.ParquetFile(self.open_file(table, name), memory_map=True) as file,
         ):
-            return file.read_row_group(number)
+            yield file
 
     @contextmanager
     def _naming_file(self, table: LakeTable, name: str) -> Iterator[None]:
@@ -334,7 +331,7 @@ def scratch_room() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL and not _NO_FOLDER.match(str(error)):
+        if error.errno not in FULL and not _NO_FOLDER.match(str(error)):
             raise
         raise StoreUnavailable(
             f"the folder for files in the making has no room: {error.strerror or error}. Make room in "

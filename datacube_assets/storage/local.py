@@ -37,6 +37,7 @@ from datacube_assets.kernels.key_safety import (
 from datacube_assets.kernels.keys import go_on_from_objects
 from datacube_assets.storage import local_records
 from datacube_assets.storage.stores import (
+    FULL,
     LISTING,
     OWN,
     WRITING,
@@ -49,7 +50,6 @@ from datacube_assets.storage.stores import (
 )
 
 _NOT_THERE = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG})
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,7 @@ class LocalStore:
         return Path(self._path(key))
 
     def check(self, setting: str, *, write: bool = True) -> None:
-        # The folder may have yet to be made; what counts is the part of its path that is there.
-        folder = Path(self.root or "/")
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = self._nearest_folder()
         if not folder.is_dir():
             raise StoreError(f"{self.url}: {folder} is no folder. Move it, or correct {setting}")
         if not os.access(folder, os.R_OK | os.X_OK | (os.W_OK if write else 0)):
@@ -106,7 +103,7 @@ class LocalStore:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             where = f" ({error.filename})" if error.filename else ""
             raise StoreUnavailable(
@@ -181,12 +178,17 @@ class LocalStore:
         )
         return short & ~below_an_object
 
-    @cached_property
-    def _longest_name(self) -> int:
-        """Bytes of a file name that the file system takes, 255 mostly, fewer on one that encrypts names."""
+    def _nearest_folder(self) -> Path:
+        # The folder may have yet to be made; what counts is the part of its path that is there.
         folder = Path(self.root or "/")
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
+        return folder
+
+    @cached_property
+    def _longest_name(self) -> int:
+        """Bytes of a file name that the file system takes, 255 mostly, fewer on one that encrypts names."""
+        folder = self._nearest_folder()
         with contextlib.suppress(OSError):
             return min(os.pathconf(folder, "PC_NAME_MAX"), LONGEST_PART)
         return LONGEST_PART

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -296,11 +297,18 @@ class Shards:
                 column=self._texts.most_common(1)[0][0],
                 remedy="Shorten the texts of this column, or leave it out",
             )
-        self._values.append(qualifier_values(points, self._layout))
-        self._regions.append(feature_regions(points, self._layout))
-        if len(self._regions) == _INVENTORIES:
-            regions, values = self.inventory()
-            self._regions, self._values = [regions], [values]
+        # Compressing takes as long as the inventory, and another core.
+        with ThreadPoolExecutor(1, "writer") as writer:
+            written = writer.submit(self._spread, points)
+            self._values.append(qualifier_values(points, self._layout))
+            self._regions.append(feature_regions(points, self._layout))
+            if len(self._regions) == _INVENTORIES:
+                regions, values = self.inventory()
+                self._regions, self._values = [regions], [values]
+            written.result()
+
+    def _spread(self, points: pa.Table) -> None:
+        """Write points into their shards."""
         if self._count == 1:
             self._write(0, points)
             self._hold(points)

@@ -31,9 +31,10 @@ import pyarrow.parquet as pq
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.encode import JSON, Objects
+from datacube_assets.kernels.groups import Mask
 from datacube_assets.storage.lake import PARQUET, Lake, file_name
 from datacube_assets.storage.leases import OwnedBucket
-from datacube_assets.storage.stores import MissingObjectError, Store
+from datacube_assets.storage.stores import LISTING, MissingObjectError, Store
 
 RESULTS_ASSET = "pipeline_results"
 MANIFESTS = "manifests"
@@ -208,7 +209,7 @@ class Publication:
         """
         names = [name for some in fragments.values() for name in some]
         tables = [self._read(f"{self.folder}/{self.attempt}/{name}") for name in names]
-        shared = made_twice(pa.concat_tables([_SCHEMA.empty_table(), *tables])["key"])
+        shared = made_twice(pa.concat_tables([LISTING.empty_table(), *tables])["key"])
         if not len(shared):
             return Published()
         keys_ = shared.to_pylist()
@@ -250,7 +251,7 @@ class Publication:
         try:
             return self._read(fragment).select(["key"])
         except MissingObjectError:
-            return _SCHEMA.empty_table().select(["key"])
+            return LISTING.empty_table().select(["key"])
 
     def _stale(self, fragments: dict[str, list[str]]) -> list[str]:
         """Keys of earlier attempts that this one did not publish."""
@@ -310,7 +311,7 @@ def standing(lake: Lake, bucket: Store, run: ModelRun, asset: str, version: str)
 def manifest_entries(lake: Lake, run: ModelRun, asset: str) -> pa.Table:
     """Key, size in bytes and checksum of every object of an asset."""
     head = manifest(lake, run, asset)
-    return _SCHEMA.empty_table() if head is None else fragment_entries(lake, fragments(run, asset, head))
+    return LISTING.empty_table() if head is None else fragment_entries(lake, fragments(run, asset, head))
 
 
 def fragments(run: ModelRun, asset: str, head: Mapping[str, Any]) -> list[str]:
@@ -326,8 +327,8 @@ def fragment_entries(lake: Lake, fragments: Sequence[str], columns: Sequence[str
             tables = list(readers.map(partial(_read, lake), fragments))
     else:
         tables = [_read(lake, fragment) for fragment in fragments]
-    names = list(columns) or _SCHEMA.names
-    return pa.concat_tables([table.select(names) for table in (_SCHEMA.empty_table(), *tables)])
+    names = list(columns) or LISTING.names
+    return pa.concat_tables([table.select(names) for table in (LISTING.empty_table(), *tables)])
 
 
 def withdraw_results(lake: Lake, bucket: Store, run: ModelRun, *, unless: str) -> bool:
@@ -387,18 +388,13 @@ def _check_complete(lake: Lake, bucket: Store, run: ModelRun, version: str, asse
             )
 
 
-_SCHEMA = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
-
-
-def described(
-    objects: Objects, bucket: Store, run: ModelRun
-) -> tuple[pa.Table, np.ndarray[Any, np.dtype[np.bool_]]]:
+def described(objects: Objects, bucket: Store, run: ModelRun) -> tuple[pa.Table, Mask]:
     """What a manifest says of objects (key, size in bytes, checksum), and which the store takes."""
     # MD5 tells changes, not forgeries; it is also what S3 answers as the tag of an object.
     checksums = [hashlib.md5(body, usedforsecurity=False).digest() for body in objects.bodies()]
     keys_ = pc.binary_join_element_wise(pa.scalar(run.prefix), objects.names, "")
     fragment = pa.table(
-        [keys_, pa.array(objects.sizes(), pa.int64()), pa.array(checksums, pa.binary(16))], schema=_SCHEMA
+        [keys_, pa.array(objects.sizes(), pa.int64()), pa.array(checksums, pa.binary(16))], schema=LISTING
     )
     return fragment, bucket.storable(fragment["key"].combine_chunks())
 

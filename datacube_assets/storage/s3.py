@@ -30,6 +30,7 @@ from datacube_assets.kernels.key_safety import (
     Keys,
     as_array,
     check_keys,
+    has_control,
     key_sizes,
     longest_part,
 )
@@ -37,7 +38,7 @@ from datacube_assets.kernels.keys import go_on_from_objects
 from datacube_assets.settings import aws_environment
 from datacube_assets.storage import s3_records
 from datacube_assets.storage.s3_client import s3_client
-from datacube_assets.storage.s3_control import ControlKeys, Listed, has_control
+from datacube_assets.storage.s3_control import ControlKeys, Listed
 from datacube_assets.storage.s3_errors import BrokenAnswer, explained
 from datacube_assets.storage.s3_retries import MAX_CONCURRENCY, again, throttle
 from datacube_assets.storage.stores import (

@@ -7,7 +7,6 @@ cannot do for it is here, one key at a time, by the client that speaks for AWS.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +15,6 @@ from typing import Any, TypedDict
 
 from datacube_assets.settings import aws_environment
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MISSING = frozenset({"NoSuchKey", "404"})
 
 
@@ -31,11 +29,6 @@ class Listed(TypedDict):
 
 class RefusedError(Exception):
     """What the server or the way to it said, in the words of the quick client."""
-
-
-def has_control(key: str) -> bool:
-    """Whether a key is one for this module."""
-    return _CONTROL.search(key) is not None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ The protocol, its errors and its listings belong here. Folders are in `local.py`
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ OWN = RESERVED
 lake is called so, and no model may be."""
 Fence = Callable[[], None]
 """Called right before each change of a batch; raises where the change may not be made."""
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the system says where there is no room left."""
 LISTING = pa.schema([("key", pa.string()), ("size", pa.int64()), ("checksum", pa.binary(16))])
 """A listing: size in bytes and MD5 are null where only reading the object would tell."""
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from datacube_assets.dojo.documents import OutputDocument
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.kernels.morton import ZOOMS
 from datacube_assets.kernels.schema import RESOLUTIONS
 from datacube_assets.read import Datacube, NoDataError, PublishedDatacube
 from datacube_assets.storage.history import History, Listed
@@ -22,7 +23,7 @@ from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.publishing import RESULTS_ASSET, manifest, manifests_folder
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import StoreError
-from datacube_assets.view.query import ZOOMS, Query
+from datacube_assets.view.query import Query
 
 LARGEST_PAGE = 500
 """Rows of a table that are shown at once, at most."""
@@ -81,7 +82,7 @@ def _regions(cube: Datacube, query: Query) -> pa.Table:
 
 def _bins(cube: Datacube, query: Query) -> pa.Table:
     resolution, time = query.time
-    zoom = query.whole("zoom", ZOOMS, default=ZOOMS - 1)
+    zoom = query.whole("zoom", len(ZOOMS), default=ZOOMS[-1])
     return cube.bins(query.feature, time, zoom=zoom, resolution=resolution)
 
 

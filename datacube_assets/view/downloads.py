@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from starlette.responses import Response
 
+from datacube_assets.kernels.groups import Floats
 from datacube_assets.view.dictionary import readable
 
 FORMATS: Mapping[str, str] = {
@@ -28,7 +28,6 @@ FORMATS: Mapping[str, str] = {
     "parquet": "application/vnd.apache.parquet",
     "geojson": "application/geo+json",
 }
-Floats = npt.NDArray[np.float64]
 Middles = Mapping[str, tuple[float, float]]
 """Latitude and longitude by region id."""
 _GEO = {

@@ -20,9 +20,10 @@ import pyarrow.compute as pc
 from PIL import Image
 from starlette.exceptions import HTTPException
 
-from datacube_assets.kernels.morton import BIN_BITS
+from datacube_assets.kernels.groups import Floats
+from datacube_assets.kernels.morton import BIN_BITS, ZOOMS
 from datacube_assets.read import Datacube
-from datacube_assets.view.query import ZOOMS, Query
+from datacube_assets.view.query import Query
 
 PALETTES = Path(__file__).parent / "static" / "palettes.json"
 SCALES = ("linear", "log")
@@ -32,8 +33,6 @@ _SIDE = 1 << BIN_BITS
 _PIXELS = 256
 _COLOURS = 255
 _BOUNDS_ZOOM = 2
-
-Values = npt.NDArray[np.float64]
 
 
 @functools.cache
@@ -91,7 +90,7 @@ def _range(
     return low, high
 
 
-def _shares(values: Values, low: float, high: float, scale: str) -> Values:
+def _shares(values: Floats, low: float, high: float, scale: str) -> Floats:
     """Where values lie between the ends, from 0 to 1."""
     if scale == "log":
         if low <= 0:
@@ -101,7 +100,7 @@ def _shares(values: Values, low: float, high: float, scale: str) -> Values:
         values, low, high = np.log(np.maximum(values, low)), math.log(low), math.log(high)
     if high <= low:
         return np.full(len(values), 0.5)
-    shares: Values = np.clip((values - low) / (high - low), 0.0, 1.0)
+    shares: Floats = np.clip((values - low) / (high - low), 0.0, 1.0)
     return shares
 
 
@@ -144,6 +143,6 @@ def tilejson(cube: Datacube, query: Query) -> dict[str, Any]:
         "scheme": "xyz",
         "tiles": [f"{query.base_url}tiles/{path}/{{z}}/{{x}}/{{y}}.png?{urlencode(style)}"],
         "minzoom": 0,
-        "maxzoom": ZOOMS - 1,
+        "maxzoom": ZOOMS[-1],
         "bounds": list(ends.values()) if bins.num_rows else [-180.0, -85.05, 180.0, 85.05],
     }

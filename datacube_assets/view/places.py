@@ -47,7 +47,7 @@ def regions_in(
     places: Iterable[pa.Table], zoom: int, x: int, y: int, bin_: int
 ) -> list[dict[RegionLevel, str]]:
     """Region ids by level of each region that has a place in a bin, sorted."""
-    wanted = quadkey_of(zoom, x, y, bin_)
+    wanted = quadkey_of(x, y, bin_)
     found: dict[tuple[str, ...], dict[RegionLevel, str]] = {}
     for rows in places:
         levels = region_levels(rows.column_names)
@@ -94,7 +94,7 @@ def middles_of(places: Iterable[pa.Table], level: RegionLevel) -> dict[str, tupl
     }
 
 
-def quadkey_of(zoom: int, x: int, y: int, bin_: int) -> int:
+def quadkey_of(x: int, y: int, bin_: int) -> int:
     """Quadkey of a tile's bin among the subtiles of its precision."""
     column = x << BIN_BITS | bin_ & ((1 << BIN_BITS) - 1)
     row = y << BIN_BITS | bin_ >> BIN_BITS

@@ -12,11 +12,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from datacube_assets.dojo.model_run import ModelRun
-from datacube_assets.kernels.morton import PRECISIONS
+from datacube_assets.kernels.morton import ZOOMS
 from datacube_assets.kernels.schema import REGION_LEVELS, RESOLUTIONS, RegionLevel, Resolution
 from datacube_assets.read.datacube import bucket
 
-ZOOMS = len(PRECISIONS)
 FIGURES = ("s_sum_t_sum", "s_mean_t_sum", "s_sum_t_mean", "s_mean_t_mean")
 """Those that tiles hold, or that follow from what they hold."""
 _LONGEST_TIME = 2**63
@@ -127,7 +126,7 @@ class Query:
     @property
     def tile(self) -> tuple[int, int, int]:
         """Zoom, x and y."""
-        zoom = self.whole("z", ZOOMS)
+        zoom = self.whole("z", len(ZOOMS))
         return zoom, self.whole("x", 2**zoom), self.whole("y", 2**zoom)
 
     @property
@@ -142,7 +141,7 @@ class Query:
 def zoom_for(bounds: tuple[float, float, float, float], tiles: int = _AREA_TILES) -> int:
     """The finest zoom at which a rectangle lies in so many tiles."""
     west, south, east, north = bounds
-    for zoom in range(ZOOMS - 1, 0, -1):
+    for zoom in reversed(ZOOMS[1:]):
         across = (east - west) / 360 * 2**zoom + 1
         down = (north - south) / 170 * 2**zoom + 1
         if across * down <= tiles:

@@ -113,7 +113,7 @@ class View:
     def published(self, run: ModelRun) -> Published:
         """The objects of a run, in the bucket where CauseMos' reader looks for them. Raises InputError."""
         run.check()
-        url = self.settings.indicators_bucket if run.is_indicator else self.settings.models_bucket
+        url = self.settings.bucket_for(indicator=run.is_indicator)
         return Published(self._store(url), run)
 
     def _store(self, url: str) -> Store:

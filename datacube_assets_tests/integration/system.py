@@ -8,7 +8,6 @@ storage or from the lake, and never look into a log.
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import json
 import os
 import signal
@@ -58,7 +57,6 @@ Json = dict[str, Any]
 MODEL = "toy"
 PATIENCE = 90.0
 """Seconds after which a test gives up waiting for something that takes a few."""
-FINISHED = (DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
 
 
 def wait_for(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE) -> T:
@@ -73,6 +71,21 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = PATI
             return found
         time.sleep(0.25)
     raise AssertionError(f"after {seconds:.0f} seconds still waiting for {what}")
+
+
+@contextlib.contextmanager
+def gateway_process(home: Path) -> Iterator[str]:
+    """The URL of a gateway that answers, in a process of its own, with no variable set but its home."""
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "datacube_assets.cli", "gateway", "--port", str(port)]
+    environment = {**nothing_set(), "DATACUBE_HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(lambda: httpx.get(f"{url}/healthz", timeout=10).is_success, "the gateway", 120)
+            yield url
+        finally:
+            process.terminate()
 
 
 def evaluate(
@@ -513,8 +526,3 @@ def gate(folder: Path) -> Iterator[tuple[Gate, str]]:
             yield closed, url
         finally:
             closed.open()
-
-
-def utc_ms() -> int:
-    """Now, in milliseconds UTC."""
-    return int(dt.datetime.now(dt.UTC).timestamp() * 1000)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from datacube_assets_tests.environment import nothing_set
-from datacube_assets_tests.integration.system import free_port, wait_for
+from datacube_assets_tests.integration.system import free_port, gateway_process, wait_for
 from datacube_assets_tests.integration.test_infra import INFRA
 
 PROMETHEUS = INFRA / "prometheus"
@@ -135,24 +133,8 @@ def test_what_prometheus_is_told_is_understood_by_it(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A gateway that nobody has called."""
-    folder = tmp_path_factory.mktemp("scraped")
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "datacube_assets.cli",
-        "gateway",
-        "--port",
-        str(port := free_port()),
-    ]
-    environment = {**nothing_set(), "DATACUBE_HOME": str(folder)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
-        try:
-            address = f"127.0.0.1:{port}"
-            wait_for(lambda: _answers(f"http://{address}/healthz"), "the gateway", 120)
-            yield address
-        finally:
-            process.terminate()
+    with gateway_process(tmp_path_factory.mktemp("scraped")) as url:
+        yield url.removeprefix("http://")
 
 
 def test_series_that_alerts_ask_for_are_there_from_the_start(gateway: str) -> None:

@@ -81,7 +81,6 @@ _S3 = "test_lake_and_buckets_are_on_s3_where_the_variables_say_so"
 _MAP = "test_the_map_is_served"
 _MAP_S3 = "test_buckets_on_s3_are_compared_copied_and_shown"
 _OF_STACK = "test_a_request_over_http_ends_as_a_datacube_that_causemos_is_told_of"
-_IN_CONTAINERS = "test_a_request_by_curl_becomes_a_datacube_with_the_bytes_of_an_undisturbed_run"
 _COMPOSE = "test_the_settings_of_compose_are_put_where_only_their_owner_reads_them"
 _GATEWAY = "test_a_gateway_for_other_machines_answers_only_those_that_are_named"
 

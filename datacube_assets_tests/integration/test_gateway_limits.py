@@ -399,8 +399,9 @@ def test_half_sent_requests_are_given_up_and_keep_nobody_out(
                 time.sleep(0.1)
         for one in held:
             one.settimeout(20)
-            with contextlib.suppress(OSError):
-                assert one.recv(1000) == b"" or True
+            with contextlib.suppress(ConnectionError):
+                while one.recv(1000):
+                    """Until the gateway closes it; one that is held all the same ends in a TimeoutError."""
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as http:
             assert http.get("/data-pipeline/status").json()["count"] == 1
 

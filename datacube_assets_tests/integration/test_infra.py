@@ -38,7 +38,7 @@ from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
 from datacube_assets.view import documentation
 from datacube_assets_tests.environment import nothing_set
-from datacube_assets_tests.integration.system import free_port, wait_for
+from datacube_assets_tests.integration.system import free_port, gateway_process, wait_for
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"
@@ -446,25 +446,10 @@ def test_dashboard_and_alerts_name_figures_that_the_gateway_has(tmp_path: Path) 
 
 def exposed(folder: Path) -> set[str]:
     """Names of samples at `/metrics` of a gateway that has a request."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "datacube_assets.cli",
-        "gateway",
-        "--port",
-        str(port := free_port()),
-    ]
-    environment = {**nothing_set(), "DATACUBE_HOME": str(folder)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as gateway:
-        try:
-            address = f"http://127.0.0.1:{port}"
-            wait_for(lambda: httpx.get(f"{address}/healthz").is_success, "the gateway")
-            told = httpx.get(f"{address}/data-pipeline/status", timeout=60)
-            assert told.is_success
-            text = httpx.get(f"{address}/metrics", timeout=60).text
-        finally:
-            gateway.terminate()
+    with gateway_process(folder) as url:
+        told = httpx.get(f"{url}/data-pipeline/status", timeout=60)
+        assert told.is_success
+        text = httpx.get(f"{url}/metrics", timeout=60).text
     samples = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
     # One that has labels has no samples before something happened.
     return samples | {

@@ -532,7 +532,7 @@ def test_an_object_that_arrives_after_a_successor_was_through_takes_its_results_
     assert in_bucket(direct) == WHOLE["b"]
 
 
-def test_results_that_are_copied_late_do_not_appear(server: S3Server, tmp_path: Path) -> None:
+def test_results_that_are_copied_late_do_not_appear(server: S3Server) -> None:
     store = open_store(f"s3://models/{uuid.uuid4().hex}", server.endpoint)
     first = acquire(store, RUN, holder("one"))
     taken: list[Any] = []

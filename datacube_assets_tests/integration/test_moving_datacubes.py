@@ -125,7 +125,7 @@ def test_nothing_is_imported_under_a_run_that_is_at_work(
     assert other.run("import", str(archive), "--replace").exit_code == 0
 
 
-def test_a_datacube_that_is_not_complete_is_not_exported(place: Place, tmp_path: Path) -> None:
+def test_a_datacube_that_is_not_complete_is_not_exported(tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
     assert other.publish("bad", value=None).exit_code == 1
     answer = other.run("export", "toy:bad", str(tmp_path / "bad.tar"))
@@ -144,7 +144,7 @@ def test_an_object_that_is_gone_ends_the_export_without_a_file(archive: Path, tm
     assert not list(tmp_path.glob("out/*"))
 
 
-def test_secrets_of_addresses_do_not_travel_in_the_clear(place: Place, archive: Path, tmp_path: Path) -> None:
+def test_secrets_of_addresses_do_not_travel_in_the_clear(archive: Path, tmp_path: Path) -> None:
     other = Place(tmp_path / "other")
     assert other.run("import", str(archive)).exit_code == 0
     path = other.home / "lake/runs/toy/one/raw_dojo_output/table.json"
@@ -380,9 +380,7 @@ def test_two_dojos_and_what_is_not_processed_yet(place: Place, tmp_path: Path) -
     assert "DOJO_URL" not in os.environ
 
 
-def test_a_request_is_handed_over_with_its_addresses_sealed_anew(
-    place: Place, archive: Path, tmp_path: Path
-) -> None:
+def test_a_request_is_handed_over_with_its_addresses_sealed_anew(archive: Path, tmp_path: Path) -> None:
     from datacube_assets.dojo.model_run import ModelRun
     from datacube_assets.storage.requests import leave_request
 

@@ -502,7 +502,7 @@ def test_an_argument_that_means_nothing_is_refused(
             ask(cube)
 
 
-def test_an_object_that_somebody_changed_is_named(published: House, tmp_path: Path) -> None:
+def test_an_object_that_somebody_changed_is_named(tmp_path: Path) -> None:
     key = "model/run/month/yield/timeseries/global/global.csv"
     (tmp_path / key).parent.mkdir(parents=True)
     (tmp_path / key).write_text("timestamp,s_count\n2020-01-01,many\n")

@@ -122,7 +122,7 @@ def test_odd_names_that_stay_inside_are_stored_and_found_as_they_are(
     assert files(root) == {key: b"two"}
 
 
-def test_one_unsafe_key_among_many_is_named(store: LocalStore) -> None:
+def test_one_unsafe_key_among_many_is_named() -> None:
     with pytest.raises(UnsafeKeyError, match=r"'b/\.\./c'"):
         check_keys(["a", "b/../c", "d"])
 

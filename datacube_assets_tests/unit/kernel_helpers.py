@@ -45,7 +45,7 @@ Row = Mapping[str, Any]
 Frame: TypeAlias = pa.Table | Mapping[str, Sequence[Any]] | Sequence[Row]
 Figures = dict[str, float | None]
 
-JAN_2020, FEB_2020, YEAR_2020 = 1577836800000, 1580515200000, 1577836800000
+JAN_2020, FEB_2020 = 1577836800000, 1580515200000
 DAY = 86_400_000
 
 DEFAULTS = {"feature": "f", "timestamp": JAN_2020, "value": 1.0}

@@ -1,4 +1,4 @@
-"""What comments and pages cite is there: pages of `docs/`, and sections in them.
+"""What comments and pages cite is there: pages of `docs/`, sections in them, modules and tests.
 
 Links between the pages of `docs/` are looked at when their site is built; here are all other files, in which
 a page is cited as `docs/specification/reader.md#names-in-keys`, and the links of pages outside `docs/`.
@@ -94,6 +94,33 @@ def test_a_module_that_was_moved_is_found() -> None:
         "lakes.py",
         "kernels/lake.py",
     ]
+
+
+TEST = re.compile(r"`(?:[\w/]+\.py::)?(test_\w+)`")
+
+
+def names_of_tests() -> set[str]:
+    modules = [path for path in sources() if path.name.startswith("test_")] + [Path(__file__)]
+    return {
+        name for path in modules for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+
+
+def test_every_test_that_a_page_names_is_there() -> None:
+    there = names_of_tests()
+    named = {path: TEST.findall(path.read_text()) for path in sources() if path.suffix == ".md"}
+    assert sum(map(len, named.values())) > 100
+    gone = {str(path): lost for path, names in named.items() if (lost := sorted(set(names) - there))}
+    assert gone == {}
+
+
+def test_each_difference_from_the_original_has_a_test_with_its_number() -> None:
+    page = (ROOT / "docs" / "differences.md").read_text()
+    numbers = {int(number) for number in re.findall(r"^\*\*(\d+)\.", page, re.MULTILINE)}
+    assert numbers == set(range(1, max(numbers) + 1))
+    assert {
+        int(found[1]) for name in names_of_tests() if (found := re.match(r"test_difference_(\d+)_", name))
+    } == numbers
 
 
 @pytest.mark.parametrize(

@@ -113,14 +113,14 @@ KENYA: Row = {"country": "Kenya", "lat": 1.0, "lng": 37.0}
 PLAIN = "month/f/timeseries/global/global.csv"
 
 
-def test_j1_identical_rows_are_summed_and_places_that_differ_in_the_last_digit_are_different() -> None:
+def test_identical_rows_are_summed_and_places_that_differ_in_the_last_digit_are_different() -> None:
     twice = datacube([{**KENYA, "value": 2.0}, {**KENYA, "value": 2.0}])
     assert twice.line(PLAIN, JAN_2020) == snapshot("1577836800000,4.0,4.0,2.0,2.0,1")
     near = datacube([{**KENYA, "value": 2.0}, {**KENYA, "value": 2.0, "lat": 1.0 + 1e-12}])
     assert near.line(PLAIN, JAN_2020) == snapshot("1577836800000,4.0,2.0,4.0,2.0,2")
 
 
-def test_j1_year_and_summary_are_means_of_the_rows_not_of_the_months() -> None:
+def test_year_and_summary_are_means_of_the_rows_not_of_the_months() -> None:
     values = [(JAN_2020, 1.0), (JAN_2020 + DAY, 2.0), (FEB_2020, 9.0)]
     made = datacube([{**KENYA, "timestamp": time, "value": value} for time, value in values])
     assert made.line("year/f/timeseries/global/global.csv", JAN_2020) == snapshot(
@@ -129,7 +129,7 @@ def test_j1_year_and_summary_are_means_of_the_rows_not_of_the_months() -> None:
     assert made.summary["f"]["s_mean_t_mean"] == 4.0
 
 
-def test_j2_negative_zero_and_overflow() -> None:
+def test_negative_zero_and_overflow() -> None:
     zero = datacube([{**KENYA, "value": -0.0}])
     assert zero.line(PLAIN, JAN_2020) == snapshot("1577836800000,0.0,0.0,0.0,0.0,1")
     assert "-0.0" not in zero.text("month/f/regional/country/stats/default/extrema.json")
@@ -140,7 +140,7 @@ def test_j2_negative_zero_and_overflow() -> None:
 
 
 @pytest.mark.parametrize("other", [{}, {"lng": None}])
-def test_j3_without_one_of_the_coordinates_there_are_no_tiles_but_everything_else(other: Row) -> None:
+def test_without_one_of_the_coordinates_there_are_no_tiles_but_everything_else(other: Row) -> None:
     made = datacube([{"country": "Kenya", "lat": 1.0, **other, "value": 2.0}])
     assert made.keys(".tile") == made.keys("stats/grid") == []
     assert made.data_info["has_tiles"] is False
@@ -157,19 +157,19 @@ def test_j3_without_one_of_the_coordinates_there_are_no_tiles_but_everything_els
         (0, 0, 0),
     ],
 )
-def test_j4_times_fall_into_the_month_and_year_that_hold_them(timestamp: int, month: int, year: int) -> None:
+def test_times_fall_into_the_month_and_year_that_hold_them(timestamp: int, month: int, year: int) -> None:
     made = datacube([{**KENYA, "timestamp": timestamp, "value": 2.0}])
     assert [row["timestamp"] for row in made.rows(PLAIN)] == [str(month)]
     assert [row["timestamp"] for row in made.rows("year/f/timeseries/global/global.csv")] == [str(year)]
 
 
-def test_j4_the_first_millisecond_too_late_is_removed_and_counted() -> None:
+def test_the_first_millisecond_too_late_is_removed_and_counted() -> None:
     made = datacube([{**KENYA, "timestamp": time} for time in (9223372036854, 9223372036855)])
     assert made.data_info["num_invalid_ts"] == 1
     assert len(made.rows(PLAIN)) == 1
 
 
-def test_j5_missing_region_names_are_none_and_odd_ones_stay() -> None:
+def test_missing_region_names_are_none_and_odd_ones_stay() -> None:
     names = [None, "None", "  ", "", "A"]
     made = datacube([{**KENYA, "admin1": name, "value": 1.0} for name in names])
     lists = made.json("raw/f/info/region_lists.json")
@@ -178,7 +178,7 @@ def test_j5_missing_region_names_are_none_and_odd_ones_stay() -> None:
     assert line == snapshot("Kenya__None,2.0,2.0,1.0,1.0,1")
 
 
-def test_j6_double_slashes_leave_region_names_but_not_the_raw_rows() -> None:
+def test_double_slashes_leave_region_names_but_not_the_raw_rows() -> None:
     names = ["A//B", "A///B", "//", "A////B", "A/B"]
     made = datacube([{**KENYA, "admin1": name} for name in names])
     lists = made.json("raw/f/info/region_lists.json")
@@ -187,13 +187,13 @@ def test_j6_double_slashes_leave_region_names_but_not_the_raw_rows() -> None:
     assert "month/f/regional/admin1/timeseries/default/Kenya__A/B.csv" in made.objects
 
 
-def test_j6_numeric_regions_print_like_python() -> None:
+def test_numeric_regions_print_like_python() -> None:
     ones, halves = pa.array([1, 1]), pa.array([1.5, 2.0])
     made = datacube({"country": ["Kenya", "Kenya"], "admin1": ones, "admin2": halves})
     assert made.json("raw/f/info/region_lists.json")["admin2"] == ["Kenya__1__1.5", "Kenya__1__2.0"]
 
 
-def test_j8_a_weight_column_that_is_not_selected_is_a_qualifier_like_any_other() -> None:
+def test_a_weight_column_that_is_not_selected_is_a_qualifier_like_any_other() -> None:
     made = datacube([{**KENYA, "wt": 1.5}, {**KENYA, "wt": 2.5}])
     assert made.json("raw/f/info/qualifiers/wt.json") == ["1.5", "2.5"]
     assert made.row(PLAIN, JAN_2020)["s_count"] == "2"
@@ -203,12 +203,12 @@ def weighted(*pairs: tuple[float | None, float]) -> Datacube:
     return datacube([{**KENYA, "value": value, "wt": wt} for value, wt in pairs], weight_column="wt")
 
 
-def test_j9_two_weighted_rows_in_one_cell() -> None:
+def test_two_weighted_rows_in_one_cell() -> None:
     line = weighted((1.0, 1.0), (2.0, 3.0)).line(PLAIN, JAN_2020)
     assert line == snapshot("1577836800000,3.0,3.0,1.5,1.5,1,1.75,1.75,3.0,1.5,1.75")
 
 
-def test_j9_all_weights_zero_leave_a_sum_of_zero_and_nothing_else() -> None:
+def test_all_weights_zero_leave_a_sum_of_zero_and_nothing_else() -> None:
     made = weighted((1.0, 0.0), (2.0, 0.0))
     assert made.line(PLAIN, JAN_2020) == snapshot("1577836800000,3.0,3.0,1.5,1.5,1,0.0,,,,")
     assert made.summary["f"]["s_sum_t_wavg"] == 0.0
@@ -216,7 +216,7 @@ def test_j9_all_weights_zero_leave_a_sum_of_zero_and_nothing_else() -> None:
     assert made.summary["f"]["s_mean_t_wavg"] is None
 
 
-def test_j9_weights_that_cancel_give_an_empty_cell_and_null() -> None:
+def test_weights_that_cancel_give_an_empty_cell_and_null() -> None:
     made = datacube(
         [{**KENYA, "value": 1.0, "wt": 1.0}, {**KENYA, "lat": 2.0, "value": 2.0, "wt": -1.0}],
         weight_column="wt",
@@ -226,7 +226,7 @@ def test_j9_weights_that_cancel_give_an_empty_cell_and_null() -> None:
     assert made.summary["f"]["s_wavg_t_mean"] is None
 
 
-def test_j13_of_equal_extrema_the_newest_twenty_are_listed() -> None:
+def test_of_equal_extrema_the_newest_twenty_are_listed() -> None:
     made = datacube([{**KENYA, "timestamp": ms(1990 + i), "value": 5.0} for i in range(25)])
     extrema = made.json("year/f/regional/country/stats/default/extrema.json")
     newest = [ms(1990 + i) for i in reversed(range(5, 25))]
@@ -234,7 +234,7 @@ def test_j13_of_equal_extrema_the_newest_twenty_are_listed() -> None:
         assert [item["timestamp"] for item in extrema[side]["s_sum_t_sum"]] == newest
 
 
-def test_j14_a_point_lies_in_the_bins_that_the_original_computed() -> None:
+def test_a_point_lies_in_the_bins_that_the_original_computed() -> None:
     made = datacube([{**KENYA, "value": 4.0}])
     assert made.tile(f"month/f/tiles/{JAN_2020}-8-154-127.tile") == {1171: (4.0, 4.0, 1.0)}
     assert made.tile(f"month/f/tiles/{JAN_2020}-0-0-0.tile") == {2022: (4.0, 4.0, 1.0)}

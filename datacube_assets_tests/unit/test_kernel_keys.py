@@ -47,7 +47,9 @@ def test_no_key_leaves_its_folder_or_has_an_empty_part(name: str) -> None:
 
 @settings(max_examples=200)
 @given(st.one_of(st.text(), NASTY))
-def test_a_key_is_what_the_reader_asks_for_unless_it_would_climb_or_nobody_can_ask(name: str) -> None:
+def test_difference_19_a_key_is_what_the_reader_asks_for_unless_it_would_climb_or_nobody_can_ask(
+    name: str,
+) -> None:
     if name and "\x00" not in name and not climbs(asked_for(name)):
         assert made(name) == asked_for(name)
 

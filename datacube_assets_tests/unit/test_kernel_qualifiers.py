@@ -21,7 +21,7 @@ def crops(count: int, thresholds: Thresholds) -> Datacube:
 
 
 @pytest.mark.parametrize(("count", "there"), [(2, True), (3, True), (4, False)])
-def test_j11_a_qualifier_with_as_many_values_as_the_limit_is_kept(count: int, there: bool) -> None:
+def test_a_qualifier_with_as_many_values_as_the_limit_is_kept(count: int, there: bool) -> None:
     made = crops(count, Thresholds(max_count=3))
     assert bool(made.keys("timeseries/qualifiers/crop/s_count.csv")) is there
     assert bool(made.keys("aggs", "qualifiers/crop.csv")) is there
@@ -29,7 +29,7 @@ def test_j11_a_qualifier_with_as_many_values_as_the_limit_is_kept(count: int, th
 
 
 @pytest.mark.parametrize(("count", "there"), [(2, True), (3, True), (4, False)])
-def test_j11_the_limit_of_regional_timeseries_is_inclusive_too(count: int, there: bool) -> None:
+def test_the_limit_of_regional_timeseries_is_inclusive_too(count: int, there: bool) -> None:
     made = crops(count, Thresholds(max_count=10, regional_timeseries_count=3))
     assert bool(made.keys("regional/country/timeseries/qualifiers/crop/c0/Kenya.csv")) is there
     assert made.keys("aggs", "qualifiers/crop.csv")
@@ -41,7 +41,7 @@ def test_a_regional_limit_above_the_general_one_does_not_bring_a_qualifier_back(
     assert not made.keys("timeseries/qualifiers")
 
 
-def test_j11_a_qualifier_over_the_limit_leaves_every_output_but_the_info_lists() -> None:
+def test_a_qualifier_over_the_limit_leaves_every_output_but_the_info_lists() -> None:
     made = crops(4, Thresholds(max_count=3))
     assert made.keys("crop") == ["raw/f/info/qualifiers/crop.json"]
     assert made.json("raw/f/info/qualifier_counts.json") == {

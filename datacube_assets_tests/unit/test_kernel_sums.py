@@ -22,11 +22,11 @@ def grouped(pairs: list[tuple[int, float]]) -> tuple[Ints, Floats, Groups]:
     return keys, np.array([value for _, value in pairs], np.float64), group(keys, 6)
 
 
-@given(rows, st.randoms(use_true_random=False))
-def test_neither_order_nor_shards_change_a_bit(pairs: list[tuple[int, float]], random: object) -> None:
+@given(rows, st.integers(0, 2**32 - 1))
+def test_neither_order_nor_shards_change_a_bit(pairs: list[tuple[int, float]], seed: int) -> None:
     keys, values, groups = grouped(pairs)
     expected = exact_sums(values, groups)
-    order = np.random.default_rng(len(pairs)).permutation(len(pairs))
+    order = np.random.default_rng(seed).permutation(len(pairs))
     shuffled = exact_sums(values[order], group(keys[order], 6))
     assert shuffled.tobytes() == expected.tobytes()
     shard = order % 3

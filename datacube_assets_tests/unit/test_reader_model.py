@@ -54,7 +54,7 @@ def test_names_of_any_kind_are_answered(cases: list[tuple[str, str, float | None
     assert not unasked or climbing or nested, unasked
 
 
-def test_bins_without_any_value_are_in_no_tile() -> None:
+def test_difference_17_bins_without_any_value_are_in_no_tile() -> None:
     rows = [row("A", 0, value=None), row("A", 10), row("B", 50, value=None, timestamp=1580515200000)]
     made = datacube(rows)
     assert ask_for_everything(made.objects) == []

@@ -116,7 +116,7 @@ def test_what_is_known_to_be_secret_is_shown_in_no_text(secret: str, around: str
         keep_secret(secret, pairs=[("ann", secret)])
         basic = base64.b64encode(f"ann:{secret}".encode()).decode()
         for form in (secret, quote(secret, safe=""), basic):
-            assert form not in redacted(f"{around}{form}{around}").replace("...", "\0") or form in "..."
+            assert form not in redacted(f"{around}{form}{around}").replace("...", "\0")
     finally:
         redaction._secrets.clear()
         redaction._secrets.update(before)

@@ -38,7 +38,7 @@ def test_an_address_with_a_secret_in_it_is_refused_and_not_repeated(name: str, a
     schemes = {"DATACUBE_DASK_SCHEDULER": "tls", "DATACUBE_LAKE": "s3", "DATACUBE_MODELS_BUCKET": "s3"}
     with pytest.raises(SettingsError) as caught:
         Settings.from_environment(**{name: address.format(scheme=schemes.get(name, "https"))})
-    assert name in str(caught.value) or "store" in str(caught.value)
+    assert name in str(caught.value)
     assert not any(word in str(caught.value) for word in ("s3cret", "ann", "cret"))
 
 

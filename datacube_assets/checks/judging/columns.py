@@ -11,7 +11,16 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
-from datacube_assets.kernels.schema import COORDINATES, RANGES, REGION_LEVELS, Column, Layout, cell_column
+from datacube_assets.kernels.schema import (
+    COORDINATES,
+    QUALIFIER_COLUMNS,
+    RANGES,
+    REGION_LEVELS,
+    WEIGHT_COLUMN,
+    Column,
+    Layout,
+    cell_column,
+)
 
 Declared = list[tuple[str, str]]
 """Names and types of columns, in order."""
@@ -34,9 +43,9 @@ def declared(
     """
     found: Declared = []
     for one in columns:
-        if one.name == "(qualifiers)":
+        if one.name == QUALIFIER_COLUMNS:
             found += [(cell_column(name) if cells else name, one.type) for name in layout.qualifiers]
-        elif one.name == "(weight column)":
+        elif one.name == WEIGHT_COLUMN:
             found += [(layout.weight, one.type)] if layout.weight else []
         elif _is_there(one, layout, by_qualifier=by_qualifier, ranges=ranges):
             found.append((one.name, one.type))

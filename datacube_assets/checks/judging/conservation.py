@@ -28,7 +28,7 @@ from datacube_assets.kernels.groups import (
     encode_text,
     group_by,
 )
-from datacube_assets.kernels.morton import BIN_BITS, MAX_PRECISION, Quadkeys, deinterleave
+from datacube_assets.kernels.morton import MAX_PRECISION, ZOOMS, Quadkeys, deinterleave
 from datacube_assets.kernels.projection import on_map
 from datacube_assets.kernels.pyramid import pyramid
 from datacube_assets.kernels.runs import bucket_starts
@@ -268,8 +268,7 @@ def expected_tiles(table: pa.Table, chance: np.random.Generator) -> Tiles:
 
     Cells without any value have no place in tiles.
     """
-    zooms = MAX_PRECISION - BIN_BITS + 1
-    count, points = np.zeros(zooms, np.int64), np.zeros(zooms, np.int64)
+    count, points = np.zeros(len(ZOOMS), np.int64), np.zeros(len(ZOOMS), np.int64)
     table = table.filter(pa.array(cast(Ints, column(table, "s_count")) > 0))
     if not table.num_rows:
         return Tiles(count, points, finite=True, samples=())
@@ -297,7 +296,7 @@ def _samples(table: pa.Table, figures: Sequence[Floats], chance: np.random.Gener
     """A tile of each zoom, around a random subtile of a random feature and time."""
     starts = np.append(bucket_starts(table), table.num_rows)
     quadkeys = cast(Quadkeys, column(table, "quadkey"))
-    for zoom in range(MAX_PRECISION - BIN_BITS + 1):
+    for zoom in ZOOMS:
         bucket = int(chance.integers(len(starts) - 1))
         start, end = int(starts[bucket]), int(starts[bucket + 1])
         shift = np.uint32(2 * (MAX_PRECISION - zoom))

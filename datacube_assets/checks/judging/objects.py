@@ -13,17 +13,14 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict
 from datacube_assets.kernels.decode import read_tile
-from datacube_assets.kernels.groups import Floats, Ints, encode_text, slices
+from datacube_assets.kernels.groups import Floats, Ints, Mask, encode_text, slices
 from datacube_assets.kernels.schema import Layout
 from datacube_assets.kernels.spatial import published
-
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

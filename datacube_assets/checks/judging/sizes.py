@@ -26,20 +26,21 @@ def within_limit(estimates: Mapping[str, Estimate], limit: int) -> Verdict:
     by_asset = {name: {"objects": one.objects, "bytes": one.bytes} for name, one in estimates.items()}
     figures = {"objects": whole.objects, "bytes, about": whole.bytes, "by asset": by_asset, "limit": limit}
     if whole.objects <= limit:
-        says = f"{whole.objects:,} objects of about {_size(whole.bytes)} will be published."
+        says = f"{whole.objects:,} objects of about {size_text(whole.bytes)} will be published."
         return Verdict(True, says, figures)
     most = max(estimates, key=lambda name: estimates[name].objects)
     remedy = _REMEDIES.get(most, "publish fewer features in a run")
     return Verdict(
         False,
-        f"It would have {whole.objects:,} objects of about {_size(whole.bytes)}, and {limit:,} are allowed; "
-        f"{estimates[most].objects:,} of them are of {most}. To make them fewer, {remedy}; every feature "
-        "and every month has objects of its own. Or raise DATACUBE_MAX_OBJECTS",
+        f"It would have {whole.objects:,} objects of about {size_text(whole.bytes)}, and {limit:,} are "
+        f"allowed; {estimates[most].objects:,} of them are of {most}. To make them fewer, {remedy}; every "
+        "feature and every month has objects of its own. Or raise DATACUBE_MAX_OBJECTS",
         figures,
     )
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """A number of bytes as a person reads it: `1.2 MB`."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"
