@@ -93,11 +93,13 @@ def distinct_texts(name: str, column: pa.ChunkedArray) -> list[str | None]:
 
 def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
     """A column in one piece, with one dictionary if it has dictionaries; a file may have thousands."""
-    if pa.types.is_dictionary(column.type):
-        column = column.unify_dictionaries()
+    type_ = column.type
+    if pa.types.is_dictionary(type_) and not column.num_chunks:
+        # Arrow itself makes one of no chunks of most types only, and of decimals none.
+        return pa.DictionaryArray.from_arrays(pa.array([], type_.index_type), pa.array([], type_.value_type))
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
-        whole = whole.chunk(0) if whole.num_chunks else pa.array([], column.type)
+        whole = whole.chunk(0) if whole.num_chunks else pa.array([], type_)
     return whole
 
 
@@ -107,11 +109,24 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def first_value(column: pa.ChunkedArray) -> object:
     values = column.drop_null()
+    return python_values(values.slice(0, 1))[0] if len(values) else None
+
+
+def python_values(values: pa.ChunkedArray) -> list[Any]:
+    """Cells as Python values; times that Python has no name for, such as infinity, as what is stored."""
     try:
-        return values[0].as_py() if len(values) else None
+        found: list[Any] = values.to_pylist()
+        return found
     except (OverflowError, ValueError):
-        # A time that Python has no name for.
-        return None
+        return [_python_value(cell) for cell in plain(values)]
+
+
+def _python_value(cell: pa.Scalar) -> object:
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):
+        unit = "days" if pa.types.is_date32(cell.type) else getattr(cell.type, "unit", "ms")
+        return f"{cell.value} {unit} since 1970"
 
 
 def count_texts(column: pa.Array) -> dict[str, int]:
@@ -121,21 +136,25 @@ def count_texts(column: pa.Array) -> dict[str, int]:
 
 
 def as_text(name: str, column: pa.ChunkedArray, *, whole: bool) -> pa.DictionaryArray:
-    """A column as a dictionary of texts, nulls kept; numbers and dates print as Python prints them."""
+    """A column as a dictionary of texts, null where null or NaN was; what is there prints as in Python."""
     column = _encodable(column)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     encoded = _one_chunk(column)
-    return pa.DictionaryArray.from_arrays(
-        encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
-    )
+    indices, texts = encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
+    if texts.null_count:
+        # NaN is a value to Arrow; as a null among the texts, dictionaries of parts could not be joined.
+        there = pc.is_valid(texts).to_numpy(zero_copy_only=False)
+        places = pa.array((np.cumsum(there) - 1).astype(np.int32), mask=~there)
+        indices, texts = places.take(indices), texts.drop_null()
+    return pa.DictionaryArray.from_arrays(indices, texts)
 
 
 def map_texts(column: pa.DictionaryArray, change: Callable[[str | None], str | None]) -> pa.Array:
-    """Apply a function to the distinct texts, None where null or NaN was; equal results share a code."""
+    """Apply a function to the distinct texts, None where null was; equal results share a code."""
     texts, indices = column.dictionary.to_pylist(), column.indices
     if indices.null_count:
-        # A null cell has no text to point to; NaN points to a null.
+        # A null cell has no text to point to.
         indices = pc.fill_null(indices, len(texts))
         texts.append(None)
     encoded = pa.array([change(text) for text in texts], pa.string()).dictionary_encode()
@@ -166,16 +185,37 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
         else:
             texts = np.where(np.isnan(floats), 0, floats).astype(np.int64).astype(str)
         return pa.array(texts, pa.string(), mask=np.isnan(floats))
+    if kind == "f" and whole:
+        return pa.array(
+            [None if value is None else str(int(value)) for value in values.to_pylist()], pa.string()
+        )
     if kind == "b":
         return pc.if_else(values, "True", "False")
     if kind == "M":
         if whole:
             return pc.strftime(values, format="%Y-%m-%d")
-        # Python leaves out a fraction of zero.
-        return pc.replace_substring_regex(
-            pc.strftime(values, format="%Y-%m-%d %H:%M:%S"), pattern=r"\.0+$", replacement=""
-        )
+        return _print_times(values)
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
+
+
+def _print_times(values: pa.Array) -> pa.Array:
+    """By the clock of their zone; with the offset where that clock showed the same time twice."""
+    # Python leaves out a fraction of zero.
+    texts = pc.replace_substring_regex(
+        pc.strftime(values, format="%Y-%m-%d %H:%M:%S"), pattern=r"\.0+$", replacement=""
+    )
+    zone = values.type.tz if pa.types.is_timestamp(values.type) else None
+    if zone is None:
+        return texts
+    shown = pc.local_timestamp(values)
+    first, last = (
+        pc.assume_timezone(shown, zone, ambiguous=which, nonexistent=which)
+        for which in ("earliest", "latest")
+    )
+    offsets = pc.replace_substring_regex(
+        pc.strftime(values, format="%z"), pattern=r"(\d\d)$", replacement=r":\1"
+    )
+    return pc.binary_join_element_wise(texts, pc.if_else(pc.equal(first, last), "", offsets), "")
 
 
 def shortest(values: pa.Array | pa.ChunkedArray) -> Floats:

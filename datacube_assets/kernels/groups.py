@@ -84,7 +84,8 @@ def _sorted_codes(codes: npt.NDArray[np.integer], values: pa.Array) -> Coded:
 def encode_text(column: pa.ChunkedArray | pa.Array) -> Coded:
     """Codes of a text column without nulls, in order of the text (by code point)."""
     if isinstance(column, pa.ChunkedArray):
-        column = column.unify_dictionaries().combine_chunks()
+        # This makes one dictionary of several, and looks at those that are one only once.
+        column = column.combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # a chunked array of no chunks stays one
         column = pa.array([], column.type)
     if not pa.types.is_dictionary(column.type):

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from datacube_assets.kernels.columns import kind_of, unreadable_type
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
+from datacube_assets.kernels.extensions import Meant, meant_by
 from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000
@@ -46,6 +47,7 @@ class Part:
             self._metadata = _metadata(self._footer, name)
             schema, self._bytes = _as_read(self._metadata)
             """Columns of bytes that may be read only where they have no value."""
+            schema, self._meant = _as_meant(schema, name)
             self.columns = _columns(schema, self._metadata, name)
             self._schema = schema
             kept = set(self.columns)
@@ -76,7 +78,13 @@ class Part:
     def _open(self, metadata: pq.FileMetaData, **options: Any) -> pq.ParquetFile:
         # Nanoseconds of 64 bits end in 2262, and times of 96 bits beyond that would come out as others.
         return pq.ParquetFile(
-            self._source, metadata=metadata, pre_buffer=True, coerce_int96_timestamp_unit="us", **options
+            self._source,
+            metadata=metadata,
+            pre_buffer=True,
+            coerce_int96_timestamp_unit="us",
+            # Text that is marked as JSON is no type of its own, which could not be read as dictionaries.
+            arrow_extensions_enabled=False,
+            **options,
         )
 
     def batches(self, row_groups: range | None = None) -> Iterator[pa.Table]:
@@ -147,7 +155,9 @@ class Part:
         if table.num_columns != len(self.columns):
             table = table.select(self._places)
         for place, field in enumerate(table.schema):
-            if _is_binary(field.type):
+            if field.name in self._meant:
+                table = table.set_column(place, field.name, self._meant[field.name].read(table.column(place)))
+            elif _is_binary(field.type):
                 if field.name in self._bytes and table.column(place).null_count < table.num_rows:
                     raise unreadable_type(field.name, field.type)
                 # Which of them are no UTF-8 is said where they are looked at.
@@ -213,6 +223,19 @@ def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
             bytes_only.add(field.name)
         schema = schema.set(number, field.with_type(pa.string()))
     return schema, frozenset(bytes_only)
+
+
+def _as_meant(schema: pa.Schema, file: str) -> tuple[pa.Schema, dict[str, Meant]]:
+    """The columns with the types that are meant by extension types, and how they are read, by name."""
+    try:
+        found = {field.name: meant for field in schema if (meant := meant_by(field))}
+    except InputError as error:
+        error.file = file
+        raise
+    for number, field in enumerate(schema):
+        if field.name in found:
+            schema = schema.set(number, field.with_type(found[field.name].type))
+    return schema, found
 
 
 def _marked_as_text(metadata: pq.FileMetaData, name: str) -> bool:

@@ -66,6 +66,9 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
         whole = bool(np.all((np.floor(floats) == floats) & (np.abs(floats) < 2**53)))
         return ColumnProfile(frozenset(kind), len(floats) > 0, whole)
     if kind == "M":
+        if pa.types.is_timestamp(values.type) and values.type.tz:
+            # By the clock: where it is set forward or back at midnight, the day may begin at no such time.
+            values = pc.local_timestamp(values)
         midnight = pc.equal(values, pc.floor_temporal(values, unit="day"))
         return ColumnProfile(frozenset(kind), len(values) > 0, pc.all(midnight).as_py() is not False)
     return ColumnProfile(frozenset(kind), len(values) > 0, whole=True)

@@ -295,8 +295,8 @@ def cells_in_scope(cells: pa.Table, layout: Layout, scope: Scope) -> pa.Table:
     """Temporal cells (`schema.CELL_COLUMNS`) that a figure is made of, of a table of the scope's period."""
     times = cast(Ints, column(cells, "timestamp"))
     cells = cells.filter(pa.array(_equal(cells["feature"], scope.feature) & (times == scope.start)))
-    named = {cell_column(name): name for name in layout.qualifiers}
-    described = {named.get(name, name): cells[name] for name in cells.column_names}
+    described = {name: cells[name] for name in (*layout.levels, *layout.coordinates)}
+    described |= {name: cells[cell_column(name)] for name in layout.qualifiers}
     here = _in_place(described, cells.num_rows, layout, scope)
     if scope.bin is not None:
         here &= _placed(described, cells.num_rows, layout)

@@ -60,7 +60,7 @@ def raw_rows(batch: pa.Table, what: Plan) -> pa.Table:
 def join_rows(tables: Sequence[pa.Table]) -> pa.Table:
     """The raw rows of all batches; columns in order of first appearance, null where a part has none.
 
-    Numbers of different types become doubles, whatever else differs text.
+    Whole numbers of different types stay whole, other numbers become doubles, whatever else differs text.
     """
     types: dict[str, set[pa.DataType]] = {}
     for table in tables:
@@ -74,7 +74,11 @@ def _common_type(types: set[pa.DataType]) -> pa.DataType:
     filled = {type_ for type_ in types if not pa.types.is_null(type_)}
     if len(filled) == 1:
         return filled.pop()
-    if all(kind_of("", type_) in "if" for type_ in filled):
+    kinds = {kind_of("", type_) for type_ in filled}
+    if kinds == {"i"}:
+        # Of the largest type, some numbers fit no other but this.
+        return pa.decimal128(20, 0) if pa.uint64() in filled else pa.int64()
+    if kinds <= {"i", "f"}:
         return pa.float64()
     return pa.string()
 

@@ -89,7 +89,7 @@ class Runs:
 
 def bucket_starts(table: pa.Table) -> Rows:
     """Rows of an ordered table at which another feature or time begins."""
-    feature = table["feature"].unify_dictionaries().combine_chunks()
+    feature = table["feature"].combine_chunks()
     if isinstance(feature, pa.ChunkedArray) or not pa.types.is_dictionary(feature.type):
         codes: npt.NDArray[np.integer] = encode_text(table["feature"]).codes
     else:

@@ -227,9 +227,14 @@ def has_coordinates(columns: Iterable[str]) -> bool:
     return set(COORDINATES) <= set(columns)
 
 
+_SAID = "qualifier:"
+"""Before the name of a qualifier that would otherwise be another column's."""
+
+
 def cell_column(qualifier: str) -> str:
     """Column of a qualifier in the lake tables: its own name, unless a measure has that name already."""
-    return f"qualifier:{qualifier}" if qualifier in CELL_MEASURES else qualifier
+    taken = qualifier in CELL_MEASURES or qualifier.startswith(_SAID)
+    return f"{_SAID}{qualifier}" if taken else qualifier
 
 
 TEXT: Final = pa.dictionary(pa.int32(), pa.string())

@@ -128,6 +128,8 @@ _WRITTEN = re.compile(r"(\d{4})(?:([-/_])(\d{1,2})|([-/._])(\d{1,2})\4(\d{1,2})(
 _ORDINAL = re.compile(r"\d{4}-\d{3}")
 _MIDNIGHT = re.compile(r"24:00(?::00(?:\.0+)?)?")
 _ZONE = re.compile(r"(?<=\d) ?(?:UTC|GMT|z)$")
+_NAMED_ZONE = re.compile(r"(?i)(z|[+-]\d\d:?\d\d)\[[^\[\]]+\]$")
+"""The name of a zone behind the offset, which says all there is to say."""
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MILLISECOND = dt.timedelta(milliseconds=1)
 
@@ -191,7 +193,7 @@ def _parse_date(text: str) -> int:
         if midnight:
             later, time = _MILLISECONDS["day"], "00:00" + time[midnight.end() :]
         text = f"{year}-{int(month_of_day):02}-{int(day_of_month):02}T{time}"
-    moment = dt.datetime.fromisoformat(_ZONE.sub("Z", text))
+    moment = dt.datetime.fromisoformat(_ZONE.sub("Z", _NAMED_ZONE.sub(r"\1", text)))
     moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment
     return (moment - _EPOCH) // _MILLISECOND + later
 
@@ -207,6 +209,9 @@ LOOKS: Mapping[str, str] = {
     "month": "years and months, such as 202001",
     "day": "dates, such as 20200131",
     "day of year": "years and days of the year, such as 2020031",
+    "hour": "dates and hours, such as 2020013112",
+    "minute": "dates and times, such as 202001311200",
+    "second": "dates and times, such as 20200131120000",
     "days": "days since 1970",
     "Excel": "day numbers of a spreadsheet (43831 is 2020-01-01)",
     "Julian": "Julian day numbers",
@@ -240,12 +245,14 @@ _SIZES: tuple[tuple[float, str], ...] = (
     (1e17, "ns"),
 )
 """From which number on numbers look like what."""
+_DATED = {"hour": 1e2, "minute": 1e4, "second": 1e6}
+"""By how much the digits of a date come before those of a time, in numbers that may as well be times."""
 
 
 def _looks(numbers: npt.NDArray[np.int64] | Floats) -> dict[str, int]:
     if not len(numbers):
         return {}
-    if numbers.min() >= 1e10 and numbers.max() < 1e14:
+    if numbers.min() >= _LAST_YEAR * 1e8 and numbers.max() < _FIRST_YEAR * 1e10:
         return {"ms": len(numbers)}
     sizes = np.abs(numbers.astype(np.float64))
     sizes = np.where(np.isfinite(sizes), sizes, 0)
@@ -259,6 +266,10 @@ def _looks(numbers: npt.NDArray[np.int64] | Floats) -> dict[str, int]:
             counts[look] = int(of_calendar.sum())
         else:
             counts[look] = counts.get(look, 0) + int(here.sum())
+    for dated, times in _DATED.items():
+        if count := _of_clock(sizes, times):
+            counts["s" if dated == "hour" else "ms"] -= count
+            counts[dated] = count
     return {look: count for look, count in counts.items() if count}
 
 
@@ -269,6 +280,18 @@ def _of_calendar(look: str, numbers: Floats) -> Mask:
     month, day = (numbers % 100, 1.0) if look == "month" else (numbers // 100 % 100, numbers % 100)
     found: Mask = (month >= 1) & (month <= 12) & (day >= 1) & (day <= 31)
     return found
+
+
+def _of_clock(numbers: Floats, times: float) -> int:
+    """How many numbers have the digits of a day, and behind them those of hours, minutes and seconds."""
+    first, last = (year * 10_000 * times for year in (_FIRST_YEAR, _LAST_YEAR))
+    days, rest = np.divmod(numbers[(numbers >= first) & (numbers < last)], times)
+    found: Mask = _of_calendar("day", days) & (rest == np.floor(rest)) & (rest < 24 * times / 100)
+    while times > 100:
+        times /= 100
+        found &= rest % 100 < 60
+        rest //= 100
+    return int(found.sum())
 
 
 def other_look(looks: Mapping[str, int], unit: str) -> str:

@@ -39,6 +39,7 @@ from datacube_assets.dojo.address_encryption import Seal
 from datacube_assets.dojo.fetch import FetchError
 from datacube_assets.dojo.model_run import ModelRun, encode_name
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.kernels.columns import python_values
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.kernels.groups import Ints
@@ -406,7 +407,7 @@ class _Check:
     def _show(self, reason: str, part: str, first: int, batch: pa.Table, rows: Ints) -> None:
         shown = self.found.examples.setdefault(reason, [])
         for row in rows[: EXAMPLES - len(shown)].tolist():
-            cells = (batch[name][row].as_py() for name in ("timestamp", "value"))
+            cells = (python_values(batch[name].slice(row, 1))[0] for name in ("timestamp", "value"))
             time_, value = (None if cell is None else str(cell)[:80] for cell in cells)
             shown.append(Example(public(part), first + row, time_, value))
 

@@ -10,13 +10,14 @@ import datetime as dt
 import decimal
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from datacube_assets.kernels.columns import plain, python_values
 from datacube_assets.kernels.plan import Plan
 from datacube_assets.kernels.provenance import Scope, rows_in_scope
 from datacube_assets.storage.points import RawParts
@@ -72,7 +73,7 @@ class Explanation:
         found = list(self.rows())
         if not found:
             return pa.table({name: pa.array([], pa.string()) for name in ROW_COLUMNS})
-        return pa.concat_tables(found, promote_options="permissive")
+        return _joined(found)
 
     def counts(self) -> dict[str | None, int]:
         """How many rows count (None), and how many do not for each reason."""
@@ -112,21 +113,47 @@ def plain_rows(rows: pa.Table) -> list[dict[str, Any]]:
         "counted": rows["counted"],
         "reason": rows["reason"],
     }
-    return [_plain(row) for row in pa.table(chosen).to_pylist()]
+    cells = zip(*(python_values(column) for column in chosen.values()), strict=True)
+    return [_plain(dict(zip(chosen, row, strict=True))) for row in cells]
 
 
 def _delivered(part: str, first: int, found: pa.Table) -> pa.Table:
+    # By their place: a file may have columns of these names, too.
+    row, reason, cleaning = found.columns[:3]
     names = found.column_names[3:]
     address = pa.DictionaryArray.from_arrays(pa.array([0] * found.num_rows, pa.int32()), pa.array([part]))
     columns = {
         "part": address.cast(pa.string()),
-        "row": pc.add(found["row"], first),
-        "counted": pc.is_null(found["reason"]),
-        "reason": found["reason"],
-        "cleaning": found["cleaning"],
+        "row": pc.add(row, first),
+        "counted": pc.is_null(reason),
+        "reason": reason,
+        "cleaning": cleaning,
         **{f"delivered.{name}": found.column(number + 3) for number, name in enumerate(names)},
     }
     return pa.table(columns)
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of the rows of several parts; text where they hold other kinds of cells in a column."""
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid):
+        names = dict.fromkeys(name for table in tables for name in table.column_names)
+        types = {
+            name: {table.schema.field(name).type for table in tables if name in table.column_names}
+            for name in names
+        }
+        alike = [
+            pa.table(
+                [
+                    values if len(types[name]) == 1 else plain(values).cast(pa.string())
+                    for name, values in zip(table.column_names, table.columns, strict=True)
+                ],
+                names=table.column_names,
+            )
+            for table in tables
+        ]
+        return pa.concat_tables(alike, promote_options="permissive")
 
 
 def _plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -179,6 +179,14 @@ def test_every_dropped_row_has_one_reason_and_is_shown_by_its_number(house: Hous
     assert found.examples[NO_NUMBER][0].value == "n/a"
 
 
+def test_a_time_that_python_has_no_name_for_is_shown_as_it_is_stored(house: House) -> None:
+    days = pa.array([18262, 2**30, 18293, 18294], pa.int32()).cast(pa.date32())
+    found = checked(house, rows(timestamp=days))
+    assert found.errors == []
+    (example,) = found.examples[BAD_TIMESTAMP]
+    assert (example.row, example.timestamp) == (1, f"{2**30} days since 1970")
+
+
 def test_what_the_report_counts_is_what_a_look_at_every_row_counts(house: House) -> None:
     columns: dict[str, Any] = {
         "timestamp": [None, JANUARY, JANUARY, None] * 5,

@@ -7,6 +7,7 @@ what is compared with is read from their objects.
 from __future__ import annotations
 
 import csv
+import decimal
 import json
 import math
 import re
@@ -355,6 +356,64 @@ def test_an_unknown_region_is_an_error_of_one_line(house: House) -> None:
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
     assert "no country 'X'" in done.stderr
+
+
+# --- odd files -------------------------------------------------------------------------------------
+
+
+def test_times_that_python_has_no_name_for_are_told_as_they_are_stored(house: House) -> None:
+    infinity = 2**63 - 1
+    table = rows(
+        timestamp=pa.array([JANUARY * 1000, infinity, -infinity, JANUARY * 1000], pa.timestamp("us"))
+    )
+    house.publish(table)
+    told = open_tables(house.settings.lake, "model", "run").explain("rain", "2020-01").to_json()
+    assert [(row["timestamp"], row["reason"]) for row in told["rows"]] == [
+        ("2020-01-01T00:00:00", None),
+        (f"{infinity} us since 1970", BAD_TIMESTAMP),
+        (f"{-infinity} us since 1970", BAD_TIMESTAMP),
+        ("2020-01-01T00:00:00", None),
+    ]
+
+
+def test_parts_with_other_kinds_of_cells_are_explained_in_one_table(house: House) -> None:
+    house.publish(
+        rows(crop=["a", "b", "a", "b"]),
+        rows(crop=pa.array([decimal.Decimal(number) for number in (1, 2, 3, 4)], pa.decimal128(5, 2))),
+        rows(crop=[1, 2, 3, 4], timestamp=["2020-01-05", "2020-01-25", "2020-02-05", "2020-02-15"]),
+        # Nothing of this one is in January; no row at all of decimals is a case of its own.
+        rows(crop=pa.array([decimal.Decimal(1)] * 4, pa.decimal128(5, 2)), timestamp=[FEBRUARY] * 4),
+    )
+    explanation = open_tables(house.settings.lake, "model", "run").explain("rain", "2020-01")
+    assert explanation.value == 9.0
+    table = explanation.table()
+    assert table["delivered.crop"].to_pylist() == ["a", "b", "1.00", "2.00", "1", "2"]
+    assert table["delivered.value"].to_pylist() == [1.0, 2.0] * 3
+    times = [str(JANUARY + days * DAY) for days in (4, 24)]
+    assert table["delivered.timestamp"].to_pylist() == [*times, *times, "2020-01-05", "2020-01-25"]
+
+
+def test_columns_may_be_called_as_those_of_explanations_and_of_cells_are(house: House) -> None:
+    names = (
+        "row",
+        "reason",
+        "cleaning",
+        "part",
+        "rows",
+        "t_sum",
+        "qualifier:rows",
+        "qualifier:qualifier:rows",
+    )
+    columns = {name: [f"{name} {letter}" for letter in "abab"] for name in names}
+    house.publish(rows(**columns), qualifier_map={"rain": list(names)})
+    for name in names:
+        explanation = open_tables(house.settings.lake, "model", "run").explain(
+            "rain", "2020-01", qualifier=name, value=f"{name} b"
+        )
+        assert explanation.value == 2.0
+        table = explanation.table()
+        assert (table["row"].to_pylist(), table["reason"].to_pylist()) == ([1], [None])
+        assert table[f"delivered.{name}"].to_pylist() == [f"{name} b"]
 
 
 # --- how to ask ------------------------------------------------------------------------------------

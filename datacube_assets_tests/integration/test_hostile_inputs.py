@@ -6,13 +6,16 @@ names that mean harm are published as well. Odd inputs of good will are in `test
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import json
 import math
 import resource
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +24,12 @@ import pytest
 
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.kernels.errors import InputError
+from datacube_assets.kernels.parts import Part
+from datacube_assets.kernels.plan import Options, plan
+from datacube_assets.kernels.profile import merge_profiles, profile
+from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.temporal import temporal_cells
+from datacube_assets.kernels.views import raw_data
 from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import Store
@@ -39,7 +47,7 @@ from datacube_assets_tests.hostile import (
     typed,
     wide,
 )
-from datacube_assets_tests.integration.support import JANUARY, House, rows
+from datacube_assets_tests.integration.support import JANUARY, House, read_csv, rows
 
 
 def check(case: Case, folder: Path) -> None:
@@ -104,6 +112,28 @@ def test_a_column_of_any_type_in_any_role_is_refused_by_name_or_read_exactly(
             check(steps, tmp_path / case)
         except AssertionError as error:
             raise AssertionError(f"{case}: {error}") from error
+
+
+def test_parts_with_a_column_of_any_two_types_become_one_file_of_raw_rows() -> None:
+    parts = {}
+    for name, column in COLUMNS.items():
+        # What cannot be read is refused where a part is opened.
+        with contextlib.suppress(InputError):
+            file = cast(Any, io.BytesIO(as_file(rows(crop=column.values))))
+            (parts[name],) = Part(file, name).batches()
+    profiles = {}
+    for name, batch in parts.items():
+        with contextlib.suppress(InputError):
+            profiles[name] = profile(batch)
+    assert len(profiles) > 30
+    for one, other in itertools.combinations(profiles, 2):
+        what = plan(merge_profiles([profiles[one], profiles[other]]), Options())
+        tables = [raw_rows(parts[name], what) for name in (one, other)]
+        try:
+            (body,) = raw_data(join_rows(tables)).bodies()
+        except pa.ArrowException as error:
+            raise AssertionError(f"{one} and {other}: {error}") from error
+        assert len(read_csv(bytes(body))) == 9, (one, other)
 
 
 @pytest.mark.slow

@@ -355,6 +355,34 @@ def test_categorical_regions_and_features_are_texts_like_any_other(published: An
     assert published(rows(**encoded)).hash == plain.hash
 
 
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [(["a", "b", None, "a"], ["a", "b"]), ([None] * 4, []), ([True, False, None, True], ["False", "True"])],
+    ids=["text", "nothing", "booleans"],
+)
+def test_a_number_that_is_none_beside_a_part_of_another_type_is_a_missing_value(
+    published: Any, other: list[Any], names: list[str]
+) -> None:
+    datacube = published(rows(crop=[0.5, math.nan, 2.0, 0.5]), rows(crop=other), **CROP)
+    assert datacube.json("raw/rain/info/qualifiers/crop.json") == ["0.5", "2.0", *sorted(["None", *names])]
+    assert [line["crop"] for line in datacube.csv("raw/rain/raw/raw.csv")] == [
+        *("0.5", "", "2.0", "0.5"),
+        *("" if cell is None else str(cell) for cell in other),
+    ]
+
+
+def test_whole_numbers_of_different_sizes_in_parts_stay_whole_in_the_raw_rows(published: Any) -> None:
+    large = 2**63 - 1
+    columns = {
+        "season": (pa.array([1, 2, None, large]), pa.array([1, 2, 3, None], pa.int16())),
+        "event": (pa.array([1, 2, None, -large]), pa.array([1, 2, 3, 2**64 - 1], pa.uint64())),
+    }
+    first, second = ({name: parts[at] for name, parts in columns.items()} for at in (0, 1))
+    raw = published(rows(**first), rows(**second)).csv("raw/rain/raw/raw.csv")
+    assert [line["season"] for line in raw] == ["1", "2", "", str(large), "1", "2", "3", ""]
+    assert [line["event"] for line in raw] == ["1", "2", "", str(-large), "1", "2", "3", str(2**64 - 1)]
+
+
 # --- time ------------------------------------------------------------------------------------------
 
 MOMENTS = [dt.datetime.fromtimestamp(int(one) / 1000, dt.UTC) for one in rows()["timestamp"].to_pylist()]

@@ -6,7 +6,10 @@ import base64
 import datetime as dt
 import decimal
 import io
+import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -337,6 +340,132 @@ def test_bytes_beside_text_are_refused_unless_there_are_none() -> None:
         else:
             (batch,) = part.batches()
             assert plan(profile(batch), Options()).layout.qualifiers == ()
+
+
+@pytest.mark.parametrize(
+    ("zone", "time", "shown"),
+    [
+        ("America/Sao_Paulo", "2018-11-04T03:00Z", "2018-11-04 01:00:00"),
+        ("Africa/Cairo", "2023-04-27T22:00Z", "2023-04-28 01:00:00"),
+        ("America/Havana", "2020-11-01T05:00Z", "2020-11-01 00:00:00-05:00"),
+    ],
+)
+def test_clocks_that_are_set_at_midnight_stop_nothing(zone: str, time: str, shown: str) -> None:
+    start = dt.datetime.fromisoformat(time)
+    times = pa.array([start, start + dt.timedelta(hours=3)], pa.timestamp("us", zone))
+    points = normalized({"timestamp": times, "crop": times})
+    first = int(start.timestamp() * 1000)
+    assert points.column("timestamp") == [first, first + 3 * 3_600_000]
+    assert points.column("crop")[0] == shown
+
+
+def test_a_time_that_a_clock_showed_twice_says_which() -> None:
+    hours = [dt.datetime(2020, 10, 25, hour, 30, tzinfo=dt.UTC) for hour in (0, 1, 2)]
+    points = normalized({"crop": pa.array([*hours, None], pa.timestamp("ms", "Europe/Berlin"))})
+    assert points.column("crop") == [
+        "2020-10-25 02:30:00+02:00",
+        "2020-10-25 02:30:00+01:00",
+        "2020-10-25 03:30:00",
+        "None",
+    ]
+
+
+# --- extension types -------------------------------------------------------------------------------
+
+
+def noted(values: pa.Array, name: str, note: str = "") -> Any:
+    """A column with the note of an extension type, in a file that is opened."""
+    field = pa.field("timestamp", values.type, metadata={_NAME: name, _NOTE: note})
+    columns = {"timestamp": values, "feature": ["rain"] * len(values), "value": [1.0] * len(values)}
+    file = io.BytesIO()
+    table = pa.table(columns)
+    pq.write_table(table.cast(pa.schema([field, *list(table.schema)[1:]])), file)
+    return Part(cast(Any, io.BytesIO(file.getvalue())), "part")
+
+
+_NAME, _NOTE = "ARROW:extension:name", "ARROW:extension:metadata"
+
+
+@pytest.mark.parametrize(
+    ("frequency", "number", "begins"),
+    [
+        ("M", 602, (2020, 3, 1)),
+        ("2M", 602, (2020, 3, 1)),
+        ("M", -1, (1969, 12, 1)),
+        ("Y-DEC", 50, (2020, 1, 1)),
+        ("A-DEC", 50, (2020, 1, 1)),
+        ("Y-JUN", 50, (2019, 7, 1)),
+        ("Q-DEC", 201, (2020, 4, 1)),
+        ("Q-JAN", 204, (2020, 2, 1)),
+        ("W-SUN", 2614, (2020, 1, 27)),
+        ("W-WED", 2614, (2020, 1, 30)),
+        ("W-THU", 2614, (2020, 1, 31)),
+        ("D", 18325, (2020, 3, 4)),
+        ("h", 439800, (2020, 3, 4)),
+        ("min", 26388000, (2020, 3, 4)),
+        ("T", 26388000, (2020, 3, 4)),
+        ("s", 1583280000, (2020, 3, 4)),
+        ("ms", 1583280000000, (2020, 3, 4)),
+        ("us", 1583280000000000, (2020, 3, 4)),
+        ("ns", 1583280000000000000, (2020, 3, 4)),
+    ],
+)
+def test_periods_of_pandas_are_the_times_at_which_they_begin(
+    frequency: str, number: int, begins: tuple[int, int, int]
+) -> None:
+    part = noted(pa.array([number, None, 2**62]), "pandas.period", json.dumps({"freq": frequency}))
+    (batch,) = part.batches()
+    points, report = normalize(batch, plan(profile(batch), Options()))
+    assert points["timestamp"].to_pylist()[:2] == [ms(*begins), 0]
+    assert report.num_missing_ts == 1
+    assert report.num_invalid_ts == (frequency != "ns")
+
+
+def test_it_makes_no_difference_to_periods_whether_pandas_has_told_arrow_of_them(tmp_path: Path) -> None:
+    program = """
+import sys, pyarrow as pa
+from datacube_assets.kernels.parts import Part
+part = Part(sys.argv[1], "part")
+told = "pandas.core.arrays.arrow.extension_types" in sys.modules
+print(told, [str(table["timestamp"].to_pylist()) for table in part.batches()])
+"""
+    file = str(tmp_path / "file")
+    periods = pd.period_range("2020-01", periods=2, freq="M")
+    pd.DataFrame({"timestamp": periods, "feature": "rain", "value": 1.0}).to_parquet(file)
+    command = [sys.executable, "-c", program, file]
+    untold = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    (batch,) = Part(file, "part").batches()
+    assert batch["timestamp"].to_pylist() == [dt.datetime(2020, 1, 1), dt.datetime(2020, 2, 1)]  # noqa: DTZ001
+    assert untold == f"False {[str(batch['timestamp'].to_pylist())]}"
+
+
+@pytest.mark.parametrize("note", ['{"freq": "B"}', '{"freq": "B-DEC"}'])
+def test_periods_of_which_nobody_can_say_when_they_begin_are_refused(note: str) -> None:
+    with pytest.raises(InputError, match=r"periods of 'B.* cannot be read") as caught:
+        noted(pa.array([600]), "pandas.period", note)
+    assert (caught.value.file, caught.value.column) == ("part", "timestamp")
+
+
+def test_json_is_text_and_a_byte_may_be_a_truth() -> None:
+    columns = {
+        "crop": pa.ExtensionArray.from_storage(pa.json_(), pa.array(['"a"', None, '{"b": 1}'])),
+        "value": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0, None], pa.int8())),
+    }
+    table = as_table(columns)
+    made = []
+    for stored in (True, False):
+        file = io.BytesIO()
+        pq.write_table(table, file, store_schema=stored)
+        (batch,) = Part(cast(Any, io.BytesIO(file.getvalue())), "part").batches()
+        points = normalize(batch, plan(profile(batch), Options()))[0]
+        made.append((points["crop"].to_pylist(), points["value"].to_pylist()))
+    assert made == [(['"a"', "None", '{"b": 1}'], [1.0, 0.0, None])] * 2
+
+
+@pytest.mark.parametrize("scale", [0, 2, 18])
+def test_whole_decimals_print_as_whole_numbers(scale: int) -> None:
+    years = pa.array([decimal.Decimal(2019), None, decimal.Decimal(0)], pa.decimal128(38, scale))
+    assert normalized({"crop": years}).column("crop") == ["2019", "None", "0"]
 
 
 # --- values ----------------------------------------------------------------------------------------

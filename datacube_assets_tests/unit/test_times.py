@@ -58,6 +58,8 @@ def spelled(text: str) -> str:
         ("2020-03-05T07:08:09.123456789", "2020-03-05T07:08:09.123000"),
         ("2020-03-05 07:08:09 UTC", "2020-03-05T07:08:09"),
         ("2020-03-05T07:08:09+0530", "2020-03-05T01:38:09"),
+        ("2020-03-05T07:08:09+03:00[Africa/Nairobi]", "2020-03-05T04:08:09"),
+        ("2020-03-05T07:08:09Z[UTC]", "2020-03-05T07:08:09"),
         ("2020-12-31 24:00", "2021-01-01T00:00:00"),
         ("2020/12/31 24:00:00.0-01:00", "2021-01-01T01:00:00"),
     ],
@@ -83,7 +85,15 @@ def test_a_time_may_be_spelled_in_any_way_in_which_the_year_comes_first(text: st
             "2020-01-05 25:00",
         ),
         *("Jan 2020", "2020Q1", "2020-Q1", "1_577_836_800", "0000", "2020-01-", "2020-01/05", "5 Jan 2020"),
-        *("2020-01-05 07:08:09 PM", "2020-01-05 07:08:09 CET", "--", "n/a", "0x10", "2020-01-05 25:00"),
+        *(
+            "2020-01-05 07:08:09 PM",
+            "2020-01-05 07:08:09 CET",
+            "2020-01-05 07:08[CET]",
+            "--",
+            "n/a",
+            "0x10",
+            "2020-01-05 25:00",
+        ),
     ],
 )
 def test_a_text_that_could_be_two_times_or_none_is_refused_with_an_example(text: str) -> None:
@@ -150,6 +160,9 @@ def test_a_time_is_the_last_millisecond_that_has_begun_whatever_the_type(number:
         ([202001, 202012], "month", "write dates"),
         ([20200131, 20201201], "day", "write dates"),
         ([2020031, 2020366], "day of year", "write dates"),
+        ([2020013100, 2020020123], "hour", "write dates"),
+        ([202001310000, 202002012359], "minute", "write dates"),
+        (["202001310000", "202002012359"], "minute", "write dates"),
         ([18262, 18293], "days", "write dates"),
         ([43831, 43862.5], "Excel", "write dates"),
         ([2458849, 2458880], "Julian", "write dates"),
@@ -181,11 +194,22 @@ def test_numbers_that_look_like_something_else_are_told_with_what_to_do(
         ([IN_2020 * 10**9], "ns"),
         # As many digits, and no months of a year.
         ([202013, 202099], "ms"),
+        # Of 1974 and 1975, when milliseconds begin as years do, and of 2020.
+        ([157_766_400_000, 160_444_800_000, 162_864_000_000, 165_542_400_000], "ms"),
+        ([201_601_310_000, IN_2020 * 1000, IN_2020 * 1000], "ms"),
+        ([1_512_129_600, 1_514_808_000, IN_2020], "s"),
+        ([202001312400, 202001310060], "ms"),
         ([], "ms"),
     ],
 )
 def test_numbers_in_the_unit_of_the_request_are_not_told(numbers: list[Any], unit: Any) -> None:
     assert other_look(read(numbers, pa.int64(), timestamp_unit=unit).looks, unit) == ""
+
+
+def test_dates_with_times_that_are_out_of_range_are_told_so() -> None:
+    times = read([20200131120000, 20200201235959])
+    assert times.invalid.all()
+    assert other_look(times.looks, "ms") == "second"
 
 
 def test_milliseconds_read_as_seconds_are_told_as_well() -> None:
