@@ -75,7 +75,7 @@ def measure_floor(parts: Sequence[Path], published_root: Path, target: Path) -> 
 
 
 def list_objects(root: Path) -> Folders:
-    """The names and sizes of all files below `root`, by their folder."""
+    """The names and sizes of all objects below `root`, by their folder; leases are none."""
     folders: dict[str, list[tuple[str, int]]] = defaultdict(list)
     waiting = [""]
     while waiting:
@@ -84,7 +84,7 @@ def list_objects(root: Path) -> Folders:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(os.path.join(folder, entry.name))
-                else:
+                elif not entry.is_symlink():
                     folders[folder].append((entry.name, entry.stat().st_size))
     return folders
 
