@@ -134,7 +134,7 @@ class LocalStore:
             if durably:
                 _make_folder_durably(folder)
             else:
-                os.makedirs(folder, exist_ok=True)
+                _make_folders(folder)
             # Somebody who deleted its last file may have removed the folder since.
             with contextlib.suppress(FileNotFoundError):
                 descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=WRITING)
@@ -161,11 +161,9 @@ class LocalStore:
     def put_file(self, key: str, path: Path) -> None:
         target = self._path(key)
         folder = os.path.dirname(target)
-        with self._with_room():
-            os.makedirs(folder, exist_ok=True)
-            # From another file system it is copied, and must not be seen before it is whole.
-            with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING) as temporary:
-                os.replace(shutil.move(path, temporary), target)
+        # From another file system it is copied, and must not be seen before it is whole.
+        with self._with_room(), _temporary_in(folder) as temporary:
+            os.replace(shutil.move(path, temporary), target)
 
     def storable(self, keys: Keys) -> npt.NDArray[np.bool_]:
         sizes = key_sizes(keys)
@@ -236,8 +234,9 @@ class LocalStore:
             # Plain descriptors cost a third less than file objects, of which there would be 300,000.
             try:
                 descriptor = os.open(path, flags, 0o644)
-            except FileExistsError:
-                # A reader may be at it: what is published again from the same input stays complete.
+            except (FileExistsError, FileNotFoundError):
+                # A reader may be at it: what is published again from the same input stays complete. Or
+                # somebody who deleted the last file of the folder has removed it since.
                 self._put(key, body)
                 continue
             try:
@@ -380,11 +379,33 @@ def _make_folder(folder: str) -> None:
     # Mostly its parent is there, and it is not: then asking first costs as much as making it.
     try:
         os.mkdir(folder)
-    except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
-    except FileExistsError:
-        if not os.path.isdir(folder):
-            raise
+    except (FileNotFoundError, FileExistsError):
+        _make_folders(folder)
+
+
+_TRIES = 100
+"""At a folder that others remove: each time somebody has just deleted its last file."""
+
+
+def _make_folders(folder: str) -> None:
+    """Make a folder and those above it, which others may be removing because they are empty."""
+    for _ in range(_TRIES):
+        try:
+            return os.makedirs(folder, exist_ok=True)
+        except FileNotFoundError:
+            continue
+        except FileExistsError as error:
+            if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
+                raise
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
+
+
+def _temporary_in(folder: str) -> tempfile.TemporaryDirectory[str]:
+    for _ in range(_TRIES):
+        _make_folders(folder)
+        with contextlib.suppress(FileNotFoundError):
+            return tempfile.TemporaryDirectory(dir=folder, prefix=WRITING)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
 
 def _make_folder_durably(folder: str) -> None:

@@ -150,6 +150,7 @@ def test_scripts_are_understood_by_the_shell() -> None:
         subprocess.run([shell, "-n", script], check=True)
 
 
+@pytest.mark.slow
 def test_a_worker_of_dask_outlives_its_scheduler_and_ends_when_told_to() -> None:
     from distributed import Client
 

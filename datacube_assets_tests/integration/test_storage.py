@@ -214,6 +214,34 @@ def test_deleting_removes_folders_that_become_empty_but_neither_others_nor_the_r
     assert list(root.iterdir()) == []
 
 
+def test_folders_are_made_while_others_remove_them_as_empty(
+    store: LocalStore, root: Path, tmp_path: Path
+) -> None:
+    """As one step does that withdraws results.json beside another that publishes its first objects."""
+    over = threading.Event()
+
+    def delete() -> None:
+        while not over.is_set():
+            store.delete_many(["run/results/results.json", "run/month/a/b/c/d.csv", "run/month/file"])
+
+    deleting = [threading.Thread(target=delete) for _ in range(2)]
+    for one in deleting:
+        one.start()
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            store.put_many(["run/month/a/b/c/d.csv", "run/month/a/b/e.csv"], [b"1", b"2"], "text/csv")
+            store.put("run/results/results.json", b"{}")
+            (moved := tmp_path / "moved").write_bytes(b"3")
+            store.put_file("run/month/file", moved)
+            assert store.get("run/month/a/b/e.csv") == b"2"
+            store.delete_many(["run/month/a/b/e.csv"])
+    finally:
+        over.set()
+        for one in deleting:
+            one.join()
+
+
 def test_what_is_not_there_is_missing_and_deleting_it_is_no_error(store: LocalStore) -> None:
     store.put("folder/object", b"1")
     for key in ("nothing", "folder", "folder/object/below"):
