@@ -10,8 +10,10 @@ import contextlib
 import errno
 import io
 import os
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -389,7 +391,9 @@ _TRIES = 100
 
 def _make_folders(folder: str) -> None:
     """Make a folder and those above it, which others may be removing because they are empty."""
-    for _ in range(_TRIES):
+    for tried in range(_TRIES):
+        # Not always at the same moment as whoever removes it.
+        time.sleep(tried * random.random() * 1e-3)
         try:
             return os.makedirs(folder, exist_ok=True)
         except FileNotFoundError:

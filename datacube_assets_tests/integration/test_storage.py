@@ -221,7 +221,7 @@ def test_folders_are_made_while_others_remove_them_as_empty(
     over = threading.Event()
 
     def delete() -> None:
-        while not over.is_set():
+        while not over.wait(1e-4):
             store.delete_many(["run/results/results.json", "run/month/a/b/c/d.csv", "run/month/file"])
 
     deleting = [threading.Thread(target=delete) for _ in range(2)]
