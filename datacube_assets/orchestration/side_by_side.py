@@ -2,7 +2,8 @@
 
 One step at a time leaves a core idle while the step reads, waits for a picture, or has Dagster write down
 what it did. Which step may begin is decided by Dagster's own state machine, what a step does is in `assets/`,
-and how many pieces are computed at the same time does not change: see `resources/dask.py`.
+and how many pieces are computed at the same time does not change: see `resources/dask.py`. A step that is
+alone is executed as Dagster does it, by the main thread: only there a signal ends what waits for a server.
 """
 
 from __future__ import annotations
@@ -158,10 +159,14 @@ def _all(steps: _Steps, job_context: PlanExecutionContext, active: ActiveExecuti
         if active.check_for_interrupts():
             active.mark_interrupted()
             raise DagsterExecutionInterruptedError
-        if steps.running < AT_ONCE:
-            for step in active.get_steps_to_execute(limit=AT_ONCE - steps.running):
-                steps.begin(job_context.for_step(step, active.get_known_state()))
+        ready = active.get_steps_to_execute(limit=AT_ONCE - steps.running) if steps.running < AT_ONCE else ()
+        contexts = [job_context.for_step(step, active.get_known_state()) for step in ready]
         yield from active.concurrency_event_iterator(job_context)
+        if len(contexts) == 1 and not steps.running:
+            yield from _alone(contexts[0], job_context, active)
+            continue
+        for context in contexts:
+            steps.begin(context)
         for event in steps.news():
             if isinstance(event, DagsterEvent):
                 active.handle_event(event)
@@ -170,6 +175,16 @@ def _all(steps: _Steps, job_context: PlanExecutionContext, active: ActiveExecuti
                 event.done.result()
                 active.verify_complete(job_context, event.key)
         yield from active.plan_events_iterator(job_context)
+
+
+def _alone(
+    context: StepExecutionContext, job_context: PlanExecutionContext, active: ActiveExecution
+) -> Iterator[DagsterEvent]:
+    for event in dagster_event_sequence_for_step(context):
+        active.handle_event(event)
+        yield event
+    active.verify_complete(job_context, context.step.key)
+    yield from active.plan_events_iterator(job_context)
 
 
 def _capture_what_is_printed(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def fails() -> None:
 @op
 def takes_a_moment() -> None:
     time.sleep(0.5)
+
+
+@op
+def fails_in_the_end() -> None:
+    time.sleep(1.0)
+    fails()
 
 
 @op(ins={"after": In(Nothing)})
@@ -131,7 +138,8 @@ def test_the_error_of_the_last_step_is_raised_however_late_it_comes(
 ) -> None:
     @job(executor_def=build_executor())
     def failing() -> None:
-        fails()
+        takes_a_moment()
+        fails_in_the_end()
 
     monkeypatch.setattr(side_by_side, "SimpleQueue", Slow)
     with pytest.raises(ValueError, match="it cannot be done"):
@@ -162,6 +170,29 @@ def test_interrupting_stops_every_step_at_once(instance: DagsterInstance) -> Non
     assert time.monotonic() - begun < 10
     assert "works_for_ever" in happened(instance, DagsterEventType.STEP_FAILURE)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("step")]
+
+
+@op
+def waits_for_a_server() -> None:
+    asked, silent = socket.socketpair()
+    with asked, silent:
+        asked.settimeout(60)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+        asked.recv(1)
+
+
+def test_a_step_that_waits_for_a_server_is_interrupted_at_once(instance: DagsterInstance) -> None:
+    """In a thread it would go on until the server answers, or the time is up."""
+
+    @job(executor_def=build_executor())
+    def waiting() -> None:
+        comes_after(waits_for_a_server())
+
+    begun = time.monotonic()
+    with pytest.raises(DagsterExecutionInterruptedError):
+        execute(waiting, instance)
+    assert time.monotonic() - begun < 10
+    assert happened(instance, DagsterEventType.STEP_FAILURE) == ["waits_for_a_server"]
 
 
 def test_steps_at_once_compute_no_more_pieces_at_a_time_than_one_would() -> None:
