@@ -31,6 +31,7 @@ from datacube_assets_tests.integration.support import Datacube
 from datacube_assets_tests.integration.system import (
     MODEL,
     System,
+    gate,
     indicator_document,
     run_document,
     success,
@@ -289,39 +290,43 @@ def launch_backfill(whole: System, **params: Any) -> None:
 
 def test_backfills_run_a_partition_once_at_a_time_and_let_new_runs_pass(whole: System) -> None:
     partitions = [f"{MODEL}:filled-{number}" for number in range(3)]
-    path = whole.dojo.add_file("filled.parquet.gzip")
-    for partition in partitions:
-        leave_request(
-            whole.lake,
-            DatacubeRequest(
-                model_id=MODEL,
-                run_id=partition.split(":")[1],
-                data_paths=(path.replace("{files}", str(whole.dojo.folder / "files")),),
-            ),
+    name = whole.dojo.add_file("filled.parquet.gzip").rpartition("/")[2]
+    with gate(whole.dojo.folder / "files") as (closed, url):
+        for partition in partitions:
+            leave_request(
+                whole.lake,
+                DatacubeRequest(
+                    model_id=MODEL,
+                    run_id=partition.split(":")[1],
+                    data_paths=(f"{url}/{name}",),
+                ),
+            )
+        whole.instance.add_dynamic_partitions("model_runs", partitions)
+        whole.start_daemon()
+        whole.start_webserver()
+        # Two people ask for the same at once: one from the asset graph, one from the job's page.
+        launch_backfill(
+            whole,
+            partitionNames=partitions,
+            assetSelection=[{"path": list(key.path)} for key in sorted(ASSET_KEYS)],
         )
-    whole.instance.add_dynamic_partitions("model_runs", partitions)
-    whole.start_daemon()
-    whole.start_webserver()
-    # Two people ask for the same at once: one from the asset graph, one from the job's page.
-    launch_backfill(
-        whole,
-        partitionNames=partitions,
-        assetSelection=[{"path": list(key.path)} for key in sorted(ASSET_KEYS)],
-    )
-    launch_backfill(
-        whole,
-        partitionNames=partitions,
-        selector={
-            "partitionSetName": f"{process_model_run.name}_partition_set",
-            "repositorySelector": {
-                "repositoryName": "__repository__",
-                "repositoryLocationName": "datacube_assets.definitions",
+        launch_backfill(
+            whole,
+            partitionNames=partitions,
+            selector={
+                "partitionSetName": f"{process_model_run.name}_partition_set",
+                "repositorySelector": {
+                    "repositoryName": "__repository__",
+                    "repositoryLocationName": "datacube_assets.definitions",
+                },
             },
-        },
-    )
-    wait_for(lambda: len(whole.runs()) == 2 * len(partitions), "the runs of both backfills")
-    whole.dojo.finish("new")
-    wait_for(lambda: len(whole.runs()) == 2 * len(partitions) + 1 and whole.settled(), "all runs", 240)
+        )
+        wait_for(lambda: len(whole.runs()) == 2 * len(partitions), "the runs of both backfills")
+        # Backfills stand still where they fetch, until the new run is there.
+        whole.dojo.finish("new")
+        wait_for(lambda: len(whole.runs()) == 2 * len(partitions) + 1, "the new run")
+        closed.open()
+        wait_for(whole.settled, "all runs", 240)
     assert {run.status for run in whole.runs()} == {DagsterRunStatus.SUCCESS}
     assert whole.busiest() == (1, 2)
     starts = {
