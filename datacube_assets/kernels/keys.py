@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from typing import Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError, shorten
-from datacube_assets.kernels.key_safety import has_control
+from datacube_assets.kernels.groups import Mask
+from datacube_assets.kernels.key_safety import Keys, as_array, has_control
 from datacube_assets.kernels.schema import RegionLevel, Resolution
 
 Texts: TypeAlias = pa.Array
@@ -159,14 +161,16 @@ _OBJECT = (
 )
 
 
-def go_on_from_objects(keys: Texts) -> Texts:
+def go_on_from_objects(keys: Keys) -> Mask:
     """Which keys go on where the key of another object may end, as `.../default/A.csv/B.csv` does.
 
-    Only names with a `/` make such keys. Where objects are files, nothing can lie below one.
+    Shape (keys,). Only names with a `/` make such keys. Where objects are files, nothing can lie below one.
     """
-    if _any(pc.match_substring_regex(keys, _GOES_ON)):
-        return pc.match_substring_regex(keys, _OBJECT)
-    return pa.repeat(pa.scalar(False), len(keys))
+    texts = as_array(keys)
+    if not _any(pc.match_substring_regex(texts, _GOES_ON)):
+        return np.zeros(len(texts), np.bool_)
+    found: Mask = pc.match_substring_regex(texts, _OBJECT).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _join(*parts: str | Texts) -> Texts:

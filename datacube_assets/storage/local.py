@@ -31,7 +31,6 @@ from datacube_assets.kernels.key_safety import (
     LONGEST_KEY,
     LONGEST_PART,
     Keys,
-    as_array,
     check_keys,
     key_sizes,
     longest_part,
@@ -173,10 +172,7 @@ class LocalStore:
         for i in np.flatnonzero(~short & (sizes <= LONGEST_KEY)).tolist():
             # A key may be longer than a name as long as no part of it is.
             short[i] = longest_part(str(keys[i])) <= self._longest_name
-        below_an_object: npt.NDArray[np.bool_] = go_on_from_objects(as_array(keys)).to_numpy(
-            zero_copy_only=False
-        )
-        return short & ~below_an_object
+        return short & ~go_on_from_objects(keys)
 
     def _nearest_folder(self) -> Path:
         # The folder may have yet to be made; what counts is the part of its path that is there.
@@ -392,15 +388,15 @@ _TRIES = 100
 def _make_folders(folder: str) -> None:
     """Make a folder and those above it, which others may be removing because they are empty."""
     for tried in range(_TRIES):
-        # Not always at the same moment as whoever removes it.
-        time.sleep(tried * random.random() * 1e-3)
         try:
             return os.makedirs(folder, exist_ok=True)
         except FileNotFoundError:
-            continue
+            pass
         except FileExistsError as error:
             if os.path.lexists(error.filename) and not os.path.isdir(error.filename):
                 raise
+        # Not always at the same moment as whoever removes it.
+        time.sleep(tried * random.random() * 1e-3)
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
 
 
@@ -417,7 +413,7 @@ def _make_folder_durably(folder: str) -> None:
         parent = os.path.dirname(folder)
         _make_folder_durably(parent)
         with contextlib.suppress(FileNotFoundError):  # of a parent that was removed since: tried again
-            os.makedirs(folder, exist_ok=True)
+            _make_folders(folder)
             _sync_folder(parent)
 
 

@@ -28,7 +28,6 @@ from datacube_assets.kernels.key_safety import (
     LONGEST_KEY,
     LONGEST_PART,
     Keys,
-    as_array,
     check_keys,
     has_control,
     key_sizes,
@@ -201,9 +200,7 @@ class S3:
         for i in np.flatnonzero(short & (sizes > LONGEST_PART)).tolist():
             if longest_part(str(keys[i])) > LONGEST_PART:
                 short[i] = _takes_long_parts(self)
-        below_an_object: npt.NDArray[np.bool_] = go_on_from_objects(as_array(keys)).to_numpy(
-            zero_copy_only=False
-        )
+        below_an_object = go_on_from_objects(keys)
         if (short & below_an_object).any() and not _takes_keys_below_objects(self):
             return short & ~below_an_object
         return short
