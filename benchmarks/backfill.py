@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+from datacube_assets.development.ports import free_ports
 
 if TYPE_CHECKING:
     from dagster import DagsterInstance
@@ -140,7 +141,7 @@ def _run(run_id: str) -> Json:
 @contextlib.contextmanager
 def _system(folder: Path, max_runs: int) -> Iterator[tuple[System, "DagsterInstance"]]:
     """Dojo, webserver and daemon, and Dagster's storage."""
-    ports = [_free_port() for _ in range(2)]
+    ports = free_ports(2)
     os.environ |= {
         "DATACUBE_HOME": str(folder / "home"),
         "DATACUBE_MAX_RUNS": str(max_runs),
@@ -201,12 +202,6 @@ def _end_runs(folder: Path) -> None:
             is_run = b"orchestration.run_worker" in command or command.startswith(EXECUTING.encode())
             if is_run and mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
                 os.kill(pid, 15)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import httpx
+
+from datacube_assets.development.ports import free_port
 
 Json: TypeAlias = dict[str, Any]
 
@@ -76,8 +77,7 @@ def _parameters(run_id: str) -> Json:
 @contextlib.contextmanager
 def _gateway(folder: Path) -> Iterator[str]:
     """A gateway as a process, and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-P", "-m", "datacube_assets.cli", "gateway", "--port", str(port)]
     ours = {"DATACUBE_HOME": str(folder / "home"), "DATACUBE_QUEUE_SIZE": "1000000"}
     environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | ours

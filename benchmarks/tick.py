@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from time import perf_counter
 from typing import Any, Final, TypeAlias
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+from datacube_assets.development.ports import free_port
 
 Json: TypeAlias = dict[str, Any]
 
@@ -107,8 +108,7 @@ def _run(number: int) -> Json:
 @contextlib.contextmanager
 def _dojo(folder: Path) -> Iterator[str]:
     """Dojo's simulator as a process, and its address."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     program = [sys.executable, "-P", "-m", "datacube_assets.cli"]
     with (folder / "dojo.log").open("wb") as log:
         process = subprocess.Popen(

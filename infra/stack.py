@@ -31,6 +31,8 @@ from typing import Any
 
 import yaml
 
+from datacube_assets.development.ports import free_ports
+
 INFRA = Path(__file__).parent
 BIN = Path(sys.executable).parent
 IMAGE_HOME = "/opt/dagster"
@@ -288,14 +290,13 @@ def ports_of(service: Mapping[str, Any]) -> list[int]:
     return sorted({int(one) for one in [*published, *service.get("expose", ())]})
 
 
-def build(folder: Path, env_file: Path, *, free_ports: bool) -> Stack:
+def build(folder: Path, env_file: Path, *, elsewhere: bool) -> Stack:
     """The stack of compose.yaml in a folder, nothing started yet. Raises StackError."""
     values = read_env(env_file)
     compose = yaml.safe_load((INFRA / "compose" / "compose.yaml").read_text())
     services: dict[str, dict[str, Any]] = compose["services"]
-    ports = {
-        port: _free_port() if free_ports else port for one in services.values() for port in ports_of(one)
-    }
+    inside = sorted({port for one in services.values() for port in ports_of(one)})
+    ports = dict(zip(inside, free_ports(len(inside)) if elsewhere else inside, strict=True))
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     home = folder / "dagster"
     shutil.copytree(INFRA / "dagster", home, dirs_exist_ok=True)
@@ -373,12 +374,6 @@ def _program(command: list[str]) -> list[str]:
     if command and (BIN / command[0]).exists():
         return [str(BIN / command[0]), *command[1:]]
     return command
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 # --- Postgres ---------------------------------------------------------------------------------------
@@ -482,7 +477,7 @@ def main() -> int:
     for end in (signal.SIGINT, signal.SIGTERM):
         signal.signal(end, interrupt)
     try:
-        stack = build(options.folder.absolute(), options.env_file, free_ports=options.free_ports)
+        stack = build(options.folder.absolute(), options.env_file, elsewhere=options.free_ports)
         if options.only:
             stack.only(options.only)
         with _running(stack):

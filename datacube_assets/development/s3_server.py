@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datacube_assets.development.ports import free_ports
 from datacube_assets.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def s3_server(
     kept = folder is not None
     folder = folder or Path(tempfile.mkdtemp(prefix="datacube-s3-"))
     folder.mkdir(parents=True, exist_ok=True)
-    # A port that was free a moment ago may be taken by now; nobody knows before the server tries.
-    ports = _free_ports(host, 2 * len(_PARTS))
+    ports = list(free_ports(2 * len(_PARTS), host))
     if port:
         ports[2 * _PARTS.index("s3")] = port
     process = _start(weed, folder, host, ports)
@@ -157,12 +156,6 @@ def serve(settings: Settings, port: int, say: Callable[[str], None]) -> None:
         say(f"# Data in {server.folder}. Stop it with Ctrl-C, which takes it some seconds.")
         status = server.process.wait()
         raise SettingsError(f"the S3 server ended with status {status}: see {server.folder}/weed.log")
-
-
-def _free_ports(host: str, count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        listeners = [held.enter_context(socket.create_server((host, 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
 
 
 def _start(weed: Path, folder: Path, host: str, ports: Sequence[int]) -> subprocess.Popen[bytes]:

@@ -126,7 +126,7 @@ def cluster(folder: Path, **environment: str) -> Iterator[Cluster]:
     """Two workers and a scheduler on free ports; gone afterwards."""
     from distributed import Client
 
-    from datacube_assets_tests.integration.system import free_port
+    from datacube_assets.development.ports import free_port
 
     port = free_port()
     address = f"tcp://127.0.0.1:{port}"

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +36,7 @@ from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from datacube_assets.definitions import build_definitions
+from datacube_assets.development.ports import free_port, free_ports
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.documents import IndicatorDocument, RunDocument
 from datacube_assets.dojo.model_run import ModelRun
@@ -103,27 +103,6 @@ def evaluate(
         resources={name: resources[name] for name in definition.required_resource_keys},
     ) as context:
         return definition.evaluate_tick(context)
-
-
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def free_ports(count: int) -> int:
-    """The first of some ports in a row that nobody listens on."""
-    for _ in range(100):
-        with contextlib.ExitStack() as held:
-            first = held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
-            try:
-                for port in range(first + 1, first + count):
-                    held.enter_context(socket.create_server(("127.0.0.1", port)))
-            except (OSError, OverflowError):
-                continue
-            return int(first)
-    raise AssertionError(f"no {count} ports in a row are free")
 
 
 @dataclass
@@ -415,8 +394,7 @@ def system(folder: Path, *, max_runs: int = 2, **settings: str) -> Iterator[Syst
     for name in ("runs", "models", "indicators", "files"):
         (folder / "dojo" / name).mkdir(parents=True)
     command = [sys.executable, "-P", "-m", "datacube_assets.cli"]
-    first = free_ports(3)
-    ports = range(first, first + 3)
+    ports = free_ports(3)
     dojo_url, causemos_url, webserver_url = (f"http://127.0.0.1:{port}" for port in ports)
     environment |= {"DOJO_URL": dojo_url, "CAUSEMOS_URL": causemos_url}
 

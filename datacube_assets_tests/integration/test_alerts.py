@@ -14,7 +14,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from datacube_assets_tests.integration.system import free_port, gateway_process, wait_for
+from datacube_assets.development.ports import free_port
+from datacube_assets_tests.integration.system import gateway_process, wait_for
 from datacube_assets_tests.integration.test_infra import INFRA
 
 PROMETHEUS = INFRA / "prometheus"

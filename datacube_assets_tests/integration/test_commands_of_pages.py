@@ -26,6 +26,7 @@ from dagster import DagsterInstance
 
 from benchmarks.__main__ import COMMANDS as BENCHMARKS
 from datacube_assets.cli import main
+from datacube_assets.development.ports import free_port, free_ports
 from datacube_assets.development.s3_server import BUCKETS, S3Server
 from datacube_assets_tests.integration import test_containers, test_documentation, test_stack
 from datacube_assets_tests.integration.commands import (
@@ -42,7 +43,7 @@ from datacube_assets_tests.integration.commands import (
     running,
 )
 from datacube_assets_tests.integration.support import rows
-from datacube_assets_tests.integration.system import free_ports, wait_for
+from datacube_assets_tests.integration.system import wait_for
 
 CONTRIBUTING, DASK, GATEWAY = "docs/contributing.md", "docs/dask.md", "docs/gateway.md"
 CHECK, DEPENDENCIES, EXPLAIN = "docs/check.md", "docs/dependencies.md", "docs/explain.md"
@@ -558,14 +559,14 @@ def test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address(
         f'{plain} ARGS="--port 0 --dashboard-port 0"', checkout, environment, tmp_path / "plain"
     ) as cluster:
         assert f"Workers     {os.cpu_count()} processes" in cluster.wait("Stop everything with Ctrl-C.")
-    first = free_ports(2)
-    command = said(DASK, "make cluster ARGS=").replace("8786", str(first)).replace("8787", str(first + 1))
+    scheduler, dashboard = map(str, free_ports(2))
+    command = said(DASK, "make cluster ARGS=").replace("8786", scheduler).replace("8787", dashboard)
     with running(command, checkout, environment, tmp_path / "cluster") as cluster:
         shown = cluster.wait("Stop everything with Ctrl-C.")
-        expected = answers(DASK, "Scheduler").replace("8786", str(first)).replace("8787", str(first + 1))
+        expected = answers(DASK, "Scheduler").replace("8786", scheduler).replace("8787", dashboard)
         assert shown.startswith(expected)
-        assert httpx.get(f"http://127.0.0.1:{first + 1}/status").is_success
-        export = said(DASK, "export DATACUBE_DASK_SCHEDULER").replace("8786", str(first))
+        assert httpx.get(f"http://127.0.0.1:{dashboard}/status").is_success
+        export = said(DASK, "export DATACUBE_DASK_SCHEDULER").replace("8786", scheduler)
         assert export in shown
         pq.write_table(rows(), tmp_path / "rain.parquet")
         published = run(
@@ -576,7 +577,7 @@ def test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address(
         assert re.search(r"(\d+) objects, .*: \1 written", published)
     with DagsterInstance.from_config(str(checkout / "datacube-home" / "dagster")) as instance:
         (one,) = [found for found in instance.get_runs() if found.tags["datacube/model"] == "on-dask"]
-        assert one.tags["datacube/dask_dashboard"] == f"http://127.0.0.1:{first + 1}/status"
+        assert one.tags["datacube/dask_dashboard"] == f"http://127.0.0.1:{dashboard}/status"
     # Nobody is there any more, and who is told to use it says so.
     refused = (
         f"{export}\ndatacube publish {tmp_path}/rain.parquet --model-id on-dask --run-id one --quiet 2>&1"
@@ -589,7 +590,7 @@ def test_a_cluster_of_this_machine_is_used_by_what_is_told_its_address(
 
 @pytest.mark.slow
 def test_the_map_is_served(said: Said, demo: Path, environment: dict[str, str], tmp_path: Path) -> None:
-    command, port = said(VIEW, "make view"), free_ports(1)
+    command, port = said(VIEW, "make view"), free_port()
     assert command == said(TOUR, "make view")
     with running(f'{command} ARGS="--port {port}"', demo, environment, tmp_path / "view") as view:
         view.wait(f"http://127.0.0.1:{port}")
@@ -705,7 +706,7 @@ class Far:
 def far(
     checkout: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Far]:
-    port, folder = free_ports(1), tmp_path_factory.mktemp("s3")
+    port, folder = free_port(), tmp_path_factory.mktemp("s3")
     command = f'make s3 ARGS="--port {port} --home {folder}"'
     with running(command, checkout, environment, folder / "printed") as server:
         printed = server.wait("Stop it with Ctrl-C")
@@ -782,7 +783,7 @@ def test_buckets_on_s3_are_compared_copied_and_shown(
     compared = json.loads((checkout / "indicators.json").read_text())
     assert [(one["partition"], one["agrees"]) for one in compared["runs"]] == [("D:indicator", True)]
 
-    port = free_ports(1)
+    port = free_port()
     command = f"{said(VIEW, '.venv/bin/datacube view --models')} --port {port}"
     with running(command, checkout, far.environment, tmp_path / "view") as view:
         view.wait("stop it with Ctrl-C")
@@ -840,7 +841,7 @@ class Dev:
 @pytest.fixture(scope="module")
 def dev(demo: Path, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     """What `make dev` starts, at other ports; two runs and a dataset are finished in Dojo."""
-    port = free_ports(4)
+    port = free_ports(4)[0]
     quick = {**environment, "DATACUBE_SENSOR_INTERVAL": "2"}
     output = tmp_path_factory.mktemp("dev") / "printed"
     with running(f'make dev ARGS="--port {port}"', demo, quick, output) as system:
@@ -881,7 +882,7 @@ def test_the_tour_can_be_taken(said: Said, dev: Dev) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_what_is_asked_for_by_hand_waits_and_is_processed(said: Said, dev: Dev, tmp_path: Path) -> None:
-    port = free_ports(1)
+    port = free_port()
     refused = "datacube publish /nowhere.parquet --model-id bad --run-id one --quiet 2>&1"
     assert "/nowhere.parquet" in dev.run(refused, status=1)
     with running(
@@ -985,7 +986,7 @@ def test_the_simulators_do_as_they_are_told(said: Said, dev: Dev) -> None:
 def test_a_gateway_for_other_machines_answers_only_those_that_are_named(
     said: Said, dev: Dev, tmp_path: Path
 ) -> None:
-    port = free_ports(1)
+    port = free_port()
     named = said(GATEWAY, "export DATACUBE_GATEWAY_CLIENTS")
     command = said(GATEWAY, "datacube gateway --host").replace("4040", str(port))
     status = at_port(said(GATEWAY, "curl http://GATEWAY:4040/data-pipeline/status"), port, "4040")

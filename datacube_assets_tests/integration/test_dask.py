@@ -26,6 +26,7 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dask.utils import key_split
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.partitions import model_runs
@@ -64,7 +65,6 @@ from datacube_assets_tests.integration.dask_cluster import (
     write_or_refuse,
 )
 from datacube_assets_tests.integration.support import Datacube, House, open_house, rows
-from datacube_assets_tests.integration.system import free_port
 
 pytestmark = pytest.mark.timeout(300)
 MODES = ("threads", "local", "scheduler")

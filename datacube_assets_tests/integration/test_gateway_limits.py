@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.gateway import listening
 from datacube_assets.gateway.flows import LONGEST_QUERY, UnknownQueryError, asked_of
 from datacube_assets.gateway.parameters import (
@@ -32,7 +33,6 @@ from datacube_assets.gateway.parameters import (
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import UNREADABLE, doc_ids_of, names_waiting
 from datacube_assets_tests.integration import test_gateway
-from datacube_assets_tests.integration.system import free_port
 from datacube_assets_tests.integration.test_gateway import Desk, parameters
 
 desk, instance, site = test_gateway.desk, test_gateway.instance, test_gateway.site

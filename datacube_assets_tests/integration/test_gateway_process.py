@@ -22,11 +22,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from prometheus_client.parser import text_string_to_metric_families
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.gateway.server import application
 from datacube_assets.orchestration.home import open_instance
 from datacube_assets.settings import Settings
-from datacube_assets_tests.integration.system import Json, Program, System, free_port, system, wait_for
+from datacube_assets_tests.integration.system import Json, Program, System, system, wait_for
 
 
 class Gateway:

@@ -32,13 +32,14 @@ from dagster._core.instance.config import dagster_instance_config
 from prometheus_client.parser import text_string_to_metric_families
 
 from datacube_assets.cli import main
+from datacube_assets.development.ports import free_port
 from datacube_assets.orchestration.home import DAGSTER_YAML
 from datacube_assets.orchestration.run_queue import RunQueue
 from datacube_assets.resources.local_cluster import SETTINGS
 from datacube_assets.settings import Settings
 from datacube_assets.view import documentation
 from datacube_assets_tests.environment import nothing_set
-from datacube_assets_tests.integration.system import free_port, gateway_process, wait_for
+from datacube_assets_tests.integration.system import gateway_process, wait_for
 
 ROOT = Path(__file__).parents[2]
 INFRA = ROOT / "infra"

@@ -27,9 +27,10 @@ import yaml
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.settings import Settings, networks
 from datacube_assets_tests.environment import nothing_set
-from datacube_assets_tests.integration.system import free_port, wait_for
+from datacube_assets_tests.integration.system import wait_for
 from datacube_assets_tests.integration.test_infra import (
     BIN,
     ENVIRONMENTS,
@@ -142,7 +143,7 @@ def postgres() -> Iterator[dict[str, str]]:
     # Not below pytest's folder, which only its owner may enter: Postgres does not run as root.
     folder = Path(tempfile.mkdtemp(prefix="datacube-postgres-"))
     folder.chmod(0o755)
-    built = stack.build(folder, INFRA / "compose" / "env.example", free_ports=True)
+    built = stack.build(folder, INFRA / "compose" / "env.example", elsewhere=True)
     service = built.services["postgres"]
     service.start(folder)
     try:

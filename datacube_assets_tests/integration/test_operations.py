@@ -18,6 +18,7 @@ from dagster._core.scheduler.instigation import InstigatorStatus, InstigatorType
 from datacube_assets.definitions import build_definitions
 from datacube_assets.development.causemos_simulator import CauseMosSimulator
 from datacube_assets.development.dojo_simulator import DojoSimulator
+from datacube_assets.development.ports import free_port
 from datacube_assets.development.simulator_http import in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.partitions import REQUEST_TAG
@@ -27,7 +28,7 @@ from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.reports import Outbox, Report
 from datacube_assets.storage.requests import pause, resume, runs_requested
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
-from datacube_assets_tests.integration.system import MODEL, free_port, system, wait_for
+from datacube_assets_tests.integration.system import MODEL, system, wait_for
 from datacube_assets_tests.integration.test_withdrawal import instance_of, settings_of
 
 FAILED = "toy:bad"

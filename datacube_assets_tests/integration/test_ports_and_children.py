@@ -9,21 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from datacube_assets.development.ports import free_port, free_ports
 from datacube_assets_tests.environment import nothing_set
 
 COMMAND = (sys.executable, "-m", "datacube_assets.cli")
-
-
-@contextlib.contextmanager
-def taken() -> Iterator[int]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield listener.getsockname()[1]
 
 
 def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +32,8 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", ["view", "gateway", "causemos-simulator", "dev"])
 def test_a_taken_port_is_said_before_anything_is_announced(command: str, tmp_path: Path) -> None:
-    with taken() as port:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         done = run(tmp_path, command, "--port", str(port))
     assert done.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
@@ -48,19 +43,11 @@ def test_a_taken_port_is_said_before_anything_is_announced(command: str, tmp_pat
 
 
 def test_any_of_the_ports_of_dev_may_be_the_taken_one(tmp_path: Path) -> None:
-    with taken() as port:
-        done = run(tmp_path, "dev", "--port", str(port - 2))
-    assert f":{port}:" in done.stderr
+    *before, taken = free_ports(3)
+    with socket.create_server(("127.0.0.1", taken)):
+        done = run(tmp_path, "dev", "--port", str(before[0]))
+    assert f":{taken}:" in done.stderr
     assert done.stdout == ""
-
-
-def free_ports(number: int) -> int:
-    for start in range(41000, 60000, 7):
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            for port in range(start, start + number):
-                held.enter_context(socket.create_server(("127.0.0.1", port)))
-            return start
-    raise AssertionError("no ports are free")
 
 
 def processes_of(home: Path) -> list[str]:
@@ -80,7 +67,7 @@ def processes_of(home: Path) -> list[str]:
 def test_all_children_end_with_dev_and_a_second_one_is_refused_by_name(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    port, other = free_ports(4), free_ports(4) + 50
+    port, other = free_ports(4)[0], free_ports(4)[0]
     command = [*COMMAND, "dev", "--port", str(port), "--home", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=nothing_set()) as process:
         assert process.stdout is not None

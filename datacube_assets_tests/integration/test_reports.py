@@ -36,6 +36,7 @@ from dagster._daemon.auto_run_reexecution.auto_run_reexecution import (
 from datacube_assets.causemos.client import CauseMosClient
 from datacube_assets.definitions import build_definitions
 from datacube_assets.development.causemos_simulator import CauseMosSimulator
+from datacube_assets.development.ports import free_port
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
@@ -52,7 +53,7 @@ from datacube_assets.storage.reports import FIRST_WAIT, LONGEST_WAIT, Kind, Outb
 from datacube_assets.storage.requests import leave_request
 from datacube_assets.storage.run_info import request_key
 from datacube_assets_tests.integration.support import House, begin_home, dagster_storage, rows
-from datacube_assets_tests.integration.system import evaluate, free_port
+from datacube_assets_tests.integration.system import evaluate
 
 RUN = ModelRun("model", "run")
 CHECK = AssetCheckKey(AssetKey("pipeline_results"), "reports_delivered")

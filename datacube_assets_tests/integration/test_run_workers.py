@@ -19,20 +19,13 @@ from pathlib import Path
 import pytest
 from dagster import DagsterRun, DagsterRunStatus
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.orchestration.loaded_code import LoadedCode
 from datacube_assets.orchestration.run_launcher import process_of
 from datacube_assets.orchestration.run_worker import EXECUTING, READY, TAKEN, WAITING
 from datacube_assets.orchestration.run_workers import RunWorkers
 from datacube_assets.partitions import WAITING_TAG
-from datacube_assets_tests.integration.system import (
-    MODEL,
-    free_port,
-    gate,
-    run_document,
-    success,
-    system,
-    wait_for,
-)
+from datacube_assets_tests.integration.system import MODEL, gate, run_document, success, system, wait_for
 from datacube_assets_tests.integration.test_run_launcher import Held
 
 pytestmark = pytest.mark.timeout(600)

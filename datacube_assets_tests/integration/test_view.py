@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.development.simulator_http import Site, in_background
 from datacube_assets.settings import Settings
 from datacube_assets.storage.opening import open_store
@@ -295,8 +295,7 @@ def test_what_others_wrote_is_in_the_page_unchanged_and_with_its_licence() -> No
 
 
 def test_the_command_serves_on_loopback_until_it_is_stopped(published: House) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [
         sys.executable,
         "-m",

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from datacube_assets.development.ports import free_port
 from datacube_assets.dojo.address_encryption import KEY_FILE, Seal
 from datacube_assets.dojo.fetch import FetchedPart, FetchError, Source, fetch, is_public
 from datacube_assets.http_client import RetryPolicy
@@ -201,9 +202,7 @@ def test_a_slow_answer_is_asked_for_again(server: Server, target: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_tried_several_times(target: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    message = failed(f"http://127.0.0.1:{port}/a", target)
+    message = failed(f"http://127.0.0.1:{free_port()}/a", target)
     assert "ConnectError" in message
     assert "tried 3 times" in message
 
