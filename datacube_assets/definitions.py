@@ -41,14 +41,15 @@ from datacube_assets.settings import Settings, names
 warnings.filterwarnings("ignore", "Parameter `owners` of initializer `SensorDefinition")
 
 
-def build_resources(settings: Settings) -> dict[str, object]:
-    """The resources of the graph, by the names that assets ask for."""
+def build_resources(settings: Settings, *, passing: bool = False) -> dict[str, object]:
+    """The resources of the graph, by the names that assets ask for; `passing`: with a passing lake."""
     lake = LakeResource(
         url=settings.lake,
         s3_endpoint=settings.s3_endpoint,
         shard_rows=settings.shard_rows,
         keep_versions=settings.keep_versions,
         keep_days=settings.keep_days,
+        passing=passing,
     )
     buckets = buckets_of(settings)
     dask = DaskResource(
@@ -139,15 +140,18 @@ def build_executor(settings: Settings) -> ExecutorDefinition:
 
 
 def build_definitions(
-    settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None
+    settings: Settings, *, loggers: Mapping[str, LoggerDefinition] | None = None, passing: bool = False
 ) -> Definitions:
-    """The whole code location for these settings; `loggers` replace Dagster's own."""
+    """The whole code location for these settings; `loggers` replace Dagster's own.
+
+    `passing`: for tables that nobody keeps, such as those of a check before publishing.
+    """
     return Definitions(
         assets=documented(documentation(settings.docs_url, settings.view_url)),
         asset_checks=CHECKS,
         jobs=JOBS,
         sensors=build_sensors(settings),
-        resources=build_resources(settings),
+        resources=build_resources(settings, passing=passing),
         loggers=loggers,
         executor=build_executor(settings),
     )

@@ -339,8 +339,8 @@ def sums_law(cases: Sequence[tuple[float | None, float | None, int]], mirrored: 
     totals: dict[str, pa.Table] = {}
     for period, cells in temporal_cells([points.table], layout, ("month", "year", "all")):
         added = conservation.sizes_of_cells(cells, weighted=weighted)
-        whole = spatial.global_aggregates(cells, layout)
-        for regions in spatial.regional_aggregates(cells, layout).values():
+        whole = spatial.global_aggregates(spatial.Cells(cells, layout))
+        for regions in spatial.regional_aggregates(spatial.Cells(cells, layout)).values():
             assert not judged(regions, whole, measures, added).differing
         binned = grid.grid_cells(cells)
         assert not judged(binned, whole, list(conservation.GRID_MEASURES), added).differing

@@ -30,7 +30,7 @@ from datacube_assets.kernels.schema import (
     cell_column,
 )
 from datacube_assets.kernels.shards import Chunks
-from datacube_assets.kernels.spatial import Breakdown
+from datacube_assets.kernels.spatial import Breakdown, Cells
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.storage import LakeResource
 from datacube_assets.storage.lake import Lake, LakeTable, TableFile, aggregate_folder
@@ -58,7 +58,9 @@ def global_aggregates(
     steps = _steps(lake.open(), normalized_points)
     if "all" in info.periods:
         steps.append(_Step("all"))
-    return _aggregate(context, lake, dask, temporal_cells, _Global(info.layout), steps)
+    return _aggregate(
+        context, lake, dask, temporal_cells, _Global(info.layout, exact=not lake.passing), steps
+    )
 
 
 @table_asset(
@@ -79,7 +81,7 @@ def regional_aggregates(
     same_version(temporal_cells, normalized_points)
     layout = RunInfo.of(temporal_cells).layout
     steps = _steps(lake.open(), normalized_points) if layout.levels else []
-    return _aggregate(context, lake, dask, temporal_cells, _Regional(layout), steps)
+    return _aggregate(context, lake, dask, temporal_cells, _Regional(layout, exact=not lake.passing), steps)
 
 
 @table_asset(
@@ -94,7 +96,7 @@ def grid_cells(
 ) -> MaterializeResult[LakeTable]:
     layout = RunInfo.of(temporal_cells).layout
     steps = [_Step(period) for period in RESOLUTIONS if layout.mappable]
-    return _aggregate(context, lake, dask, temporal_cells, _Grid(layout), steps)
+    return _aggregate(context, lake, dask, temporal_cells, _Grid(layout, exact=not lake.passing), steps)
 
 
 def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
@@ -122,6 +124,10 @@ class _Step:
         return aggregate_folder(self.period, *parts, qualifier=self.qualifier)
 
 
+_Steps = tuple[_Step, ...]
+"""Steps of one period."""
+
+
 def _steps(lake: Lake, points: LakeTable) -> list[_Step]:
     """Month and year, as a whole and by each qualifier in use."""
     by = (None, *breakdowns(lake, points).everywhere())
@@ -137,6 +143,8 @@ class _Table(ABC):
     """How an aggregate table comes from cells; travels to workers."""
 
     layout: Layout
+    exact: bool
+    """Whether sums have to be the same in whatever order rows come."""
 
     by_time: ClassVar[bool] = False
     """Whether a chunk may hold a part of a feature's times."""
@@ -148,12 +156,17 @@ class _Table(ABC):
         measures = [name for name in CELL_MEASURES if self.layout.weighted or name not in unweighted]
         return ["feature", "timestamp", *qualifier, *measures]
 
+    def cells(self, lake: Lake, cells: LakeTable, shard: str, steps: _Steps) -> Cells:
+        """The cells of a shard, as far as the steps need them."""
+        columns = dict.fromkeys(name for step in steps for name in self.columns(step))
+        return Cells(lake.read(cells, shard, list(columns)), self.layout, ranges=steps[0].period == "all")
+
     @abstractmethod
-    def whole(self, cells: pa.Table, step: _Step) -> Tables:
+    def whole(self, cells: Cells, step: _Step) -> Tables:
         """From all cells, where one shard holds them."""
 
     @abstractmethod
-    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
+    def partial(self, cells: Cells, step: _Step) -> pa.Table:
         """From the cells of a shard of several."""
 
     @abstractmethod
@@ -162,12 +175,12 @@ class _Table(ABC):
 
 
 class _Global(_Table):
-    def whole(self, cells: pa.Table, step: _Step) -> Tables:
-        ranges = step.period == "all"
-        return {step.folder(): spatial.global_aggregates(cells, self.layout, step.breakdown, ranges=ranges)}
+    def whole(self, cells: Cells, step: _Step) -> Tables:
+        table = spatial.global_aggregates(cells, step.breakdown, exact=self.exact)
+        return {step.folder(): table}
 
-    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
-        return spatial.global_partial(cells, self.layout, step.breakdown, ranges=step.period == "all")
+    def partial(self, cells: Cells, step: _Step) -> pa.Table:
+        return spatial.global_partial(cells, step.breakdown)
 
     def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
         return {step.folder(): spatial.merge_global(partials)}
@@ -177,12 +190,12 @@ class _Regional(_Table):
     def columns(self, step: _Step) -> list[str]:
         return [*self.layout.levels, *super().columns(step)]
 
-    def whole(self, cells: pa.Table, step: _Step) -> Tables:
-        tables = spatial.regional_aggregates(cells, self.layout, step.breakdown)
+    def whole(self, cells: Cells, step: _Step) -> Tables:
+        tables = spatial.regional_aggregates(cells, step.breakdown, exact=self.exact)
         return {step.folder(level): table for level, table in tables.items()}
 
-    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
-        return spatial.regional_partial(cells, self.layout, step.breakdown)
+    def partial(self, cells: Cells, step: _Step) -> pa.Table:
+        return spatial.regional_partial(cells, step.breakdown)
 
     def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
         tables = spatial.merge_regional(partials, self.layout)
@@ -195,11 +208,11 @@ class _Grid(_Table):
     def columns(self, step: _Step) -> list[str]:
         return ["feature", "timestamp", *COORDINATES, "t_sum", "t_mean"]
 
-    def whole(self, cells: pa.Table, step: _Step) -> Tables:
-        return {step.folder(): grid.grid_cells(cells)}
+    def whole(self, cells: Cells, step: _Step) -> Tables:
+        return {step.folder(): grid.grid_cells(cells.table)}
 
-    def partial(self, cells: pa.Table, step: _Step) -> pa.Table:
-        return grid.grid_cells(cells)
+    def partial(self, cells: Cells, step: _Step) -> pa.Table:
+        return grid.grid_cells(cells.table)
 
     def merged(self, partials: Sequence[pa.Table], step: _Step) -> Tables:
         return {step.folder(): grid.merge_grid(partials)}
@@ -236,7 +249,8 @@ def _make(
     info = RunInfo.of(cells)
     report = info.report
     folder = store.table_folder(info.run, name, cells.version)
-    pieces = [(step, shard) for step in steps for shard in cells.names(f"{step.period}-")]
+    by_period = [tuple(some) for _, some in itertools.groupby(steps, key=lambda step: step.period)]
+    pieces = [(some, shard) for some in by_period for shard in cells.names(f"{some[0].period}-")]
     rows_of = {file.name: file.rows for file in cells.files}
     sizes = [rows_of[shard] for _, shard in pieces]
     if len(cells.names("month-")) == 1:
@@ -248,20 +262,20 @@ def _make(
         shard_work = _ShardOfMany(store, cells, f"{folder}/partial", made, chunks)
         partials = dask.map(shard_work, pieces, name=f"{name}-of-shards", run_id=run_id, sizes=sizes)
         merging = _Merge(store, LakeTable(f"{folder}/partial", cells.version, ()), folder, made)
-        of_chunks = list(_by_chunk([one for one in partials if one], len(chunks)))
+        of_chunks = list(_by_chunk([one for some in partials for one in some], len(chunks)))
         done = dask.map(merging, of_chunks, name=f"{name}-merged", run_id=run_id)
     files = sorted((file for some in done for file in some), key=lambda file: file.name)
     qualifiers = sorted({step.qualifier for step in steps if step.qualifier is not None})
     return LakeTable(folder, cells.version, tuple(files), {**cells.info, "qualifiers": qualifiers})
 
 
-_Piece = tuple[_Step, str]
-"""A step, and the shard of cells of its period."""
+_Piece = tuple[_Steps, str]
+"""Steps of a period, and a shard of its cells, which they share."""
 
 
 @dataclass(frozen=True)
 class _OneShard:
-    """The tables of a step, where one shard is all there is."""
+    """The tables of some steps, where one shard is all there is."""
 
     lake: Lake
     cells: LakeTable
@@ -269,10 +283,12 @@ class _OneShard:
     made: _Table
 
     def __call__(self, piece: _Piece) -> list[TableFile]:
-        step, shard = piece
-        tables = self.made.whole(self.lake.read(self.cells, shard, self.made.columns(step)), step)
+        steps, shard = piece
+        cells = self.made.cells(self.lake, self.cells, shard, steps)
         return [
-            self.lake.write_file(self.folder, f"{folder}{0:05}", table) for folder, table in tables.items()
+            self.lake.write_file(self.folder, f"{folder}{0:05}", table)
+            for step in steps
+            for folder, table in self.made.whole(cells, step).items()
         ]
 
 
@@ -288,7 +304,7 @@ class _Partial:
 
 @dataclass(frozen=True)
 class _ShardOfMany:
-    """The partial results of a step from one shard, cut into chunks."""
+    """The partial results of some steps from one shard, cut into chunks."""
 
     lake: Lake
     cells: LakeTable
@@ -296,10 +312,14 @@ class _ShardOfMany:
     made: _Table
     chunks: Chunks
 
-    def __call__(self, piece: _Piece) -> _Partial | None:
-        step, shard = piece
-        cells = self.lake.read(self.cells, shard, self.made.columns(step))
-        slices = self.chunks.cut(self.made.partial(cells, step))
+    def __call__(self, piece: _Piece) -> list[_Partial]:
+        steps, shard = piece
+        cells = self.made.cells(self.lake, self.cells, shard, steps)
+        made = (self._write(step, shard, self.made.partial(cells, step)) for step in steps)
+        return [partial for partial in made if partial]
+
+    def _write(self, step: _Step, shard: str, table: pa.Table) -> _Partial | None:
+        slices = self.chunks.cut(table)
         there = tuple(number for number, part in enumerate(slices) if part.num_rows)
         if not there:
             return None

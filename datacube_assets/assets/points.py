@@ -119,6 +119,8 @@ class _CellsOfShard:
         with ThreadPoolExecutor(1, "writer") as writer:
             written = [
                 writer.submit(self.lake.write_file, self.folder, f"{period}-{number}", table)
-                for period, table in cells_of_points(batches, info.layout, info.periods)
+                for period, table in cells_of_points(
+                    batches, info.layout, info.periods, exact=not self.lake.passing
+                )
             ]
             return [file.result() for file in written]

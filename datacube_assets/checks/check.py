@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from dagster import (
     AssetCheckExecutionContext,
     AssetCheckKey,
@@ -50,8 +49,6 @@ REMAKE = "Publish from scratch (docs/checks.md); if that does not help, it is a 
 _FETCHED_AT_ONCE = 16
 _READINGS = 3
 """Before something is said against an object."""
-_FOOTER_BYTES = 64_000
-"""More than most footers have."""
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -171,7 +168,7 @@ class Subject:
 
         def read(file: tuple[LakeTable, str, Declared]) -> tuple[Declared, pa.Schema]:
             table, name, wanted = file
-            return wanted, _schema(self.lake, table, name)
+            return wanted, self.lake.schema(table, name)
 
         named = [f"{table.folder}/{name}.parquet" for table, name, _ in files]
         if self.lake.store.local_path(self.run.folder) is not None:
@@ -184,14 +181,6 @@ class Subject:
         """Random numbers, other ones in every run, so that runs look at other samples."""
         text = f"{self.context.run.run_id} {purpose}"
         return np.random.default_rng(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()))
-
-
-def _schema(lake: Lake, table: LakeTable, name: str) -> pa.Schema:
-    # A footer is all that is needed of a file that may be large and far away.
-    tail = lake.tail(table, name, _FOOTER_BYTES)
-    if int.from_bytes(tail[-8:-4], "little") + 8 > len(tail):
-        return pq.read_schema(lake.open_file(table, name))
-    return pq.read_schema(pa.BufferReader(tail))
 
 
 def _fetched(bucket: Store, wanted: Sequence[str]) -> list[bytes | None]:

@@ -75,6 +75,9 @@ class Coded:
 def _sorted_codes(codes: npt.NDArray[np.integer], values: pa.Array) -> Coded:
     # Null, the value that NaN became, sorts last.
     order = pc.sort_indices(values).to_numpy()
+    if bool(np.all(order[1:] > order[:-1])):
+        # The values of tables that were made of codes are in order already.
+        return Coded(codes.astype(np.int64), values)
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     used = rank[codes] if len(order) else np.zeros(len(codes), np.int64)
@@ -90,19 +93,19 @@ def encode_text(column: pa.ChunkedArray | pa.Array) -> Coded:
         column = pa.array([], column.type)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
-    return _sorted_codes(column.indices.to_numpy().astype(np.int64), column.dictionary.cast(pa.string()))
+    return _sorted_codes(column.indices.to_numpy(), column.dictionary.cast(pa.string()))
 
 
 def encode_floats(values: Floats) -> Coded:
     """Codes of a float column; NaN is a value of its own (null), -0.0 is 0.0."""
     encoded = pa.array(values + 0.0, from_pandas=True).dictionary_encode(null_encoding="encode")
-    return _sorted_codes(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary)
+    return _sorted_codes(encoded.indices.to_numpy(), encoded.dictionary)
 
 
 def encode_ints(values: Ints) -> Coded:
     """Codes of an integer column."""
     encoded = pa.array(values).dictionary_encode()
-    return _sorted_codes(encoded.indices.to_numpy().astype(np.int64), encoded.dictionary)
+    return _sorted_codes(encoded.indices.to_numpy(), encoded.dictionary)
 
 
 def combine(columns: Sequence[Key]) -> tuple[Codes, int]:

@@ -43,6 +43,7 @@ from datacube_assets.kernels.schema import (
 from datacube_assets.kernels.spatial import (
     DIVISORS,
     Breakdown,
+    Cells,
     finish,
     global_aggregates,
     regional_aggregates,
@@ -313,10 +314,11 @@ def figures_of(cells: pa.Table, layout: Layout, scope: Scope) -> dict[str, float
     if scope.bin is not None:
         return _of_bin(cells, scope.bin)
     breakdown = scope.qualifier and Breakdown(scope.qualifier, frozenset((scope.feature,)))
+    whole = Cells(cells, layout, ranges=scope.period == "all")
     if scope.level is not None:
-        table = regional_aggregates(cells, layout, breakdown or None)[scope.level]
+        table = regional_aggregates(whole, breakdown or None)[scope.level]
     else:
-        table = global_aggregates(cells, layout, breakdown or None, ranges=scope.period == "all")
+        table = global_aggregates(whole, breakdown or None)
     measures = table_measures(table)
     names = summary_columns if scope.period == "all" else published_columns
     made = {**measures, **finish(measures, names(layout.weighted))}

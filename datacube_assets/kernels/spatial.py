@@ -9,7 +9,8 @@ belong to `grid.py`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -38,7 +39,7 @@ from datacube_assets.kernels.schema import (
     cell_column,
     published_columns,
 )
-from datacube_assets.kernels.sums import ExactSums, exact_sums
+from datacube_assets.kernels.sums import ExactSums, exact_sums, plain_sums
 
 Measures = dict[str, npt.NDArray[np.generic]]
 
@@ -85,10 +86,11 @@ def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
     return measures
 
 
-def reduce(measures: Measures, groups: Groups) -> Measures:
-    """The measures of each group; float sums do not depend on the order of the rows."""
+def reduce(measures: Measures, groups: Groups, *, exact: bool = True) -> Measures:
+    """The measures of each group; exact float sums do not depend on the order of the rows."""
+    added = exact_sums if exact else plain_sums
     return {
-        name: exact_sums(cast(Floats, values), groups)
+        name: added(cast(Floats, values), groups)
         if _is_float_sum(name, values)
         else groups.reduce(_REDUCTIONS.get(name, np.add), values)
         for name, values in measures.items()
@@ -140,26 +142,67 @@ class Breakdown:
     features: frozenset[str]
 
 
-def global_aggregates(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None, *, ranges: bool = False
-) -> pa.Table:
+@dataclass(frozen=True)
+class Cells:
+    """Temporal cells of a period, taken apart once for everything that is added up of them."""
+
+    table: pa.Table
+    """`schema.CELL_COLUMNS`, of which those that nothing needs may be missing."""
+    layout: Layout
+    ranges: bool = False
+    """Whether smallest and largest values are wanted (`lift`)."""
+
+    @cached_property
+    def feature(self) -> Coded:
+        return encode_text(self.table["feature"])
+
+    @cached_property
+    def time(self) -> Coded:
+        return encode_ints(cast(Ints, column(self.table, "timestamp")))
+
+    @cached_property
+    def regions(self) -> Regions:
+        return Regions.of(self.table, self.layout.levels)
+
+    @cached_property
+    def measures(self) -> Measures:
+        return lift(self.table, weighted=self.layout.weighted, ranges=self.ranges)
+
+    def of(self, breakdown: Breakdown | None) -> Cells:
+        """Those that count for a breakdown."""
+        if breakdown is None:
+            return self
+        names = self.feature.values.to_pylist()
+        mapped = np.array([name in breakdown.features for name in names], np.bool_)
+        if mapped.all():
+            return self
+        return replace(self, table=self.table.filter(pa.array(mapped[self.feature.codes])))
+
+    def keys(self, breakdown: Breakdown | None) -> dict[str, Coded]:
+        """Codes of feature, time [and qualifier value]."""
+        keys = {"feature": self.feature, "timestamp": self.time}
+        if breakdown is not None:
+            keys["value"] = encode_text(self.table[cell_column(breakdown.qualifier)])
+        return keys
+
+
+def global_aggregates(cells: Cells, breakdown: Breakdown | None = None, *, exact: bool = True) -> pa.Table:
     """Measures per feature and time [and qualifier value] (`schema.GLOBAL_COLUMNS`), in that order.
 
-    `cells` are all of the run, or a part that holds whole features.
+    `cells` are all of the run, or a part that holds whole features. Sums need not be `exact` where nobody
+    keeps them.
     """
-    keys, groups, measures = _global(cells, layout, breakdown, ranges=ranges)
-    return build_table({**_take(keys, groups), **reduce(measures, groups)})
+    keys, groups, measures = _global(cells, breakdown)
+    return build_table({**_take(keys, groups), **reduce(measures, groups, exact=exact)})
 
 
-def global_partial(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None, *, ranges: bool = False
-) -> pa.Table:
+def global_partial(cells: Cells, breakdown: Breakdown | None = None) -> pa.Table:
     """The same of one shard of several, for `merge_global`.
 
     Sums are not rounded yet (`sums.ExactSums.columns`), so that it does not matter how cells were
     distributed over shards.
     """
-    keys, groups, measures = _global(cells, layout, breakdown, ranges=ranges)
+    keys, groups, measures = _global(cells, breakdown)
     return build_table({**_take(keys, groups), **_reduce_exactly(measures, groups)})
 
 
@@ -171,32 +214,32 @@ def merge_global(partials: Sequence[pa.Table]) -> pa.Table:
     return build_table({**_take(keys, groups), **_merge(table_measures(table), groups)})
 
 
-def _global(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None, *, ranges: bool
-) -> tuple[dict[str, Coded], Groups, Measures]:
-    cells, keys = _keys(cells, breakdown)
-    return keys, group_by(list(keys.values())), lift(cells, weighted=layout.weighted, ranges=ranges)
+def _global(cells: Cells, breakdown: Breakdown | None) -> tuple[dict[str, Coded], Groups, Measures]:
+    cells = cells.of(breakdown)
+    keys = cells.keys(breakdown)
+    return keys, group_by(list(keys.values())), cells.measures
 
 
 def regional_aggregates(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None
+    cells: Cells, breakdown: Breakdown | None = None, *, exact: bool = True
 ) -> dict[RegionLevel, pa.Table]:
     """Measures per feature, time, region [and qualifier value] of every level.
 
     Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys; none without levels. The
-    cells are reduced once, to the deepest level; each level above adds up the one below it.
+    cells are reduced once, to the deepest level; each level above adds up the one below it. Sums need not be
+    `exact` where nobody keeps them.
     """
-    keys, regions, groups, measures = _regional(cells, layout, breakdown)
-    return _roll_up(keys, regions, groups, reduce(measures, groups), layout)
+    keys, regions, groups, measures = _regional(cells, breakdown)
+    return _roll_up(keys, regions, groups, reduce(measures, groups, exact=exact), cells.layout, exact=exact)
 
 
-def regional_partial(cells: pa.Table, layout: Layout, breakdown: Breakdown | None = None) -> pa.Table:
+def regional_partial(cells: Cells, breakdown: Breakdown | None = None) -> pa.Table:
     """Measures of one shard of several, per feature, time, region of the deepest level [and value].
 
     For `merge_regional`. The region is named by the columns of all its levels; sums as in
     `global_partial`.
     """
-    keys, regions, groups, measures = _regional(cells, layout, breakdown)
+    keys, regions, groups, measures = _regional(cells, breakdown)
     tuples = regions.tuples.codes[groups.first]
     levels: dict[str, Coded] = {
         level: encode_text(names.take(pa.array(tuples))) for level, names in regions.names.items()
@@ -215,17 +258,23 @@ def merge_regional(partials: Sequence[pa.Table], layout: Layout) -> dict[RegionL
 
 
 def _regional(
-    cells: pa.Table, layout: Layout, breakdown: Breakdown | None
+    cells: Cells, breakdown: Breakdown | None
 ) -> tuple[dict[str, Coded], Regions, Groups, Measures]:
-    cells, keys = _keys(cells, breakdown)
-    regions = Regions.of(cells, layout.levels)
+    cells = cells.of(breakdown)
+    keys = cells.keys(breakdown)
     feature, time, *value = keys.values()
-    groups = group_by([feature, time, regions.tuples, *value])
-    return keys, regions, groups, lift(cells, weighted=layout.weighted)
+    groups = group_by([feature, time, cells.regions.tuples, *value])
+    return keys, cells.regions, groups, cells.measures
 
 
 def _roll_up(
-    keys: Mapping[str, Coded], regions: Regions, groups: Groups, measures: Measures, layout: Layout
+    keys: Mapping[str, Coded],
+    regions: Regions,
+    groups: Groups,
+    measures: Measures,
+    layout: Layout,
+    *,
+    exact: bool = True,
 ) -> dict[RegionLevel, pa.Table]:
     """The tables of all levels, from the measures of the deepest."""
     keys = _take(keys, groups)
@@ -237,7 +286,7 @@ def _roll_up(
         groups = group_by([feature, time, region, *value])
         # What is left of a group stands for all of it: they share the levels above.
         keys, tuples = _take(keys, groups), tuples[groups.first]
-        measures = reduce(measures, groups)
+        measures = reduce(measures, groups, exact=exact)
         feature, time, *value = keys.values()
         columns: dict[str, Coded] = {
             "feature": feature,
@@ -281,20 +330,6 @@ def _merge(partial: Measures, groups: Groups) -> Measures:
         elif measure not in merged:
             merged[measure] = ExactSums.from_columns(measure, partial).merge(groups).values()
     return merged
-
-
-def _keys(cells: pa.Table, breakdown: Breakdown | None) -> tuple[pa.Table, dict[str, Coded]]:
-    """The cells that count, and the codes of feature, time [and qualifier value]."""
-    feature = encode_text(cells["feature"])
-    if breakdown is not None:
-        mapped = np.array([name in breakdown.features for name in feature.values.to_pylist()], np.bool_)
-        if not mapped.all():
-            cells = cells.filter(pa.array(mapped[feature.codes]))
-            feature = encode_text(cells["feature"])
-    keys = {"feature": feature, "timestamp": encode_ints(cast(Ints, column(cells, "timestamp")))}
-    if breakdown is not None:
-        keys["value"] = encode_text(cells[cell_column(breakdown.qualifier)])
-    return cells, keys
 
 
 def _take(keys: Mapping[str, Coded], groups: Groups) -> dict[str, Coded]:

@@ -40,6 +40,8 @@ class LakeResource(ConfigurableResource["LakeResource"]):
     keep_versions: int = 3
     keep_days: float = 0.0
     """How long versions keep their tables."""
+    passing: bool = False
+    """Whether it is for the time being, so that tables need not be stored."""
 
     @contextmanager
     def yield_for_execution(self, context: InitResourceContext) -> Iterator[LakeResource]:
@@ -52,7 +54,7 @@ class LakeResource(ConfigurableResource["LakeResource"]):
         return Retention(self.keep_versions, self.keep_days)
 
     def open(self) -> Lake:
-        return Lake(open_store(self.url, self.s3_endpoint), remembers=True)
+        return Lake(open_store(self.url, self.s3_endpoint), remembers=True, passing=self.passing)
 
 
 class BucketsResource(ConfigurableResource["BucketsResource"]):

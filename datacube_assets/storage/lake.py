@@ -117,10 +117,12 @@ class Lake:
     store: Store
     remembers: bool = False
     """Whether tables are taken from memory where this process has just written them (`written.py`)."""
+    passing: bool = False
+    """Whether it is for the time being: tables are held in memory as far as there is room, and not stored."""
 
     def as_stored(self) -> Lake:
-        """The same, of which everything is read as it is stored."""
-        return replace(self, remembers=False)
+        """The same, of which everything is read as it is stored; of what passes, as it is."""
+        return self if self.passing else replace(self, remembers=False)
 
     def as_made(self) -> Lake:
         """The same, of which tables are taken from memory where they were just made here."""
@@ -132,10 +134,15 @@ class Lake:
 
     def write_file(self, folder: str, name: str, table: pa.Table) -> TableFile:
         """Write one Parquet file of a table in the making."""
+        key = f"{folder}/{name}.parquet"
+        if self.passing and WRITTEN.has_room(table):
+            # An empty file stands for it.
+            self.store.put(key, b"")
+            if WRITTEN.hold(self.store.local_path(key), table):
+                return TableFile(name, table.num_rows, 0)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, **PARQUET)
         body = sink.getvalue()
-        key = f"{folder}/{name}.parquet"
         self.store.put(key, memoryview(body))
         self.keep(key, table)
         return TableFile(name, table.num_rows, body.size)
@@ -159,21 +166,31 @@ class Lake:
         """A file of a table for a Parquet reader, which reads no more of it than it needs."""
         return self.store.open(f"{table.folder}/{name}.parquet")
 
-    def tail(self, table: LakeTable, name: str, size: int) -> bytes:
-        """The last bytes of a file of a table. Raises MissingTableError."""
+    def schema(self, table: LakeTable, name: str) -> pa.Schema:
+        """The columns of a file of a table. Raises MissingTableError."""
+        if (known := self._known(table, name)) is not None:
+            return known.schema
         with self._naming_file(table, name):
-            return self.store.tail(f"{table.folder}/{name}.parquet", size)
+            # A footer is all that is needed of a file that may be large and far away.
+            tail = self.store.tail(f"{table.folder}/{name}.parquet", _FOOTER_BYTES)
+            if int.from_bytes(tail[-8:-4], "little") + 8 > len(tail):
+                return pq.read_schema(self.open_file(table, name))
+            return pq.read_schema(pa.BufferReader(tail))
 
     def read(self, table: LakeTable, name: str, columns: list[str] | None = None) -> pa.Table:
         """One file of a table. Raises MissingTableError."""
-        if self.remembers:
-            known = WRITTEN.table(self.store.local_path(f"{table.folder}/{name}.parquet"))
-            if known is not None:
-                return known if columns is None else known.select(columns)
+        if (known := self._known(table, name)) is not None:
+            return known if columns is None else known.select(columns)
         # Opening a file as a data set takes twice as long as reading most of them.
         with self._parquet(table, name) as file:
             # The reader takes names with a dot for parts of others, and keeps the order of the file.
             return file.read() if columns is None else file.read(columns).select(columns)
+
+    def _known(self, table: LakeTable, name: str) -> pa.Table | None:
+        """A file of a table, if this process has just written it."""
+        if not self.remembers:
+            return None
+        return WRITTEN.table(self.store.local_path(f"{table.folder}/{name}.parquet"))
 
     def read_all(self, table: LakeTable, prefix: str, columns: list[str] | None = None) -> pa.Table:
         """The files of a table whose names start so, one after the other. Raises MissingTableError."""
@@ -287,6 +304,10 @@ ROWS_AT_ONCE = 2_000_000
 """Rows that `batches` holds. A shard of points has fewer, unless one place has more."""
 PARQUET: dict[str, Any] = {"compression": "lz4", "write_statistics": False}
 """How lake tables are written: nearly as small as with zstd, and read three times as fast."""
+
+
+_FOOTER_BYTES = 64_000
+"""More than most footers have."""
 
 
 class MissingTableError(LookupError):

@@ -4,7 +4,8 @@ Most runs fit one shard, and each of their tables is read by several steps of th
 a run is under way, the tables it wrote last are kept as they were, up to a number of bytes, and whoever reads
 the very file that was written is given them. A file that is gone or was replaced is read, or missed, as ever.
 Only where the lake is a folder: of a bucket nobody knows without asking. Workers in other processes keep
-nothing. Checks read what is stored (`Lake.as_stored`).
+nothing. Checks read what is stored (`Lake.as_stored`). A lake that is for the time being does not store what
+can be held here until its run is over.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ import pyarrow as pa
 
 MOST_BYTES: Final = 256 << 20
 """Bytes of tables that are kept."""
+MOST_HELD_BYTES: Final = 512 << 20
+"""Bytes of tables that are held, beside those that are kept."""
 
 _Identity: TypeAlias = tuple[int, int, int]
 
 
 class Written:
-    """Tables by the file that they were written to, the last ones written."""
+    """Tables by the file that they were written to: the last ones written, and those that are held."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES, most_held_bytes: int = MOST_HELD_BYTES) -> None:
         self._most = most_bytes
+        self._most_held = most_held_bytes
         self._lock = threading.Lock()
         self._tables: OrderedDict[str, tuple[_Identity, pa.Table]] = OrderedDict()
-        self._bytes = 0
+        self._held: dict[str, tuple[_Identity, pa.Table]] = {}
+        self._bytes = self._held_bytes = 0
         self._runs = 0
 
     @property
@@ -52,7 +57,8 @@ class Written:
                 self._runs -= 1
                 if not self._runs:
                     self._tables.clear()
-                    self._bytes = 0
+                    self._held.clear()
+                    self._bytes = self._held_bytes = 0
 
     def keep(self, path: Path | None, table: pa.Table) -> None:
         """Remember what has just been written to a file."""
@@ -70,13 +76,29 @@ class Written:
             while self._bytes > self._most:
                 self._forget(next(iter(self._tables)))
 
+    def has_room(self, table: pa.Table) -> bool:
+        """Whether a table may be held at the moment."""
+        return self.keeps and self._held_bytes + table.nbytes <= self._most_held
+
+    def hold(self, path: Path | None, table: pa.Table) -> bool:
+        """Have an empty file stand for a table until the run is over; False if there is no room for it."""
+        identity = None if path is None else _identity(path)
+        if path is None or identity is None:
+            return False
+        with self._lock:
+            if not self.has_room(table):
+                return False
+            self._held[str(path)] = identity, table
+            self._held_bytes += table.nbytes
+            return True
+
     def table(self, path: Path | None) -> pa.Table | None:
         """What was written to a file, if it is known and the file is still the same."""
-        if path is None or str(path) not in self._tables:
+        if path is None or not (str(path) in self._tables or str(path) in self._held):
             return None
         identity = _identity(path)
         with self._lock:
-            known = self._tables.get(str(path))
+            known = self._held.get(str(path)) or self._tables.get(str(path))
             return known[1] if known and known[0] == identity else None
 
     def _forget(self, path: str) -> None:

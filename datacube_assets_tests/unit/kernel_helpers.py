@@ -213,7 +213,7 @@ def datacube_of(
     made.append(views.qualifier_lists(values, features, by))
     sizes: dict[Resolution, dict[str, int]] = {}
     for resolution in RESOLUTIONS:
-        table = spatial.global_aggregates(cells[resolution], layout)
+        table = spatial.global_aggregates(spatial.Cells(cells[resolution], layout))
         sizes[resolution] = views.timeseries_sizes(table)
         made.append(views.global_timeseries(resolution, table, layout))
         made += _regional(resolution, cells[resolution], layout, by)
@@ -243,7 +243,9 @@ def datacube_of(
         features=features,
         raw_count_threshold=raw_count_threshold,
         timeseries_sizes=sizes,
-        summary=None if indicator else spatial.global_aggregates(cells["all"], layout, ranges=True),
+        summary=None
+        if indicator
+        else spatial.global_aggregates(spatial.Cells(cells["all"], layout, ranges=True)),
     )
     return Datacube(points, objects)
 
@@ -256,16 +258,16 @@ def _raw(points: Points, threshold: int) -> Objects:
 
 def _regional(resolution: Resolution, cells: pa.Table, layout: Layout, by: Breakdowns) -> Iterable[Objects]:
     for breakdown in by.everywhere():
-        table = spatial.global_aggregates(cells, layout, breakdown)
+        table = spatial.global_aggregates(spatial.Cells(cells, layout), breakdown)
         yield from views.qualifier_timeseries(resolution, breakdown.qualifier, table, layout)
-        for level, table in spatial.regional_aggregates(cells, layout, breakdown).items():
+        for level, table in spatial.regional_aggregates(spatial.Cells(cells, layout), breakdown).items():
             yield from views.regional_maps(resolution, level, table, layout, breakdown.qualifier)
-    for level, table in spatial.regional_aggregates(cells, layout).items():
+    for level, table in spatial.regional_aggregates(spatial.Cells(cells, layout)).items():
         yield from views.regional_timeseries(resolution, level, table, layout)
         yield from views.regional_maps(resolution, level, table, layout)
         yield views.regional_extrema(resolution, level, table, layout)
         for breakdown in by.in_timeseries(level):
-            table = spatial.regional_aggregates(cells, layout, breakdown)[level]
+            table = spatial.regional_aggregates(spatial.Cells(cells, layout), breakdown)[level]
             yield from views.regional_timeseries(resolution, level, table, layout, breakdown.qualifier)
 
 

@@ -194,7 +194,7 @@ def test_difference_08_the_number_of_left_out_objects_is_known() -> None:
     points = normalized([{**KENYA, "value": 3.0}, {**KENYA, "feature": "empty", "value": None}])
     cells = dict(temporal_cells([points.table], points.layout, ("month",)))["month"]
     assert views.grid_stats("month", grid.grid_cells(cells)).left_out == 1
-    country = spatial.regional_aggregates(cells, points.layout)["country"]
+    country = spatial.regional_aggregates(spatial.Cells(cells, points.layout))["country"]
     assert views.regional_extrema("month", "country", country, points.layout).left_out == 1
 
 

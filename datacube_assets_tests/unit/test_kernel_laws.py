@@ -436,14 +436,14 @@ def test_merged_shards_equal_one_pass_to_the_last_digit(rows: list[Row], shards:
         assert sum(part.num_rows for part in parts) == whole.num_rows, "no cell is in two shards"
         for by in (None, Breakdown("crop", frozenset(FEATURES)), Breakdown("crop", frozenset("g"))):
             merged = spatial.merge_global(
-                [spatial.global_partial(part, layout, by, ranges=True) for part in parts]
+                [spatial.global_partial(spatial.Cells(part, layout, ranges=True), by) for part in parts]
             )
-            once = spatial.global_aggregates(whole, layout, by, ranges=True)
+            once = spatial.global_aggregates(spatial.Cells(whole, layout, ranges=True), by)
             assert merged.to_pylist() == once.to_pylist()
             regional = spatial.merge_regional(
-                [spatial.regional_partial(part, layout, by) for part in parts], layout
+                [spatial.regional_partial(spatial.Cells(part, layout), by) for part in parts], layout
             )
-            for level, table in spatial.regional_aggregates(whole, layout, by).items():
+            for level, table in spatial.regional_aggregates(spatial.Cells(whole, layout), by).items():
                 assert regional[level].to_pylist() == table.to_pylist()
         grids = [grid.grid_cells(part) for part in parts]
         assert grid.merge_grid(grids).to_pylist() == grid.grid_cells(whole).to_pylist()

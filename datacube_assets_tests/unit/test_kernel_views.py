@@ -220,7 +220,7 @@ def test_only_the_three_required_columns_give_a_datacube() -> None:
     ]
     points = normalized([{"timestamp": 0, "value": 1.0}])
     cells = dict(temporal_cells([points.table], points.layout, ("month",)))["month"]
-    assert spatial.regional_aggregates(cells, points.layout) == {}
+    assert spatial.regional_aggregates(spatial.Cells(cells, points.layout)) == {}
 
 
 def test_raw_rows_only_of_features_small_enough() -> None:
