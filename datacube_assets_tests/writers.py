@@ -10,6 +10,7 @@ import io
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,17 @@ def _kind(type_: pa.DataType) -> str:
     return "int" if any(one(type_) for one in whole) else "other"
 
 
+@cache
+def _duckdb() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(config={"threads": 1})
+
+
 def by_duckdb(options: str) -> Writer:
     """DuckDB's COPY with some options."""
 
     def write(table: pa.Table) -> bytes:
-        with tempfile.TemporaryDirectory() as folder, duckdb.connect() as connection:
+        # A database of one's own takes longer than the file.
+        with tempfile.TemporaryDirectory() as folder, _duckdb().cursor() as connection:
             connection.register("rows", table)
             connection.execute(f"COPY rows TO '{folder}/file' (FORMAT parquet, {options})")
             return (Path(folder) / "file").read_bytes()

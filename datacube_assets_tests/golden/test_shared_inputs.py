@@ -154,7 +154,10 @@ def computed(
 MODES = ["threads", "threads-s3", "local", "local-s3", "scheduler", "scheduler-s3"]
 in_most_modes = pytest.mark.parametrize(
     "computed",
-    [pytest.param(mode, marks=pytest.mark.slow if "local" in mode else ()) for mode in MODES],
+    [
+        pytest.param(mode, marks=() if mode in ("threads", "scheduler-s3") else pytest.mark.slow)
+        for mode in MODES
+    ],
     indirect=True,
 )
 in_every_mode_if_slow = pytest.mark.parametrize(

@@ -251,6 +251,7 @@ def test_pieces_of_a_worker_that_dies_are_computed_by_another(
     wait_until(running.idle)
 
 
+@pytest.mark.slow
 def test_pieces_of_a_worker_that_stands_still_are_computed_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +273,7 @@ def test_pieces_of_a_worker_that_stands_still_are_computed_by_another(
     assert not Path(f"/proc/{victim}").exists()
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_killed_is_noticed_and_used_again_when_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

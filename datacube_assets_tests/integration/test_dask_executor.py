@@ -209,7 +209,7 @@ def test_ours_publishes_what_the_executor_in_process_publishes(
     wait_until(running.idle)
 
 
-@pytest.mark.parametrize("how", ["terminate", "kill"])
+@pytest.mark.parametrize("how", ["terminate", pytest.param("kill", marks=pytest.mark.slow)])
 def test_ours_leaves_no_task_of_a_run_that_is_cancelled_or_killed(
     instance: DagsterInstance, running: Cluster, tmp_path: Path, how: str
 ) -> None:

@@ -288,6 +288,7 @@ def launch_backfill(whole: System, **params: Any) -> None:
     assert answer["__typename"] == "LaunchBackfillSuccess", answer
 
 
+@pytest.mark.slow
 def test_backfills_run_a_partition_once_at_a_time_and_let_new_runs_pass(whole: System) -> None:
     partitions = [f"{MODEL}:filled-{number}" for number in range(3)]
     name = whole.dojo.add_file("filled.parquet.gzip").rpartition("/")[2]

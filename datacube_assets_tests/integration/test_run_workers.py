@@ -178,6 +178,7 @@ def test_workers_end_with_their_launcher_but_not_before_their_run(held: Held) ->
     assert held.system.published(f"{MODEL}:outlives")
 
 
+@pytest.mark.slow
 def test_runs_that_wait_for_their_file_servers_hold_no_place(held: Held) -> None:
     """Three servers that are away held all three places, for up to four hours."""
     names = ("no-server", "none-either", "nor-here")

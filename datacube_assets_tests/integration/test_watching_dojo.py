@@ -494,7 +494,7 @@ def test_an_id_that_would_leave_its_folder_is_reported_and_blocks_no_other(
         {"error_rate": 1.0, "error_status": 401},
         {"error_rate": 1.0, "error_status": 404},
         {"truncate_rate": 1.0},
-        {"scroll_seconds": 0.0},
+        pytest.param({"scroll_seconds": 0.0}, marks=pytest.mark.slow),
     ],
     ids=["unavailable", "unauthorized", "not found", "answers that break off", "scrolls that are forgotten"],
 )
