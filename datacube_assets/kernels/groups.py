@@ -204,6 +204,19 @@ class Groups:
         """Whether every group is one row."""
         return len(self.starts) == self.rows
 
+    @cached_property
+    def alone(self) -> Mask:
+        """Which groups are one row."""
+        alone: Mask = self.sizes == 1
+        return alone
+
+    @cached_property
+    def together(self) -> tuple[npt.NDArray[np.intp], Groups]:
+        """The groups of several rows: where, in key order, their rows are, and the groups of these rows."""
+        sizes = self.sizes[~self.alone]
+        rows = np.flatnonzero(np.repeat(~self.alone, self.sizes))
+        return rows, Groups(None, np.cumsum(sizes) - sizes, len(rows))
+
     def arrange(self, column: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
         """The column in key order."""
         return column if self.order is None else column[self.order]

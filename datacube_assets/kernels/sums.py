@@ -172,14 +172,12 @@ def exact_sums(values: Floats, groups: Groups) -> Floats:
     """The sum of a float column within each group of its rows, rounded once."""
     if groups.single:
         return cast(Floats, groups.arrange(values)) + 0.0
-    single = groups.sizes == 1
-    if 2 * np.count_nonzero(single) < len(single):
+    alone = groups.alone
+    if 2 * np.count_nonzero(alone) < len(alone):
         return ExactSums.of(values, groups).values()
     # A number alone is its own sum: only the others have to be added.
     arranged = cast(Floats, groups.arrange(values))
     sums: Floats = arranged[groups.starts] + 0.0
-    sizes = groups.sizes[~single]
-    rows = np.repeat(~single, groups.sizes)
-    some = Groups(None, np.cumsum(sizes) - sizes, int(sizes.sum()))
-    sums[~single] = ExactSums.of(arranged[rows], some).values()
+    rows, several = groups.together
+    sums[~alone] = ExactSums.of(arranged[rows], several).values()
     return sums
