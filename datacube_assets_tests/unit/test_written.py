@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
+from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, MissingTableError
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.written import WRITTEN, Written
 
@@ -77,3 +77,42 @@ def test_nothing_is_kept_of_what_is_not_a_folder_and_a_lake_can_still_be_sent(la
         WRITTEN.keep(None, TABLE)
         assert WRITTEN.table(None) is None
         assert pickle.loads(pickle.dumps(lake)) == lake
+
+
+def test_a_passing_lake_holds_tables_while_there_is_room_and_stores_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WRITTEN, "_most_held", TABLE.nbytes)
+    passing = Lake(open_store(tmp_path.as_uri()), remembers=True, passing=True)
+    with WRITTEN.kept():
+        table, path = _written(passing)
+        assert path.read_bytes() == b""
+        assert passing.is_whole(table)
+        assert passing.read(table, "month-00000") is TABLE
+        assert passing.as_stored().read(table, "month-00000", ["value"]).equals(TABLE.select(["value"]))
+        assert passing.schema(table, "month-00000") == TABLE.schema
+        file = passing.write_file("runs/toy/one/cells/v", "year-00000", TABLE)
+        assert file.bytes > 0
+        table = LakeTable(table.folder, "v", (*table.files, file))
+        assert passing.is_whole(table)
+        assert passing.read(table, "year-00000").equals(TABLE)
+        assert passing.schema(table, "year-00000") == TABLE.schema
+    # Nothing of it can be read any more: it is for one run.
+    with pytest.raises(DamagedError):
+        passing.read(table, "month-00000")
+
+
+def test_what_is_held_gives_way_to_nothing_that_is_kept(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abcd"]
+    for path in paths:
+        path.touch()
+    written = Written(TABLE.nbytes, most_held_bytes=TABLE.nbytes)
+    with written.kept():
+        assert written.hold(paths[0], TABLE)
+        assert not written.hold(paths[1], TABLE)
+        written.keep(paths[2], TABLE)
+        written.keep(paths[3], TABLE)
+        assert [written.table(path) is not None for path in paths] == [True, False, False, True]
+        assert not written.hold(None, TABLE)
+        assert not written.hold(tmp_path / "gone", TABLE)
+    assert not written.hold(paths[0], TABLE), "no run is under way"
