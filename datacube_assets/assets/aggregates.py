@@ -58,9 +58,7 @@ def global_aggregates(
     steps = _steps(lake.open(), normalized_points)
     if "all" in info.periods:
         steps.append(_Step("all"))
-    return _aggregate(
-        context, lake, dask, temporal_cells, _Global(info.layout, exact=not lake.passing), steps
-    )
+    return _aggregate(context, lake, dask, temporal_cells, _Global(info.layout), steps)
 
 
 @table_asset(
@@ -81,7 +79,7 @@ def regional_aggregates(
     same_version(temporal_cells, normalized_points)
     layout = RunInfo.of(temporal_cells).layout
     steps = _steps(lake.open(), normalized_points) if layout.levels else []
-    return _aggregate(context, lake, dask, temporal_cells, _Regional(layout, exact=not lake.passing), steps)
+    return _aggregate(context, lake, dask, temporal_cells, _Regional(layout), steps)
 
 
 @table_asset(
@@ -96,7 +94,7 @@ def grid_cells(
 ) -> MaterializeResult[LakeTable]:
     layout = RunInfo.of(temporal_cells).layout
     steps = [_Step(period) for period in RESOLUTIONS if layout.mappable]
-    return _aggregate(context, lake, dask, temporal_cells, _Grid(layout, exact=not lake.passing), steps)
+    return _aggregate(context, lake, dask, temporal_cells, _Grid(layout), steps)
 
 
 def breakdowns(lake: Lake, points: LakeTable) -> Breakdowns:
@@ -143,8 +141,6 @@ class _Table(ABC):
     """How an aggregate table comes from cells; travels to workers."""
 
     layout: Layout
-    exact: bool
-    """Whether sums have to be the same in whatever order rows come."""
 
     by_time: ClassVar[bool] = False
     """Whether a chunk may hold a part of a feature's times."""
@@ -176,7 +172,7 @@ class _Table(ABC):
 
 class _Global(_Table):
     def whole(self, cells: Cells, step: _Step) -> Tables:
-        table = spatial.global_aggregates(cells, step.breakdown, exact=self.exact)
+        table = spatial.global_aggregates(cells, step.breakdown)
         return {step.folder(): table}
 
     def partial(self, cells: Cells, step: _Step) -> pa.Table:
@@ -191,7 +187,7 @@ class _Regional(_Table):
         return [*self.layout.levels, *super().columns(step)]
 
     def whole(self, cells: Cells, step: _Step) -> Tables:
-        tables = spatial.regional_aggregates(cells, step.breakdown, exact=self.exact)
+        tables = spatial.regional_aggregates(cells, step.breakdown)
         return {step.folder(level): table for level, table in tables.items()}
 
     def partial(self, cells: Cells, step: _Step) -> pa.Table:

@@ -119,8 +119,6 @@ class _CellsOfShard:
         with ThreadPoolExecutor(1, "writer") as writer:
             written = [
                 writer.submit(self.lake.write_file, self.folder, f"{period}-{number}", table)
-                for period, table in cells_of_points(
-                    batches, info.layout, info.periods, exact=not self.lake.passing
-                )
+                for period, table in cells_of_points(batches, info.layout, info.periods)
             ]
             return [file.result() for file in written]

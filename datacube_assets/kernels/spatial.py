@@ -39,7 +39,7 @@ from datacube_assets.kernels.schema import (
     cell_column,
     published_columns,
 )
-from datacube_assets.kernels.sums import ExactSums, exact_sums, plain_sums
+from datacube_assets.kernels.sums import ExactSums, exact_sums
 
 Measures = dict[str, npt.NDArray[np.generic]]
 
@@ -86,11 +86,10 @@ def lift(cells: pa.Table, *, weighted: bool, ranges: bool = False) -> Measures:
     return measures
 
 
-def reduce(measures: Measures, groups: Groups, *, exact: bool = True) -> Measures:
-    """The measures of each group; exact float sums do not depend on the order of the rows."""
-    added = exact_sums if exact else plain_sums
+def reduce(measures: Measures, groups: Groups) -> Measures:
+    """The measures of each group; float sums do not depend on the order of the rows."""
     return {
-        name: added(cast(Floats, values), groups)
+        name: exact_sums(cast(Floats, values), groups)
         if _is_float_sum(name, values)
         else groups.reduce(_REDUCTIONS.get(name, np.add), values)
         for name, values in measures.items()
@@ -186,14 +185,13 @@ class Cells:
         return keys
 
 
-def global_aggregates(cells: Cells, breakdown: Breakdown | None = None, *, exact: bool = True) -> pa.Table:
+def global_aggregates(cells: Cells, breakdown: Breakdown | None = None) -> pa.Table:
     """Measures per feature and time [and qualifier value] (`schema.GLOBAL_COLUMNS`), in that order.
 
-    `cells` are all of the run, or a part that holds whole features. Sums need not be `exact` where nobody
-    keeps them.
+    `cells` are all of the run, or a part that holds whole features.
     """
     keys, groups, measures = _global(cells, breakdown)
-    return build_table({**_take(keys, groups), **reduce(measures, groups, exact=exact)})
+    return build_table({**_take(keys, groups), **reduce(measures, groups)})
 
 
 def global_partial(cells: Cells, breakdown: Breakdown | None = None) -> pa.Table:
@@ -220,17 +218,14 @@ def _global(cells: Cells, breakdown: Breakdown | None) -> tuple[dict[str, Coded]
     return keys, group_by(list(keys.values())), cells.measures
 
 
-def regional_aggregates(
-    cells: Cells, breakdown: Breakdown | None = None, *, exact: bool = True
-) -> dict[RegionLevel, pa.Table]:
+def regional_aggregates(cells: Cells, breakdown: Breakdown | None = None) -> dict[RegionLevel, pa.Table]:
     """Measures per feature, time, region [and qualifier value] of every level.
 
     Tables by region level (`schema.REGIONAL_COLUMNS`), ordered by their keys; none without levels. The
-    cells are reduced once, to the deepest level; each level above adds up the one below it. Sums need not be
-    `exact` where nobody keeps them.
+    cells are reduced once, to the deepest level; each level above adds up the one below it.
     """
     keys, regions, groups, measures = _regional(cells, breakdown)
-    return _roll_up(keys, regions, groups, reduce(measures, groups, exact=exact), cells.layout, exact=exact)
+    return _roll_up(keys, regions, groups, reduce(measures, groups), cells.layout)
 
 
 def regional_partial(cells: Cells, breakdown: Breakdown | None = None) -> pa.Table:
@@ -273,8 +268,6 @@ def _roll_up(
     groups: Groups,
     measures: Measures,
     layout: Layout,
-    *,
-    exact: bool = True,
 ) -> dict[RegionLevel, pa.Table]:
     """The tables of all levels, from the measures of the deepest."""
     keys = _take(keys, groups)
@@ -286,7 +279,7 @@ def _roll_up(
         groups = group_by([feature, time, region, *value])
         # What is left of a group stands for all of it: they share the levels above.
         keys, tuples = _take(keys, groups), tuples[groups.first]
-        measures = reduce(measures, groups, exact=exact)
+        measures = reduce(measures, groups)
         feature, time, *value = keys.values()
         columns: dict[str, Coded] = {
             "feature": feature,

@@ -162,12 +162,6 @@ def _power(place: Ints) -> Floats:
     return power
 
 
-def plain_sums(values: Floats, groups: Groups) -> Floats:
-    """The same added up one after another: sooner, and with other last digits in another order of rows."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        return cast(Floats, groups.reduce(np.add, values)) + 0.0
-
-
 def exact_sums(values: Floats, groups: Groups) -> Floats:
     """The sum of a float column within each group of its rows, rounded once."""
     if groups.single:

@@ -29,7 +29,7 @@ from datacube_assets.kernels.groups import (
     group_by,
 )
 from datacube_assets.kernels.schema import Layout, Period, cell_column
-from datacube_assets.kernels.sums import ExactSums, exact_sums, plain_sums
+from datacube_assets.kernels.sums import ExactSums, exact_sums
 
 
 def bucket_starts(timestamps: Ints, period: Period) -> Ints:
@@ -46,28 +46,28 @@ def bucket_starts(timestamps: Ints, period: Period) -> Ints:
 
 
 def temporal_cells(
-    batches: Iterable[pa.Table], layout: Layout, periods: tuple[Period, ...], *, exact: bool = True
+    batches: Iterable[pa.Table], layout: Layout, periods: tuple[Period, ...]
 ) -> Iterator[tuple[Period, pa.Table]]:
     """Cells of each period (`schema.CELL_COLUMNS`), ordered by feature, time, place and qualifiers.
 
     All points of a cell must be in `batches`, of which there is one at least; how they are cut into batches
     makes no difference. Every column but the value and the weight splits cells, and a missing coordinate is a
-    place of its own. Sums need not be `exact` where nobody keeps them.
+    place of its own.
     """
-    keys, sums = _months(batches, layout, exact=exact)
+    keys, sums = _months(batches, layout)
     # A coarser period is the sum of the finer: of months it is what the rows would give.
     for period in ("month", "year", "all"):
         if period != "month":
-            keys, sums = _regroup(keys, sums, period, exact=exact)
+            keys, sums = _regroup(keys, sums, period)
         if period in periods:
             yield period, keys.table(_finish(sums, layout))
 
 
-def _months(batches: Iterable[pa.Table], layout: Layout, *, exact: bool) -> tuple[_Keys, Sums]:
+def _months(batches: Iterable[pa.Table], layout: Layout) -> tuple[_Keys, Sums]:
     """The months of all points, and their sums."""
     first, *others = itertools.islice(rest := iter(batches), 2)
     if not others:
-        return _regroup(_Keys.of_points(first, layout), _lift(first, layout), "month", exact=exact)
+        return _regroup(_Keys.of_points(first, layout), _lift(first, layout), "month")
     waiting: list[_Partial] = []
     for points in itertools.chain((first, *others), rest):
         waiting.append(_Partial.of(points, layout))
@@ -206,11 +206,11 @@ def _lift(points: pa.Table, layout: Layout) -> Sums:
     return sums
 
 
-def _regroup(keys: _Keys, sums: Sums, period: Period, *, exact: bool) -> tuple[_Keys, Sums]:
-    keys, added = keys.at(period), exact_sums if exact else plain_sums
+def _regroup(keys: _Keys, sums: Sums, period: Period) -> tuple[_Keys, Sums]:
+    keys = keys.at(period)
     groups = group_by([keys.feature, keys.time, keys.place])
     return keys.take(groups.first), {
-        name: groups.reduce(np.add, values) if values.dtype.kind == "i" else added(values, groups)
+        name: groups.reduce(np.add, values) if values.dtype.kind == "i" else exact_sums(values, groups)
         for name, values in sums.items()
     }
 

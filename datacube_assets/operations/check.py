@@ -1,9 +1,8 @@
 """What publishing some files would say and make, found out without publishing anything: `datacube check`.
 
 The assets up to the tables and their checks are run as publishing runs them, in a lake for the time being,
-so that the two cannot disagree; only that the last digits of sums, which nobody keeps, may depend on the
-order of rows. How findings are shown is in `cli/check.py` and `check_page.py`; how names, places and values
-are judged in `checks/judging/`.
+so that the two cannot disagree. How findings are shown is in `cli/check.py` and `check_page.py`; how names,
+places and values are judged in `checks/judging/`.
 """
 
 from __future__ import annotations

@@ -18,11 +18,14 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datacube_assets.assets.estimates import estimates
 from datacube_assets.cli import main
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.provenance import BAD_TIMESTAMP, DROPPED, NO_FEATURE, NO_NUMBER
 from datacube_assets.operations.check import Findings, check
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
 from datacube_assets_tests.fuzz import NAMES, tables
 from datacube_assets_tests.hostile import FILES, Refused
 from datacube_assets_tests.integration.support import DAY, JANUARY, House, checksums, open_house, rows
@@ -152,6 +155,38 @@ def test_many_rows_are_estimated_from_samples_within_a_tenth(house: House) -> No
     )
     fields: dict[str, Any] = {"qualifier_map": {"rain": ["crop"]}}
     as_published(house, checked(house, table, **fields), table, **fields)
+
+
+ROUNDED: dict[str, list[float]] = {
+    "a digit behind the point": [number / 10 for number in range(3, 300)],
+    "sums that overflow in some orders": [1.5e308, 1.5e308, -1.5e308],
+    "sums that cancel": [1e16, 1.0, -1e16, 0.5],
+}
+"""Values of which sums have other digits, or none, when they are added up one after another."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [name if name.startswith("a digit") else pytest.param(name, marks=pytest.mark.slow) for name in ROUNDED],
+)
+def test_sums_of_a_check_have_the_digits_that_will_be_published(house: House, case: str) -> None:
+    size = 3000
+    table = pa.table(
+        {
+            "timestamp": JANUARY + np.arange(size) % 40 * 10 * DAY,
+            "country": np.array(["Kenya", "Ethiopia"])[np.arange(size) % 2],
+            "feature": ["rain"] * size,
+            "value": np.resize(ROUNDED[case], size),
+            "crop": np.array(["maize", "beans", "sorghum"])[np.arange(size) // 40 % 3],
+        }
+    )
+    fields: dict[str, Any] = {"qualifier_map": {"rain": ["crop"]}}
+    found = checked(house, table, **fields)
+    as_published(house, found, table, **fields)
+    lake = Lake(open_store(house.settings.lake))
+    published = {name: one for name, one in estimates(lake, found.run).items() if name in found.objects}
+    # From the same tables the same is told, to the byte.
+    assert {name: found.objects[name] for name in published} == published
 
 
 def test_of_selected_tasks_only_their_objects_are_told(house: House) -> None:
