@@ -32,8 +32,8 @@ from datacube_assets.storage.points import QUALIFIER_VALUES, REGIONS, RawParts
 from datacube_assets.storage.publishing import made_twice
 from datacube_assets.storage.run_info import RunInfo
 
-_FILES = 3
-"""Files of a table that lines are sampled from."""
+_PARTS = 16
+"""Parts that are looked at to find a row of each feature."""
 _SHORT = 40
 """Bytes by which a name is shorter than the longest part of a key, so that what is put around it fits."""
 _SHORT_KEY = 700
@@ -194,12 +194,19 @@ def _raw_data(lake: Lake, raw: LakeTable, points: LakeTable) -> Estimate:
     rows = {feature: info.report.num_rows_per_feature[feature] for feature in few}
     wanted = pa.array(few, pa.string())
     held: list[pa.Table] = []
-    # The first batch of each part: all have the columns that count.
-    for part in RawParts(lake, raw).parts()[:_FILES]:
-        for batch in itertools.islice(part.batches(), 1):
-            for some in (batch.slice(0, estimate.SAMPLED_ROWS), batch):
+    # The first batch of some parts, of others while features are missing: all have the columns that count.
+    parts = [part for part in RawParts(lake, raw).parts() if part.rows]
+    spread = _spread(len(parts))
+    others = [number for number in range(len(parts)) if number not in spread]
+    seen: set[str] = set()
+    for read, number in enumerate((*spread, *others)):
+        if read >= len(spread) and (seen.issuperset(few) or (seen and read >= _PARTS)):
+            break
+        for batch in itertools.islice(parts[number].batches(), 1):
+            for some in (estimate.some_rows(batch), batch):
                 table = raw_rows(some, info.plan)
                 held.append(table.filter(pc.is_in(table["feature"].cast(pa.string()), wanted)))
+                seen.update(held[-1]["feature"].unique().cast(pa.string()).to_pylist())
                 if held[-1].num_rows:
                     break
     return estimate.raw_data(rows, join_rows(held))
@@ -333,6 +340,10 @@ def _rows(table: LakeTable, folder: str) -> int:
 def _sample(lake: Lake, table: LakeTable, folder: str) -> pa.Table:
     """The rows of some files of a folder; of a folder without any, no rows and no columns."""
     names = table.names(folder)
-    chosen = sorted({number for number in (0, len(names) // 2, len(names) - 1) if 0 <= number < len(names)})
-    parts = [lake.read(table, names[number]) for number in chosen]
+    parts = [lake.read(table, names[number]) for number in _spread(len(names))]
     return pa.concat_tables(parts).unify_dictionaries() if parts else pa.table({})
+
+
+def _spread(count: int) -> list[int]:
+    """The numbers of the files that lines are sampled from: first, middle and last of so many."""
+    return sorted({0, count // 2, count - 1}) if count else []

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datacube_assets.kernels import views
 from datacube_assets.kernels.encode import csv_header, csv_lines, text_cells
@@ -54,11 +55,18 @@ def raw_data(rows: Mapping[str, int], sample: pa.Table) -> Estimate:
     """raw.csv of features with so many rows; `sample` are some of these (`raw_rows.py`)."""
     if not sample.num_rows:
         return Estimate(len(rows), 0)
-    some = _some_rows(sample)
+    some = some_rows(sample)
     header = len(csv_header([name for name in some.column_names if name != "feature"]))
     made = views.raw_data(some)
+    feature = encode_text(some["feature"])
+    groups = group_by([feature])
+    names: list[str] = feature.take(groups.first).to_arrow().to_pylist()
+    # Features differ in how long their lines are; those of which the sample has none are like the others.
+    lines = (made.sizes() - header) / groups.sizes
+    others = sum(rows.values()) - sum(rows[name] for name in names)
     line = (made.nbytes - header * len(made)) / some.num_rows
-    return Estimate(len(rows), round(header * len(rows) + line * sum(rows.values())))
+    body = np.dot(lines, [rows[name] for name in names]) + others * line
+    return Estimate(len(rows), round(header * len(rows) + float(body)))
 
 
 def region_lists(regions: pa.Table, layout: Layout) -> Estimate:
@@ -67,9 +75,10 @@ def region_lists(regions: pa.Table, layout: Layout) -> Estimate:
         return Estimate()
     feature = encode_text(regions["feature"])
     cuts = slices(feature.codes)
-    some, rows = _some_runs(regions, cuts)
+    some = _some_runs(regions, cuts)
     made = views.region_lists(some, layout)
-    return Estimate(len(cuts) - 1, round(made.nbytes * regions.num_rows / rows))
+    share = _length(some, *layout.levels) / _length(regions, *layout.levels)
+    return Estimate(len(cuts) - 1, round(made.nbytes / share))
 
 
 def qualifier_lists(values: pa.Table, features: Sequence[str], breakdowns: Breakdowns) -> Estimate:
@@ -81,9 +90,10 @@ def qualifier_lists(values: pa.Table, features: Sequence[str], breakdowns: Break
         return of_counts
     feature, qualifier = encode_text(values["feature"]), encode_text(values["qualifier"])
     cuts = slices(feature.codes * qualifier.radix + qualifier.codes)
-    some, rows = _some_runs(values, cuts)
+    some = _some_runs(values, cuts)
     lists = views.qualifier_lists(some, (), breakdowns)
-    return of_counts + Estimate(len(cuts) - 1, round(lists.nbytes * values.num_rows / rows))
+    share = _length(some, "value") / _length(values, "value")
+    return of_counts + Estimate(len(cuts) - 1, round(lists.nbytes / share))
 
 
 # --- timeseries and regional tables ----------------------------------------------------------------
@@ -165,7 +175,7 @@ def regional_extrema(
     resolution: Resolution, level: RegionLevel, table: pa.Table, features: int, layout: Layout
 ) -> Estimate:
     """extrema.json of features, of which so many have all figures; `table` has all rows of some of them."""
-    some, _ = _some_runs(table, slices(encode_text(table["feature"]).codes))
+    some = _some_runs(table, slices(encode_text(table["feature"]).codes))
     made = views.regional_extrema(resolution, level, some, layout)
     return Estimate(features, round(made.nbytes * features / max(len(made), 1)))
 
@@ -225,7 +235,7 @@ def grid_stats(resolution: Resolution, table: pa.Table) -> Estimate:
         known &= np.isfinite(cast(Floats, column(table, name)))
     starts = bucket_starts(table)
     complete = int(np.count_nonzero(np.logical_or.reduceat(known, starts)))
-    some, _ = _some_runs(table, np.append(starts, table.num_rows), SAMPLED_BUCKETS)
+    some = _some_runs(table, np.append(starts, table.num_rows), SAMPLED_BUCKETS)
     made = views.grid_stats(resolution, some)
     return Estimate(complete, round(made.nbytes * complete / max(len(made), 1)))
 
@@ -239,7 +249,7 @@ def _header(*names: str, layout: Layout) -> int:
 
 def _line(table: pa.Table, layout: Layout, *names: str) -> float:
     """Mean length of the lines of a table, with these columns before the figures."""
-    some = _some_rows(table)
+    some = some_rows(table)
     if not some.num_rows:
         return 0.0
     cells = [
@@ -250,20 +260,33 @@ def _line(table: pa.Table, layout: Layout, *names: str) -> float:
     return float(len(buffer) / some.num_rows)
 
 
-def _some_rows(table: pa.Table) -> pa.Table:
+def some_rows(table: pa.Table) -> pa.Table:
+    """Rows that stand for all, spread evenly."""
     if table.num_rows <= SAMPLED_ROWS:
         return table
     return table.take(pa.array(_evenly(table.num_rows, SAMPLED_ROWS)))
 
 
-def _some_runs(
-    table: pa.Table, cuts: npt.NDArray[np.integer], most: int = SAMPLED_FEATURES
-) -> tuple[pa.Table, int]:
-    """Some of the runs of rows between cuts, and how many rows they have."""
+def _some_runs(table: pa.Table, cuts: npt.NDArray[np.integer], most: int = SAMPLED_FEATURES) -> pa.Table:
+    """Some of the runs of rows between cuts."""
     chosen = _evenly(len(cuts) - 1, most)
     parts = [table.slice(int(cuts[run]), int(cuts[run + 1] - cuts[run])) for run in chosen]
-    some = pa.concat_tables(parts) if parts else table
-    return some, max(some.num_rows, 1)
+    return pa.concat_tables(parts) if parts else table
+
+
+def _length(table: pa.Table, *names: str) -> int:
+    """Bytes of the texts of a table's columns as items of JSON, as far as none of them needs an escape.
+
+    Lists differ in how long their texts are: rows alone do not tell how large they will be.
+    """
+    length: int = _AROUND_ITEM * table.num_rows
+    for name in names:
+        texts = encode_text(table[name])
+        length += int(pc.binary_length(texts.values).to_numpy(zero_copy_only=False)[texts.codes].sum())
+    return length
+
+
+_AROUND_ITEM = len('"", ')
 
 
 def _evenly(count: int, most: int) -> Ints:
