@@ -279,6 +279,10 @@ ODD: dict[str, tuple[dict[str, Any], str]] = {
         "timestamps_are_milliseconds",
     ),
     "swapped": ({"lat": [36.75, 40.5] * 2, "lng": [-1.25, 7.5] * 2}, "coordinates_are_degrees"),
+    "decimal commas": (
+        {"lat": ["-1,25", "7,5"] * 2, "lng": ["36,75", "40,5"] * 2},
+        "coordinates_are_degrees",
+    ),
     "off the map": ({"lat": [-1.25, 7.5, 250.0, 7.5]}, "coordinates_are_degrees"),
     "sentinels": ({"value": [1.0, -9999.0, 3.0, -9999.0]}, "values_are_no_stand_ins"),
     "nobody can ask": ({"country": ["A__B__C__D__E", "Kenya"] * 2}, "regions_can_be_asked_for"),

@@ -74,12 +74,27 @@ def test_sound_coordinates_pass(rows: list[Row]) -> None:
         ([{"Lat": 36.0, "LNG": 1.0}], ["'Lat', 'LNG'"]),
         ([{"Country": "Kenya", "admin_1": "Nairobi"}], ["no column country, admin1", "'Country', 'admin_1'"]),
         ([{"lat": 1.0}], ["the column lng", "no tiles without it"]),
+        # No two numbers in any row.
+        ([{"lat": 1.0, "lng": None}, {"lat": None, "lng": 36.0}], ["no row has a latitude and a longitude"]),
     ],
 )
 def test_coordinates_that_are_none_are_warned_of_with_what_to_do(rows: list[Row], told: list[str]) -> None:
     verdict = judged(*rows)
     assert not verdict.passed
     assert [text for text in told if text.lower() not in verdict.says.lower()] == [], verdict.says
+
+
+def test_a_column_that_is_there_is_not_missed_because_another_has_its_name_in_other_letters() -> None:
+    row: Row = {
+        "Value": 1.0,
+        "VALUE": 2.0,
+        "Feature": "x",
+        "timestamp ": 1,
+        "lat": 1.0,
+        "Lat": 2.0,
+        "lng": 36.0,
+    }
+    assert judged(row).passed, judged(row).says
 
 
 def test_a_file_without_coordinates_does_not_say_that_no_row_lacks_them() -> None:

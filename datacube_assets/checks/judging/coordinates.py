@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datacube_assets.checks.judging.countries import BOXES
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
 from datacube_assets.kernels.report import Report
-from datacube_assets.kernels.schema import COORDINATES, FIXED_COLUMNS, Layout
+from datacube_assets.kernels.schema import COORDINATES, REGION_LEVELS, Layout
 
 OTHER_NAMES: Mapping[str, frozenset[str]] = {
     "lat": frozenset(("lat", "latitude", "lat_deg", "latitude_deg", "decimallatitude", "y", "ycoord")),
@@ -47,6 +47,11 @@ def coordinates(report: Report, layout: Layout, squares: Mapping[tuple[str, int,
     with_coordinates = report.points - report.missing_coordinates
     if with_coordinates and with_coordinates == report.beyond_mercator:
         odd.append("no row has a place on the map, and there will be no tiles")
+    elif layout.mappable and not with_coordinates:
+        odd.append(
+            "no row has a latitude and a longitude that are numbers, and there will be no tiles: "
+            "write both, with a decimal point"
+        )
     says = "; ".join(odd)
     return Verdict(
         not odd,
@@ -62,10 +67,13 @@ def coordinates(report: Report, layout: Layout, squares: Mapping[tuple[str, int,
 
 
 def _misnamed(layout: Layout) -> list[str]:
-    """Qualifiers that have the name of a fixed column, but for its spelling, while that column is missing."""
+    """Qualifiers that have the name of a fixed column, but for its spelling, while that column is missing.
+
+    Only of a level or a coordinate: without any other fixed column nothing is read.
+    """
     there = {*layout.levels, *layout.coordinates}
     found = {}
-    for wanted in FIXED_COLUMNS:
+    for wanted in (*REGION_LEVELS, *COORDINATES):
         alike = [name for name in layout.qualifiers if _is_called(name, wanted)]
         if wanted not in there and alike:
             found[wanted] = alike[0]
