@@ -27,6 +27,15 @@ Quadkeys = npt.NDArray[np.uint32]
 _SPREAD = ((8, 0x00FF00FF), (4, 0x0F0F0F0F), (2, 0x33333333), (1, 0x55555555))
 
 
+def check_tile(zoom: int, x: int = 0, y: int = 0) -> None:
+    """Raises ValueError for a zoom, column or row that no map has."""
+    if zoom not in ZOOMS:
+        raise ValueError(f"zoom {zoom}: give 0 to {ZOOMS[-1]}")
+    for name, number in (("x", x), ("y", y)):
+        if not 0 <= number < 1 << zoom:
+            raise ValueError(f"{name} {number} at zoom {zoom}: give 0 to {(1 << zoom) - 1}")
+
+
 def interleave(x: npt.NDArray[np.uint32], y: npt.NDArray[np.uint32]) -> Quadkeys:
     """Morton code of coordinates of up to 16 bits."""
     return _spread(x) | (_spread(y) << np.uint32(1))

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datacube_assets.kernels.columns import Columns, as_numbers, kind_of, plain
 from datacube_assets.kernels.grid import grid_cells
 from datacube_assets.kernels.groups import Floats, Ints, Mask, column, encode_text
-from datacube_assets.kernels.morton import BIN_BITS, deinterleave
+from datacube_assets.kernels.morton import BIN_BITS, BINS_PER_TILE, check_tile, deinterleave
 from datacube_assets.kernels.normalize import (
     ABSENT_FEATURE,
     as_values,
@@ -77,6 +77,12 @@ class Bin:
     x: int
     y: int
     number: int
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a bin that no map has."""
+        check_tile(self.zoom, self.x, self.y)
+        if not 0 <= self.number < BINS_PER_TILE:
+            raise ValueError(f"bin {self.number}: give 0 to {BINS_PER_TILE - 1}")
 
     @property
     def precision(self) -> int:

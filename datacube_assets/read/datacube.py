@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels.groups import Floats, Ints, build_table
-from datacube_assets.kernels.morton import ZOOMS
+from datacube_assets.kernels.morton import ZOOMS, check_tile
 from datacube_assets.kernels.projection import north_edges, west_edges
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
@@ -253,8 +253,7 @@ class Datacube(ABC):
         * `s_sum_t_sum`, `s_mean_t_sum`, `s_sum_t_mean`, `s_mean_t_mean`, double, and `s_count`, int64. Means
           divide by `s_count`, as the map of CauseMos does. The map has no weights and no qualifiers.
         """
-        if not 0 <= zoom <= MAX_ZOOM:
-            raise ValueError(f"zoom {zoom}: give 0 to {MAX_ZOOM}")
+        check_tile(zoom)
         resolution, timestamp = bucket(time, resolution)
         return self._bins(feature, resolution, timestamp, zoom, bounds)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from datacube_assets.kernels import keys
 from datacube_assets.kernels.decode import TIME, Tile
-from datacube_assets.kernels.morton import BIN_BITS
+from datacube_assets.kernels.morton import BIN_BITS, check_tile
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
     RegionLevel,
@@ -259,6 +259,7 @@ class PublishedDatacube(Datacube):
         *,
         resolution: Resolution | None = None,
     ) -> pa.Table:
+        check_tile(zoom, x, y)
         resolution, timestamp = bucket(time, resolution)
         tile = self._tile(resolution, feature, timestamp, zoom, x, y)
         if tile is None:

@@ -21,7 +21,7 @@ from datacube_assets.kernels.decode import TIME
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.grid_statistics import GRID_STATISTICS, grid_statistics
 from datacube_assets.kernels.groups import build_table
-from datacube_assets.kernels.morton import ZOOMS, deinterleave
+from datacube_assets.kernels.morton import ZOOMS, check_tile, deinterleave
 from datacube_assets.kernels.provenance import Bin, Scope, cells_in_scope, figures_of, formula
 from datacube_assets.kernels.pyramid import Level, level_at, within_tile
 from datacube_assets.kernels.schema import (
@@ -218,6 +218,7 @@ class LakeDatacube(Datacube):
     def tile(
         self, feature: str, time: Time, zoom: int, x: int, y: int, *, resolution: Resolution | None = None
     ) -> pa.Table:
+        check_tile(zoom, x, y)
         level = level_at(within_tile(self.grid(feature, time, resolution=resolution), zoom, x, y), zoom)
         return squares(level, None).add_column(0, "bin", pa.array(np.sort(level.bin)))
 

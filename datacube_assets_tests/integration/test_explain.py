@@ -36,9 +36,10 @@ from datacube_assets.kernels.provenance import (
     NO_FEATURE,
     NO_NUMBER,
     OFF_MAP,
+    Bin,
 )
 from datacube_assets.kernels.schema import RESOLUTIONS, RegionLevel
-from datacube_assets.read import Explanation, NoDataError, explain, open_datacube, open_tables
+from datacube_assets.read import Datacube, Explanation, NoDataError, explain, open_datacube, open_tables
 from datacube_assets_tests.integration.support import DAY, FEBRUARY, JANUARY, House, open_house, rows
 
 LATE = 9_999_999_999_999_999
@@ -288,6 +289,42 @@ def test_what_is_not_there_is_said(house: House, place: dict[str, Any], says: st
     asked = {"feature": "rain", "time": "2020-01", **place}
     with pytest.raises(NoDataError, match=says):
         explain(house.folder / "lake", "model", "run", **asked)
+
+
+@pytest.mark.parametrize(
+    ("bin_", "says"),
+    [
+        ((9, 0, 0, 0), "zoom 9: give 0 to 8"),
+        ((-1, 0, 0, 0), "zoom -1"),
+        ((1, 2, 0, 0), "x 2 at zoom 1: give 0 to 1"),
+        ((1, 0, -1, 0), "y -1 at"),
+        ((8, 0, 0, 4096), "bin 4096: give"),
+        ((8, 10**20, 0, 0), "x 1000"),
+    ],
+)
+def test_a_bin_that_no_map_has_is_refused(bin_: tuple[int, int, int, int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Bin(*bin_)
+
+
+@pytest.mark.parametrize("place", [(9, 0, 0), (1, 2, 0), (0, 0, -1), (8, 10**20, 0)])
+def test_a_tile_that_no_map_has_is_refused_by_both_readers(house: House, place: tuple[int, int, int]) -> None:
+    house.publish(rows())
+    readers: list[Datacube] = [
+        open_tables(house.folder / "lake", "model", "run"),
+        open_datacube(house.bucket(), "model", "run"),
+    ]
+    for cube in readers:
+        with pytest.raises(ValueError, match="give 0 to"):
+            cube.tile("rain", "2020-01", *place)
+
+
+def test_the_command_says_that_no_map_has_a_bin(house: House) -> None:
+    house.publish(rows())
+    asked = ["explain", "model:run", "--feature", "rain", "--time", "2020-01", "--bin", "9/0/0/1"]
+    done = CliRunner().invoke(main, [*asked, "--home", str(house.folder)], catch_exceptions=False)
+    assert done.exit_code == 1
+    assert "zoom 9: give 0 to 8" in done.output
 
 
 def run(house: House, *arguments: str) -> str:
