@@ -10,7 +10,7 @@
     python -m benchmarks encode             CSV and tiles beside plain writers
     python -m benchmarks s3                 publishing to a real S3 server
     python -m benchmarks tick               a sensor's look at 20,000 runs
-    python -m benchmarks explain            checking before, explaining after, beside publishing
+    python -m benchmarks explain            checking before, explaining and going back after, beside it
     python -m benchmarks gateway            requests to the gateway while 10,000 wait
     python -m benchmarks backfill           a backfill over 100 runs
     python -m benchmarks soak               everything for some minutes, while things break

@@ -1,11 +1,12 @@
-"""Checking before publishing, and explaining a number afterwards, beside publishing itself.
+"""Checking before publishing, and explaining, comparing and going back afterwards, beside publishing itself.
 
     python -m benchmarks explain                                   synthetic rows: 10,000, 100,000, 1,000,000
     python -m benchmarks explain --rows 10000000 --folder /dev/shm
     python -m benchmarks explain --floods PATH                     a real dataset with tiles, too
 
 Each command runs as a process of its own: what is told is what a person waits for, Python's start included.
-The three scopes of an explanation are a month over all places, a year of a region, and a year of a bin.
+The three scopes of an explanation are a month over all places, a year of a region, and a year of a bin. Then
+the values of the first tenth of the rows are changed, and that is published, compared and undone.
 """
 
 import argparse
@@ -55,6 +56,20 @@ def _measure(name: str, part: Path, qualifiers: dict[str, list[str]], home: Path
     _print(name, "check", _datacube(home, "check", str(part), *ids), published)
     for scope, words in _scopes(home, next(iter(qualifiers))).items():
         _print(name, f"explain, {scope}", _datacube(home, "explain", "model:run", *words), published)
+    changed = home / "changed.parquet"
+    run([sys.executable, "-c", _CHANGE, str(part), str(changed)], home / "change.log")
+    _print(name, "publish, changed", _datacube(home, "publish", str(changed), *ids), published)
+    _print(name, "diff", _datacube(home, "diff", "model:run@1", "model:run@2"), published)
+    _print(name, "rollback", _datacube(home, "rollback", "model:run", "--yes"), published)
+
+
+_CHANGE: Final = """import sys, numpy as np, pyarrow as pa, pyarrow.parquet as pq
+rows = pq.read_table(sys.argv[1])
+values = np.array(rows["value"].cast(pa.float64()))
+values[: len(values) // 10] *= 1.1
+place = rows.column_names.index("value")
+pq.write_table(rows.set_column(place, "value", pa.array(values, from_pandas=True)), sys.argv[2])
+"""
 
 
 def _scopes(home: Path, feature: str) -> dict[str, list[str]]:

@@ -231,7 +231,7 @@ class KeptEventLogStorage(SqliteEventLogStorage):
         """Begin the database of a run as a copy of an empty one: making it takes a hundred times as long."""
         if path.exists():
             return
-        empty = self._empty()
+        empty = self.empty_run()
         with _scratch(path) as copy:
             shutil.copyfile(empty, copy)
             with copy.open("rb") as written:
@@ -239,7 +239,7 @@ class KeptEventLogStorage(SqliteEventLogStorage):
             with contextlib.suppress(FileExistsError):
                 os.link(copy, path)
 
-    def _empty(self) -> Path:
+    def empty_run(self) -> Path:
         """An empty database of a run as this version of Dagster makes it."""
         empty = Path(self._base_dir).parent / f"empty-run-{dagster.__version__}.sqlite"
         if not empty.exists():

@@ -21,9 +21,7 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 
 MOST_BYTES: Final = 256 << 20
-"""Bytes of tables that are kept."""
-MOST_HELD_BYTES: Final = 512 << 20
-"""Bytes of tables that are held, beside those that are kept."""
+"""Bytes of tables that are kept or held."""
 
 _Identity: TypeAlias = tuple[int, int, int]
 
@@ -31,9 +29,8 @@ _Identity: TypeAlias = tuple[int, int, int]
 class Written:
     """Tables by the file that they were written to: the last ones written, and those that are held."""
 
-    def __init__(self, most_bytes: int = MOST_BYTES, most_held_bytes: int = MOST_HELD_BYTES) -> None:
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most = most_bytes
-        self._most_held = most_held_bytes
         self._lock = threading.Lock()
         self._tables: OrderedDict[str, tuple[_Identity, pa.Table]] = OrderedDict()
         self._held: dict[str, tuple[_Identity, pa.Table]] = {}
@@ -62,7 +59,7 @@ class Written:
 
     def keep(self, path: Path | None, table: pa.Table) -> None:
         """Remember what has just been written to a file."""
-        if not self.keeps or path is None or table.nbytes > self._most:
+        if path is None or not self.has_room(table):
             return
         identity = _identity(path)
         if identity is None:
@@ -73,12 +70,11 @@ class Written:
                 return
             self._tables[str(path)] = identity, table
             self._bytes += table.nbytes
-            while self._bytes > self._most:
-                self._forget(next(iter(self._tables)))
+            self._make_room()
 
     def has_room(self, table: pa.Table) -> bool:
-        """Whether a table may be held at the moment."""
-        return self.keeps and self._held_bytes + table.nbytes <= self._most_held
+        """Whether a table may be kept or held at the moment: what is only kept gives way to it."""
+        return self.keeps and self._held_bytes + table.nbytes <= self._most
 
     def hold(self, path: Path | None, table: pa.Table) -> bool:
         """Have an empty file stand for a table until the run is over; False if there is no room for it."""
@@ -90,6 +86,7 @@ class Written:
                 return False
             self._held[str(path)] = identity, table
             self._held_bytes += table.nbytes
+            self._make_room()
             return True
 
     def table(self, path: Path | None) -> pa.Table | None:
@@ -100,6 +97,10 @@ class Written:
         with self._lock:
             known = self._held.get(str(path)) or self._tables.get(str(path))
             return known[1] if known and known[0] == identity else None
+
+    def _make_room(self) -> None:
+        while self._tables and self._bytes + self._held_bytes > self._most:
+            self._forget(next(iter(self._tables)))
 
     def _forget(self, path: str) -> None:
         if (known := self._tables.pop(path, None)) is not None:

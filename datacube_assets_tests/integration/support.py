@@ -36,6 +36,7 @@ from datacube_assets.kernels.keys import RESERVED
 from datacube_assets.operations.publish import Outcome, process
 from datacube_assets.orchestration.home import prepare
 from datacube_assets.orchestration.jobs import process_model_run
+from datacube_assets.orchestration.sqlite_storage import KeptEventLogStorage
 from datacube_assets.resources.ui import untold
 from datacube_assets.settings import Settings
 from datacube_assets_tests.reader_model import ask_for_everything
@@ -142,8 +143,10 @@ def _new_home() -> Path:
     with mock.patch.dict(os.environ):
         os.environ.pop("DAGSTER_HOME", None)
         prepare(Settings.model_validate({"DATACUBE_HOME": folder}))
-        with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]):
-            pass
+        with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
+            events = instance.event_log_storage
+            assert isinstance(events, KeptEventLogStorage)
+            events.empty_run()
     with (folder / "dagster" / "dagster.yaml").open("a") as configuration:
         configuration.write(NOT_PRINTED)
     return folder / "dagster"

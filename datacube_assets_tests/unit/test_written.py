@@ -82,7 +82,7 @@ def test_nothing_is_kept_of_what_is_not_a_folder_and_a_lake_can_still_be_sent(la
 def test_a_passing_lake_holds_tables_while_there_is_room_and_stores_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WRITTEN, "_most_held", TABLE.nbytes)
+    monkeypatch.setattr(WRITTEN, "_most", TABLE.nbytes)
     passing = Lake(open_store(tmp_path.as_uri()), remembers=True, passing=True)
     with WRITTEN.kept():
         table, path = _written(passing)
@@ -106,13 +106,16 @@ def test_what_is_held_gives_way_to_nothing_that_is_kept(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "abcd"]
     for path in paths:
         path.touch()
-    written = Written(TABLE.nbytes, most_held_bytes=TABLE.nbytes)
+    written = Written(2 * TABLE.nbytes)
     with written.kept():
+        written.keep(paths[0], TABLE)
+        written.keep(paths[1], TABLE)
+        assert written.hold(paths[2], TABLE), "what is only kept makes room"
+        written.keep(paths[3], TABLE)
+        assert [written.table(path) is not None for path in paths] == [False, False, True, True]
         assert written.hold(paths[0], TABLE)
         assert not written.hold(paths[1], TABLE)
-        written.keep(paths[2], TABLE)
         written.keep(paths[3], TABLE)
-        assert [written.table(path) is not None for path in paths] == [True, False, False, True]
+        assert [written.table(path) is not None for path in paths] == [True, False, True, False]
         assert not written.hold(None, TABLE)
-        assert not written.hold(tmp_path / "gone", TABLE)
     assert not written.hold(paths[0], TABLE), "no run is under way"
