@@ -13,8 +13,10 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -48,15 +50,17 @@ class Part:
             schema, self._bytes = _as_read(self._metadata)
             """Columns of bytes that may be read only where they have no value."""
             schema, self._meant = _as_meant(schema, name)
-            self.columns = _columns(schema, self._metadata, name)
+            self._range = _range_index(schema.names, self._metadata)
+            stored = _columns(schema, self._metadata, name, [self._range.name] if self._range else [])
+            self.columns = [*stored, *([self._range.name] if self._range else ())]
             self._schema = schema
-            kept = set(self.columns)
+            kept = set(stored)
             self.left_out: list[str] = [name for name in schema.names if name not in kept]
             """Columns that are the index of a data frame, and are not read."""
             self._places = [place for place, column in enumerate(schema.names) if column in kept]
             # Arrow takes names for paths, and finds no column whose name is empty.
-            odd = any(not column or "." in column for column in self.columns)
-            self._wanted = None if odd or len(self.columns) == len(schema.names) else self.columns
+            odd = any(not column or "." in column for column in stored)
+            self._wanted = None if odd or len(stored) == len(schema.names) else stored
             self._texts = [field.name for field in schema if is_text(field.type)]
             self._file = self._open(self._metadata, read_dictionary=self._texts)
             self._dictionaries = bool(self._texts)
@@ -93,6 +97,13 @@ class Part:
         Tables of at most `batch_rows`.
         """
         groups = list(range(len(self.row_groups)) if row_groups is None else row_groups)
+        row = sum(self.row_groups[: groups[0]]) if groups else 0
+        for table in self._stored(groups):
+            yield table if self._range is None else self._range.beside(table, row)
+            row += table.num_rows
+
+    def _stored(self, groups: Sequence[int]) -> Iterator[pa.Table]:
+        """The columns that are in the file."""
         done = 0
         try:
             if self._dictionaries or not self._texts:
@@ -152,7 +163,7 @@ class Part:
             yield pa.concat_tables(waiting).unify_dictionaries()
 
     def _chosen(self, table: pa.Table) -> pa.Table:
-        if table.num_columns != len(self.columns):
+        if table.num_columns != len(self._places):
             table = table.select(self._places)
         for place, field in enumerate(table.schema):
             if field.name in self._meant:
@@ -277,8 +288,8 @@ def _encoded(table: pa.Table, schema: pa.Schema) -> pa.Table:
 # --- columns ---------------------------------------------------------------------------------------
 
 
-def _columns(schema: pa.Schema, metadata: pq.FileMetaData, file: str) -> list[str]:
-    """The columns to read. Raises InputError when they are not those of a part."""
+def _columns(schema: pa.Schema, metadata: pq.FileMetaData, file: str, besides: Sequence[str]) -> list[str]:
+    """The columns to read. Raises InputError when they are, with those besides, not those of a part."""
     names: list[str] = schema.names
     twice = [name for name, number in Counter(names).items() if number > 1]
     if twice:
@@ -287,7 +298,7 @@ def _columns(schema: pa.Schema, metadata: pq.FileMetaData, file: str) -> list[st
             file=file,
             remedy="Give every column a name of its own",
         )
-    missing = [column for column in REQUIRED_COLUMNS if column not in names]
+    missing = [column for column in REQUIRED_COLUMNS if column not in names and column not in besides]
     if missing:
         raise InputError(
             f"there is no column {', '.join(missing)}",
@@ -320,6 +331,34 @@ def _index_columns(names: Sequence[str], hints: Mapping[bytes, bytes]) -> set[st
     index = {name for name in names if is_index_column(name)}
     # In one way to write data frames, `index` stands for an index without a name.
     return index | ({"index"} & set(names) if _has_unnamed_index(hints.get(b"pandas", b"")) else set())
+
+
+@dataclass(frozen=True)
+class _RangeIndex:
+    """A named index of a data frame, of which a file tells no more than its first number and the step."""
+
+    name: str
+    start: int
+    step: int
+
+    def beside(self, table: pa.Table, row: int) -> pa.Table:
+        """The rows from a row of the file on, with their index as a column."""
+        numbers = self.start + self.step * np.arange(row, row + table.num_rows, dtype=np.int64)
+        return table.append_column(self.name, pa.array(numbers))
+
+
+def _range_index(names: Sequence[str], metadata: pq.FileMetaData) -> _RangeIndex | None:
+    """The index that pandas left out of the columns, as its numbers are equally far apart."""
+    try:
+        (index,) = json.loads((metadata.metadata or {})[b"pandas"])["index_columns"]
+        name, numbers = index["name"], range(index["start"], index["stop"], index["step"])
+        there = len(numbers) == metadata.num_rows and index["kind"] == "range"
+        start, _, step = np.array([numbers[0], numbers[-1], numbers.step], np.int64).tolist()
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+    if not there or not isinstance(name, str) or name in names or not name:
+        return None
+    return None if is_index_column(name) else _RangeIndex(name, start, step)
 
 
 def _has_unnamed_index(hint: bytes) -> bool:

@@ -215,6 +215,43 @@ def test_difference_18_a_level_called_index_is_a_column_as_well_unless_its_write
     assert "index" in Part(file, "part").columns
 
 
+@pytest.mark.parametrize("group", [1, 2, 5])
+def test_difference_18_an_index_of_which_only_its_range_is_stored_is_a_column_too(group: int) -> None:
+    frame = as_table({"value": [1.0, 2.0, 3.0, 4.0, 5.0]}).to_pandas().drop(columns="timestamp")
+    begin = 1_577_836_800_000
+    frame.index = pd.RangeIndex(begin, begin + 25, 5, name="timestamp")
+    file = io.BytesIO()
+    frame.to_parquet(file, row_group_size=group)
+    assert "timestamp" not in pq.read_schema(file).names
+    part = Part(file, "part")
+    assert part.columns[-1] == "timestamp"
+    times = [one for batch in part.batches() for one in batch["timestamp"].to_pylist()]
+    assert times == [begin, begin + 5, begin + 10, begin + 15, begin + 20]
+    (last,) = part.batches(range(len(part.row_groups) - 1, len(part.row_groups)))
+    assert last["timestamp"].to_pylist() == times[-last.num_rows :]
+    assert last["value"].to_pylist()[-1] == 5.0
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        *({"name": name} for name in (None, "q", "", 7, "__index_level_0__")),
+        *({"kind": "other"}, {"stop": 3}, {"start": None}, {"step": 0}, {"start": 2**63, "stop": 2**63 + 2}),
+        *({"stop": 1e9}, {"start": 0, "stop": 2**80, "step": 2**79}, {"start": 0, "stop": 10**30, "step": 1}),
+    ],
+    ids=str,
+)
+def test_a_range_that_is_not_that_of_the_rows_is_no_column(index: dict[str, Any]) -> None:
+    table = as_table({"q": ["a", "b"]})
+    whole = {"kind": "range", "name": "n", "start": 0, "stop": 2, "step": 1, **index}
+    hint = json.dumps({"index_columns": [whole]})
+    file = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({"pandas": hint}), file)
+    part = Part(file, "part")
+    assert part.columns == table.column_names
+    assert [batch.column_names for batch in part.batches()] == [table.column_names]
+
+
 @pytest.mark.parametrize("key", [b"pandas", b"ARROW:schema"])
 @pytest.mark.parametrize(
     "hint",
