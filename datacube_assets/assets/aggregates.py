@@ -172,8 +172,7 @@ class _Table(ABC):
 
 class _Global(_Table):
     def whole(self, cells: Cells, step: _Step) -> Tables:
-        table = spatial.global_aggregates(cells, step.breakdown)
-        return {step.folder(): table}
+        return {step.folder(): spatial.global_aggregates(cells, step.breakdown)}
 
     def partial(self, cells: Cells, step: _Step) -> pa.Table:
         return spatial.global_partial(cells, step.breakdown)

@@ -59,14 +59,12 @@ class Written:
 
     def keep(self, path: Path | None, table: pa.Table) -> None:
         """Remember what has just been written to a file."""
-        if path is None or not self.has_room(table):
-            return
-        identity = _identity(path)
+        identity = _identity(path) if path is not None and self.keeps else None
         if identity is None:
             return
         with self._lock:
             self._forget(str(path))
-            if not self._runs:
+            if not self.has_room(table):
                 return
             self._tables[str(path)] = identity, table
             self._bytes += table.nbytes
@@ -78,10 +76,11 @@ class Written:
 
     def hold(self, path: Path | None, table: pa.Table) -> bool:
         """Have an empty file stand for a table until the run is over; False if there is no room for it."""
-        identity = None if path is None else _identity(path)
-        if path is None or identity is None:
+        identity = _identity(path) if path is not None else None
+        if identity is None:
             return False
         with self._lock:
+            self._forget(str(path))
             if not self.has_room(table):
                 return False
             self._held[str(path)] = identity, table
@@ -105,6 +104,8 @@ class Written:
     def _forget(self, path: str) -> None:
         if (known := self._tables.pop(path, None)) is not None:
             self._bytes -= known[1].nbytes
+        if (held := self._held.pop(path, None)) is not None:
+            self._held_bytes -= held[1].nbytes
 
 
 def _identity(path: Path) -> _Identity | None:

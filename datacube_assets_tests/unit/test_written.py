@@ -29,6 +29,13 @@ def _written(lake: Lake) -> tuple[LakeTable, Path]:
     return table, path
 
 
+def _empty_files(folder: Path, count: int) -> list[Path]:
+    paths = [folder / str(number) for number in range(count)]
+    for path in paths:
+        path.touch()
+    return paths
+
+
 def test_a_table_comes_from_memory_while_a_run_is_under_way_and_from_its_file_else(lake: Lake) -> None:
     with WRITTEN.kept():
         table, path = _written(lake)
@@ -58,9 +65,7 @@ def test_a_file_that_was_replaced_or_is_gone_is_read_or_missed_as_ever(lake: Lak
 
 
 def test_the_oldest_tables_go_first_when_there_are_too_many_bytes(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in "abc"]
-    for path in paths:
-        path.touch()
+    paths = _empty_files(tmp_path, 3)
     written = Written(2 * TABLE.nbytes)
     with written.kept():
         for path in paths:
@@ -103,9 +108,7 @@ def test_a_passing_lake_holds_tables_while_there_is_room_and_stores_the_others(
 
 
 def test_what_is_held_gives_way_to_nothing_that_is_kept(tmp_path: Path) -> None:
-    paths = [tmp_path / name for name in "abcd"]
-    for path in paths:
-        path.touch()
+    paths = _empty_files(tmp_path, 4)
     written = Written(2 * TABLE.nbytes)
     with written.kept():
         written.keep(paths[0], TABLE)
@@ -118,4 +121,9 @@ def test_what_is_held_gives_way_to_nothing_that_is_kept(tmp_path: Path) -> None:
         written.keep(paths[3], TABLE)
         assert [written.table(path) is not None for path in paths] == [True, False, True, False]
         assert not written.hold(None, TABLE)
+        # A step that is repeated writes its files again; what takes the place of a held one is not held.
+        assert written.hold(paths[0], TABLE)
+        written.keep(paths[0], TABLE)
+        assert written.hold(paths[1], TABLE)
+        assert [written.table(path) is not None for path in paths] == [False, True, True, False]
     assert not written.hold(paths[0], TABLE), "no run is under way"
