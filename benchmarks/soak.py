@@ -49,6 +49,10 @@ WARM_SECONDS: Final = 60.0
 """What a process needs at its start says nothing about growth."""
 GROWTH_MB: Final = 20.0
 """Megabytes a minute that memory may grow by: less is noise."""
+SLOWEST: Final = 3
+"""Runs whose course is told."""
+RECENT: Final = 50
+"""Runs of Dagster whose state is looked at."""
 JUDGED_SECONDS: Final = 600.0
 """A process watched for less has no verdict: its first work is a step in its memory, not growth."""
 
@@ -61,7 +65,10 @@ class Watched:
     """When Dojo said that an execution of a run had succeeded, by run and execution."""
     parts: dict[tuple[str, int], int] = field(default_factory=dict)
     """Which execution's files each of these states has: an earlier one's, where a state came back."""
-    faults: Counter[str] = field(default_factory=Counter)
+    faults: list[tuple[float, str]] = field(default_factory=list)
+    """What was broken, and when."""
+    states: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    """When a run of Dagster was first seen in a state, by run in Dojo, run of Dagster and state."""
     rivals: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     """Runs that another home publishes, or has published."""
     memory: dict[tuple[str, int], list[tuple[float, float]]] = field(
@@ -213,13 +220,13 @@ def _disturb(
                 waiting = dice.sample(sorted(faults), len(faults))
             what = waiting.pop()
             if faults[what]():
-                watched.faults[what] += 1
+                watched.faults.append((time.time(), what))
                 next_fault = now + options.fault_every
             else:
                 # There was nothing to break. Something else comes first, in a moment.
                 waiting.insert(0, what)
                 next_fault = now + 1
-            print(f"\r{number} runs, {watched.faults.total()} faults", end="", file=sys.stderr, flush=True)
+            print(f"\r{number} runs, {len(watched.faults)} faults", end="", file=sys.stderr, flush=True)
         time.sleep(0.1)
 
 
@@ -279,7 +286,7 @@ def _outage(system: System, watched: Watched, reports: int) -> None:
     waits = time.monotonic() + 30
     while time.monotonic() < waits:
         time.sleep(1)
-    watched.faults[f"outage with {reports} reports"] += 1
+    watched.faults.append((time.time(), f"outage with {reports} reports"))
     _patiently(lambda: system.causemos.switch(error_next=0))
 
 
@@ -383,6 +390,13 @@ def _sample(system: System, cluster: Cluster, watched: Watched, over: threading.
         for pid in _children(cluster.process.pid):
             if _command(pid).startswith(b"dask worker"):
                 _note(watched, "Dask worker", pid, now)
+        _note_states(system, watched)
+
+
+def _note_states(system: System, watched: Watched) -> None:
+    for run in system.instance.get_runs(limit=RECENT):
+        name = run.tags.get("dagster/partition", "").rpartition(":")[2]
+        watched.states.setdefault((name, run.run_id, run.status.value), time.time())
 
 
 def _note(watched: Watched, name: str, pid: int, now: float) -> None:
@@ -472,13 +486,13 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
     # Whose answer was lost has to be told again: CauseMos cannot be asked what it heard.
     unheard = Counter((one["body"]["run_id"], one["body"]["flow_id"]) for one in taken if one["is_cut"])
     behind = {name for name in newest if _is_behind(system, watched, name)}
-    delays = [
-        min(
+    delays = {
+        name: min(
             (at / 1000 - finished for at in told.get(name, ()) if at / 1000 >= finished), default=float("inf")
         )
         for (name, execution), finished in watched.finished.items()
         if execution == newest[name]
-    ]
+    }
     bucket = open_store(system.settings.models_bucket, system.settings.s3_endpoint)
     parts = {name: watched.parts[name, state] for name, state in newest.items()}
     wrong = _wrong(bucket, parts)
@@ -510,15 +524,27 @@ def _report(system: System, watched: Watched, *, settled: bool) -> dict[str, Any
         "failures told": sum(one["call"] == "processing-failed" for one in reports),
         "runs of Dagster": len(runs),
         "repeated": sum(run.parent_run_id is not None for run in runs),
-        "longest delay (s)": round(max(delays, default=0.0), 1),
-        "median delay (s)": round(float(np.median(delays)), 1) if delays else 0.0,
-        "faults": dict(sorted(watched.faults.items())),
+        "longest delay (s)": round(max(delays.values(), default=0.0), 1),
+        "median delay (s)": round(float(np.median([*delays.values()])), 1) if delays else 0.0,
+        "slowest": {
+            f"{name}, {delays[name]:.0f} s": _course(watched, name, delays[name])
+            for name in sorted(delays, key=lambda name: -delays[name])[:SLOWEST]
+        },
+        "faults": dict(sorted(Counter(what for _, what in watched.faults).items())),
         "memory": _memory(watched),
         "storage of Dagster (MB)": round(storage / 1e6, 1),
         "storage of Dagster per run (kB)": round(storage / 1e3 / max(len(runs), 1), 1),
         "orphans collected": found.by_kind(),
         "orphans left": len(left.found) + len(left.unfinished),
     }
+
+
+def _course(watched: Watched, name: str, delay: float) -> list[str]:
+    """What happened between the last execution of a run in Dojo and its report, with seconds since then."""
+    start = watched.finished[name, _newest(watched)[name]]
+    runs = [(at, f"run {run[:8]} {state}") for (of, run, state), at in watched.states.items() if of == name]
+    events = sorted([*watched.faults, *runs])
+    return [f"+{at - start:.0f} s: {what}" for at, what in events if start <= at <= start + delay]
 
 
 def _wrong(bucket: Store, newest: Mapping[str, int]) -> list[str]:
@@ -566,7 +592,8 @@ def _tell(report: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping):
             print(name)
             for inner, figure in value.items():
-                print(f"  {inner:<38}{json.dumps(figure)}")
+                lines = figure if isinstance(figure, list) else [json.dumps(figure)]
+                print(f"  {inner:<38}" + f"\n{'':40}".join(lines))
         else:
             print(f"{name:<40}{value}")
 

@@ -74,6 +74,7 @@ def _as_recorded(subject: Subject) -> Verdict:
         unread = np.concatenate(
             [rows[_sample(subject, recorded.take(pa.array(rows)), most)] for rows in of_assets]
         )
+    unread = np.concatenate([unread, np.flatnonzero(looked.suspect)])
     read = recorded.take(pa.array(unread))
     pieces = [read.slice(start, _READ_AT_ONCE) for start in range(0, len(unread), _READ_AT_ONCE)]
     faults = [fault for some in subject.map(Reading(subject.bucket), pieces, "objects") for fault in some]
@@ -88,7 +89,7 @@ def _as_recorded(subject: Subject) -> Verdict:
             sorted({*missing, *(key for key, there in faults if not there)}),
             sorted({*altered, *(key for key, there in faults if there)}),
             [key for key in looked.stray if key != results],
-            recorded.num_rows - int(np.count_nonzero(looked.missing | looked.unread)) + len(unread),
+            int(np.count_nonzero(looked.told)) + len(unread),
         )
     )
 

@@ -128,8 +128,8 @@ def _verify_objects(
         verified.found("missing", recorded["key"].filter(pa.array(looked.missing)).to_pylist())
         verified.found("altered", recorded["key"].filter(pa.array(looked.altered)).to_pylist())
         verified.found("stray", list(looked.stray))
-        verified.read += int(np.count_nonzero(~looked.missing & ~looked.unread))
-        unread = recorded.take(pa.array(np.flatnonzero(looked.unread)))
+        verified.read += int(np.count_nonzero(looked.told))
+        unread = recorded.take(pa.array(np.flatnonzero(looked.unread | looked.suspect)))
         for start in range(0, unread.num_rows, _READ_AT_ONCE):
             some = unread.slice(start, _READ_AT_ONCE)
             faults = Reading(bucket)(some)

@@ -70,6 +70,8 @@ class Proxy:
     url: str = ""
     plan: Plan = nothing
     """May be changed while the proxy runs."""
+    says: Callable[[str, bytes], bytes] = lambda _, body: body
+    """The body of an answer to a path, instead of what the server says."""
     requests: list[tuple[str, str]] = field(default_factory=list)
     broken: Counter[str] = field(default_factory=Counter)
     most_at_once: int = 0
@@ -138,7 +140,7 @@ def proxy(upstream: str, plan: Plan = nothing, *, delay: float = 0.0, stall: flo
         answer = connections.it.getresponse()
         passed_over = ("connection", "date", "server", "transfer-encoding", "keep-alive")
         headers = {name: value for name, value in answer.getheaders() if name.lower() not in passed_over}
-        return answer.status, answer.read(), headers
+        return answer.status, seen.says(handler.path, answer.read()), headers
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         size = int(handler.headers.get("Content-Length") or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,9 +24,11 @@ from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.definitions import build_definitions
 from datacube_assets.development.s3_server import S3Server
 from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.operations.verify import verify
 from datacube_assets.orchestration.jobs import check_model_run, process_model_run
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.stores import Store
+from datacube_assets_tests.integration.faults import proxy
 from datacube_assets_tests.integration.support import DAY, JANUARY, QUIET, House, open_house, rows
 
 RUN = ModelRun("model", "run")
@@ -437,6 +440,33 @@ def test_on_s3_all_checksums_are_compared_without_reading_an_object(
     body = client.get_object(Bucket="models", Key=key)["Body"].read()
     client.put_object(Bucket="models", Key=key, Body=body[:-1] + b"9")
     assert "1 are not as they were written" in str(told().description)
+
+
+def test_tags_since_a_bucket_encrypts_with_keys_of_its_own_are_no_fault_and_hide_none(
+    s3_server: S3Server, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encrypting(path: str, body: bytes) -> bytes:
+        """Listings in which what was written since has a tag that looks like an MD5 and is none."""
+        if "list-type" not in path:
+            return body
+        tag = rb"(<Key>[^<]*regional[^<]*</Key>.*?<ETag>[^<]*?)[0-9a-f]{8}"
+        return re.sub(tag, rb"\g<1>00000000", body)
+
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    client = s3_server.client()
+    with proxy(s3_server.endpoint) as between:
+        between.says = encrypting
+        on_s3 = house.with_settings(models_bucket="s3://models/encrypted", s3_endpoint=between.url)
+        on_s3.publish(crops(), **FIELDS)
+        assert failed(check(on_s3)) == ALWAYS
+        assert verify(on_s3.settings, RUN, lambda *_: None).faults == {}
+        key = "encrypted/model/run/month/yield/regional/country/stats/default/extrema.json"
+        body = client.get_object(Bucket="models", Key=key)["Body"].read()
+        client.put_object(Bucket="models", Key=key, Body=body[:-1] + b" ")
+        told = check(on_s3, "raw_data:objects_as_recorded")["raw_data:objects_as_recorded"]
+        assert "1 are not as they were written" in str(told.description)
+        assert verify(on_s3.settings, RUN, lambda *_: None).faults == {"altered": 1}
 
 
 def test_an_answer_that_was_cut_short_on_its_way_is_no_fault_of_the_object(

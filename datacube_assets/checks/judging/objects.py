@@ -79,18 +79,26 @@ class Looked:
     missing: Mask
     """Not listed."""
     altered: Mask
-    """Listed with another size or checksum."""
+    """Listed with another size."""
+    suspect: Mask
+    """Listed with another checksum, which may be no checksum: reading the object tells."""
     unread: Mask
     """Listed without a checksum: only reading the object would tell."""
     stray: Sequence[str]
     """Keys that are listed and not recorded."""
+
+    @property
+    def told(self) -> Mask:
+        """Of which the listing tells enough."""
+        return ~(self.missing | self.suspect | self.unread)
 
 
 def look(recorded: pa.Table, listed: pa.Table) -> Looked:
     """Compare records (key, size, checksum) with a listing, in which sizes and checksums may be null.
 
     A store may give another tag to its objects than their MD5, as S3 does where it encrypts with keys of
-    its own: where not one of many is right, although sizes are, they say nothing.
+    its own: where not one of many is right, although sizes are, they say nothing. Where some are right, the
+    others may have been written since it encrypts.
     """
     keys = listed["key"].combine_chunks()
     at = pc.index_in(recorded["key"], keys)
@@ -100,10 +108,12 @@ def look(recorded: pa.Table, listed: pa.Table) -> Looked:
     other = _true(pc.not_equal(checksums, recorded["checksum"]))
     if np.count_nonzero(told) > _SURELY and other[told].all() and not altered[told].any():
         told[:] = other[:] = False
+    suspect = other & ~altered
     missing = _true(pc.is_null(at))
     known = np.zeros(listed.num_rows, np.bool_)
     known[at.drop_null().to_numpy()] = True
-    return Looked(missing, altered | other, ~missing & ~told, keys.filter(pa.array(~known)).to_pylist())
+    unread = ~missing & ~told & ~altered
+    return Looked(missing, altered, suspect, unread, keys.filter(pa.array(~known)).to_pylist())
 
 
 _SURELY = 3
