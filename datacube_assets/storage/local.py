@@ -309,9 +309,14 @@ class LocalStore:
                 name for name in folders if not self._is_own(folder, name) and not name.startswith(WRITING)
             ]
             for name in names:
-                if not name.startswith(WRITING):
-                    path = os.path.join(folder, name)
-                    yield path[len(self.root) + 1 :], os.path.getsize(path)
+                if name.startswith(WRITING):
+                    continue
+                path = os.path.join(folder, name)
+                try:
+                    size = os.path.getsize(path)
+                except FileNotFoundError:  # deleted by somebody beside us
+                    continue
+                yield path[len(self.root) + 1 :], size
 
     def entries(self, prefix: str) -> Iterator[Entry]:
         start = self._path(prefix.rstrip("/")) if prefix else self.root

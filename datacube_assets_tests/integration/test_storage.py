@@ -258,6 +258,16 @@ def test_a_listing_holds_a_folder_and_not_its_neighbours(store: LocalStore) -> N
     assert list(store.list("nowhere/")) == []
 
 
+def test_what_goes_while_a_folder_is_listed_is_passed_over(store: LocalStore) -> None:
+    keys = [f"a/{number}" for number in range(100)]
+    store.put_many(keys, [b"1"] * len(keys), JSON)
+    listing = store.list("a/")
+    first = next(listing)
+    store.delete_many(keys)
+    assert [first, *listing] == [first]
+    assert list(store.list("a/")) == []
+
+
 def test_an_address_that_no_store_speaks_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="ftp://host/folder"):
         open_store("ftp://host/folder")
