@@ -434,6 +434,7 @@ def _refusals(endpoint: str, bucket: str) -> _Refusals:
 @contextmanager
 def _listable() -> Iterator[None]:
     """Passes over that a listing has keys which the quick client does not understand."""
+    import obstore  # noqa: F401
     from obstore.exceptions import BaseError
 
     try:

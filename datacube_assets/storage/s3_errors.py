@@ -93,6 +93,8 @@ class Addressed(Protocol):
 @contextmanager
 def explained(store: Addressed, doing: str, key: str = "", *, setting: str = "") -> Iterator[None]:
     """Turn what a server refuses into an error for people. Raises MissingObjectError, StoreError."""
+    # First: while another thread is importing it, its errors are not to be found.
+    import obstore  # noqa: F401
     from obstore.exceptions import BaseError
 
     try:

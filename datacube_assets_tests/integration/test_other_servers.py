@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -396,6 +398,36 @@ def test_the_end_of_an_object_is_read_where_ranges_from_the_end_are_not_known(se
     direct.put("a.parquet", b"0123456789")
     with altered(server, change) as there:
         assert open_store(address, there).tail("a.parquet", 4) == b"6789"
+
+
+_WHILE_IT_IS_IMPORTED = """
+import sys, threading, time
+from datacube_assets.storage.opening import open_store
+
+class Slow:
+    def find_spec(name, path=None, target=None):
+        if name == "obstore._obstore":
+            imported.set()
+            time.sleep(1)
+
+store = open_store(sys.argv[1], sys.argv[2])
+imported = threading.Event()
+sys.meta_path.insert(0, Slow)
+threading.Thread(target=lambda: __import__("obstore")).start()
+imported.wait()
+print(list(store.list("nothing/")))
+"""
+
+
+def test_the_first_requests_of_several_threads_do_not_find_half_a_client(server: S3Server) -> None:
+    """As `datacube status` asks, whose first lines told of an error of Python instead of the store."""
+    done = subprocess.run(
+        [sys.executable, "-c", _WHILE_IT_IS_IMPORTED, url(), server.endpoint],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 
 
 # --- listings --------------------------------------------------------------------------------------------
