@@ -154,7 +154,7 @@ class S3:
                 if isinstance(error, StoreUnavailable) and not isinstance(error, ForeignAnswer):
                     raise
                 # Answers to HEAD have no text. Another one says why, and whether S3 has answered at all.
-                self.get_range(key, 0, 1)
+                self._range(key, 0, 1)
                 raise
             if size <= _READ_WHOLE:
                 return io.BytesIO(self._whole(key, self.get(key), size))
@@ -164,14 +164,14 @@ class S3:
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
         """Some bytes of an object, which has so many. Raises MissingObjectError."""
+        return again(partial(self._range, key, start, end))
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
         import obstore
 
-        def get_range() -> bytes:
-            with explained(self, "read", key):
-                found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
-            return self._whole(key, found, end - start)
-
-        return again(get_range)
+        with explained(self, "read", key):
+            found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
+        return self._whole(key, found, end - start)
 
     def _whole(self, key: str, found: bytes, size: int) -> bytes:
         if len(found) != size:

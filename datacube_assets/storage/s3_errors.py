@@ -69,7 +69,7 @@ class BrokenAnswer(StoreUnavailable):
     """The server did what it was asked, or not: its answer broke off or cannot be understood."""
 
 
-class ForeignAnswer(StoreUnavailable):
+class ForeignAnswer(BrokenAnswer):
     """Something else than S3 says that there is nothing here, or S3 in an answer without a text."""
 
 

@@ -302,6 +302,31 @@ def test_what_a_proxy_does_not_find_is_not_taken_for_missing(server: S3Server) -
         direct.open("model/run/none.csv")
 
 
+def test_a_single_request_that_a_proxy_does_not_find_is_asked_for_again(server: S3Server) -> None:
+    asked: list[str] = []
+
+    def change(handler: BaseHTTPRequestHandler, ask: Callable[[], Answer]) -> Answer | None:
+        asked.append(handler.path)
+        return NO_BACKEND if len(asked) == 1 else None
+
+    address, _ = filled(server)
+    with altered(server, change) as there:
+        store = open_store(address, there)
+
+        def opened() -> bytes:
+            file = store.open("model/run/00000.csv")
+            assert not isinstance(file, str)
+            return file.read()
+
+        assert store.get("model/run/00000.csv") == b"1"
+        asked.clear()
+        assert store.tail("model/run/00000.csv", 8) == b"1"
+        asked.clear()
+        assert opened() == b"1"
+        asked.clear()
+        assert len(list(store.list("model/run/"))) == 3
+
+
 def test_an_answer_without_a_text_is_explained_by_another(server: S3Server) -> None:
     def change(handler: BaseHTTPRequestHandler, ask: Callable[[], Answer]) -> Answer:
         return Answer(400) if handler.command == "HEAD" else error(400, "ExpiredToken")
