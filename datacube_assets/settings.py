@@ -269,4 +269,12 @@ def as_url(address: str) -> str:
         )
     if parts.scheme == "s3" and not parts.netloc:
         raise SettingsError(f"the store {address!r} names no bucket: give s3://bucket or s3://bucket/prefix")
-    return address.rstrip("/")
+    # One address for one store: whether two are the same is seen by it.
+    url = f"{parts.scheme}{address[len(parts.scheme) :]}".rstrip("/")
+    prefix = url.partition("://")[2].partition("/")[2]
+    if parts.scheme == "s3" and prefix and {"", ".", ".."} & set(prefix.split("/")):
+        raise SettingsError(
+            f"the store {address!r} has a prefix with a part that is empty, `.` or `..`: give "
+            "s3://bucket/prefix or s3://bucket/a/longer/prefix"
+        )
+    return url

@@ -88,6 +88,13 @@ _V6_INSIDE = tuple(
 )
 """What Python's list of networks, in one version or another, takes for the internet."""
 _S3_STATUS = re.compile(r"status code: (\d{3})")
+_S3_CODE = re.compile(r"<Code>(\w+)</Code>")
+_S3_ARCHIVED = frozenset({"InvalidObjectState"})
+_S3_PASSING = frozenset({"OperationAborted", "RequestTimeout"})
+"""Codes that come with a status which does not say that it may pass."""
+_S3_REFUSED = frozenset({"InvalidAccessKeyId", "RequestTimeTooSkewed", "SignatureDoesNotMatch"})
+"""Codes with the status of what may not be read, about the account or the machine and not about the file."""
+_S3_ELSEWHERE = "redirect without LOCATION"
 
 Pieces = Generator[bytes, None, None]
 
@@ -342,17 +349,34 @@ def _from_s3(address: str, source: Source) -> Pieces:
         # As they come: what is gathered first could come for ever.
         pieces = map(bytes, answer.stream(min_chunk_size=1))
         yield from _measured(shown, pieces, answer.meta["size"], source)
-    except FileNotFoundError:
-        raise _gone(shown) from None
-    except (PermissionDeniedError, UnauthenticatedError):
-        raise _forbidden(shown) from None
-    except BaseError as error:
+    except (BaseError, FileNotFoundError) as error:
         # Its text goes on for pages, with what the server was sent in it, the token of a session included.
         said = str(error).partition("\n")[0].partition("<")[0]
-        status = _S3_STATUS.search(said)
-        if status and not is_passing(int(status[1])):
+        status, named = _S3_STATUS.search(said), _S3_CODE.search(str(error))
+        code = named[1] if named else ""
+        if isinstance(error, FileNotFoundError) and not code:
+            # Of a proxy whose server is away just now, say.
+            raise Unavailable(f"file {shown}: 404 was answered, and not by a server of S3") from None
+        if code == "NoSuchBucket":
             raise InputError(
-                f"S3 refused it: {shorten(said, 300)}",
+                f"there is no bucket {bucket}",
+                file=shown,
+                remedy="Correct data_paths or DATACUBE_S3_ENDPOINT",
+            ) from None
+        if isinstance(error, FileNotFoundError):
+            raise _gone(shown) from None
+        if code in _S3_ARCHIVED:
+            raise InputError(
+                f"the file is archived, as in Glacier, and cannot be read ({code})",
+                file=shown,
+                remedy="Restore it, and let the run be processed again",
+            ) from None
+        if isinstance(error, PermissionDeniedError | UnauthenticatedError) and code not in _S3_REFUSED:
+            raise _forbidden(shown) from None
+        if _S3_ELSEWHERE in said or (status and not is_passing(int(status[1])) and code not in _S3_PASSING):
+            why = f"{code}: {said}" if code else said
+            raise InputError(
+                f"S3 refused it: {shorten(why, 300)}",
                 file=shown,
                 remedy="Check the address and the settings AWS_* and DATACUBE_S3_ENDPOINT",
             ) from None
@@ -380,13 +404,14 @@ def _bucket_and_key(address: str) -> tuple[str, str]:
 def _s3_store(bucket: str, source: Source) -> S3Store:
     from obstore.store import S3Store
 
-    options: dict[str, object] = {"endpoint": source.s3_endpoint} if source.s3_endpoint else {}
+    # The most specific name for it, or a variable of that name would go before.
+    options: dict[str, object] = {"aws_endpoint_url_s3": source.s3_endpoint} if source.s3_endpoint else {}
     return S3Store(
         bucket,
         virtual_hosted_style_request=False,
         # The client's own limit is on the whole transfer, its own retries resume in the middle.
         client_options={
-            "allow_http": source.s3_endpoint.startswith("http://"),
+            "allow_http": source.s3_endpoint.lower().startswith("http://"),
             "connect_timeout": timedelta(seconds=_patience(source)),
             "read_timeout": timedelta(seconds=source.timeout),
             "timeout": _FOREVER,

@@ -44,6 +44,11 @@ def check_keys(keys: Keys) -> None:
         )
 
 
+def is_safe(key: str) -> bool:
+    """Whether a key is one that `check_keys` lets pass."""
+    return _UNSAFE_KEY.search(key) is None
+
+
 def has_control(text: str) -> bool:
     """Whether a key, or a name for one, has a control character: a line break, for instance."""
     return _CONTROL.search(text) is not None

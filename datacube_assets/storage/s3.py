@@ -11,11 +11,11 @@ import io
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 from urllib.parse import urlsplit
@@ -38,15 +38,17 @@ from datacube_assets.settings import aws_environment
 from datacube_assets.storage import s3_records
 from datacube_assets.storage.s3_client import s3_client
 from datacube_assets.storage.s3_control import ControlKeys, Listed
-from datacube_assets.storage.s3_errors import BrokenAnswer, explained
+from datacube_assets.storage.s3_errors import BrokenAnswer, ForeignAnswer, RefusedFormError, explained
 from datacube_assets.storage.s3_retries import MAX_CONCURRENCY, again, throttle
 from datacube_assets.storage.stores import (
     LISTING,
+    OWN,
     Body,
     Entry,
     Fence,
     MissingObjectError,
     StoreError,
+    StoreUnavailable,
     is_own,
 )
 
@@ -57,12 +59,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PROBE_KEY = ".datacube-probe"
-"""Written and deleted by `check`; no model has an id that begins with a dot and lacks a run."""
+PROBE_KEY = f"{OWN}/probe"
+"""Written and deleted by `check`; it is where leases are, which accounts have to be allowed to write."""
 
 _READ_WHOLE, _READ_AHEAD = 16_000_000, 4_000_000
 """Bytes up to which an object is read at once, and how many of a larger one."""
 _DELETED_AT_ONCE = 1000
+_LISTED_AT_ONCE = 1000
+_PAGES_ARE_OF = 100
+"""The number of keys on a page is a multiple of this, on every server that is known."""
+_NOT_IN_XML = re.compile("[\x00-\x1f\x7f\ufffe\uffff]")
+"""Keys with these cannot be deleted with others, as XML has no way to write them."""
 _MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _UNLISTED = ("invalid path", "Got invalid list response")
 """What the client says of a listing in which a key has control characters."""
@@ -140,8 +147,15 @@ class S3:
             return io.BytesIO(self.get(key))
 
         def opened() -> BinaryIO:
-            with explained(self, "read", key):
-                size = obstore.head(self._open(), key)["size"]
+            try:
+                with explained(self, "read", key):
+                    size = obstore.head(self._open(), key)["size"]
+            except StoreError as error:
+                if isinstance(error, StoreUnavailable) and not isinstance(error, ForeignAnswer):
+                    raise
+                # Answers to HEAD have no text. Another one says why, and whether S3 has answered at all.
+                self._range(key, 0, 1)
+                raise
             if size <= _READ_WHOLE:
                 return io.BytesIO(self._whole(key, self.get(key), size))
             return cast(BinaryIO, io.BufferedReader(_Ranges(self, key, size), _READ_AHEAD))
@@ -150,14 +164,14 @@ class S3:
 
     def get_range(self, key: str, start: int, end: int) -> bytes:
         """Some bytes of an object, which has so many. Raises MissingObjectError."""
+        return again(partial(self._range, key, start, end))
+
+    def _range(self, key: str, start: int, end: int) -> bytes:
         import obstore
 
-        def get_range() -> bytes:
-            with explained(self, "read", key):
-                found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
-            return self._whole(key, found, end - start)
-
-        return again(get_range)
+        with explained(self, "read", key):
+            found = bytes(obstore.get_range(self._open(), key, start=start, end=end))
+        return self._whole(key, found, end - start)
 
     def _whole(self, key: str, found: bytes, size: int) -> bytes:
         if len(found) != size:
@@ -174,7 +188,13 @@ class S3:
             with explained(self, "read", key):
                 return bytes(obstore.get(self._open(), key, options={"range": {"suffix": size}}).bytes())
 
-        return again(tail)
+        try:
+            return again(tail)
+        except StoreError as error:
+            if isinstance(error, StoreUnavailable) and not isinstance(error, BrokenAnswer):
+                raise
+            # Not every server, nor what stands before it, knows ranges that are counted from the end.
+            return self.get(key)[-size:]
 
     def put(self, key: str, body: Body, *, durably: bool = False) -> None:
         import obstore
@@ -250,9 +270,22 @@ class S3:
         """Nothing: an object is there whole or not at all."""
 
     def delete_many(self, keys: Sequence[str], *, fence: Fence | None = None) -> None:
+        check_keys(keys)
+        refusals = _refusals(self.endpoint, self.bucket)
+        alone = [key for key in keys if _NOT_IN_XML.search(key)]
+        plain = [key for key in keys if not _NOT_IN_XML.search(key)] if alone else keys
+        if not refusals.batches:
+            try:
+                self._delete_batches(plain, fence)
+                plain = []
+            except _NoBatchesError:
+                refusals.batches = True
+        one_by_one = [*plain, *alone]
+        self._each(iter(one_by_one), partial(self._delete_one, fence=fence), len(one_by_one))
+
+    def _delete_batches(self, keys: Sequence[str], fence: Fence | None) -> None:
         import obstore
 
-        check_keys(keys)
         store = self._open("batch")
 
         def delete(some: tuple[str, ...]) -> None:
@@ -260,16 +293,26 @@ class S3:
                 fence()
             try:
                 with explained(self, "delete", some[0]):
-                    if has_control(some[0]):
-                        return self._control.delete(some[0])
                     obstore.delete(store, list(some))
+            except RefusedFormError as error:
+                raise _NoBatchesError(str(error)) from None
             except MissingObjectError:
-                pass  # S3 itself passes over what is not there; a server may not.
+                # S3 itself passes over what is not there; a server that does not tells nothing of the others.
+                for key in some:
+                    self._delete_one(key, fence=fence)
 
-        alone = [(key,) for key in keys if has_control(key)]
-        plain = [key for key in keys if not has_control(key)] if alone else keys
-        batches = [*_batched(plain, _DELETED_AT_ONCE), *alone]
+        batches = list(_batched(keys, _DELETED_AT_ONCE))
         self._each(iter(batches), delete, len(batches))
+
+    def _delete_one(self, key: str, *, fence: Fence | None) -> None:
+        import obstore
+
+        if fence is not None:
+            fence()
+        with suppress(MissingObjectError), explained(self, "delete", key):
+            if has_control(key):
+                return self._control.delete(key)
+            obstore.delete(self._open("one by one"), [key])
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for item in self._listed(prefix):
@@ -280,9 +323,14 @@ class S3:
 
         def found() -> Sequence[str]:
             with explained(self, "list"):
-                return obstore.list_with_delimiter(self._open(), prefix or None)["common_prefixes"]
+                with _listable():
+                    page = obstore.list_with_delimiter(self._open(), prefix or None)
+                    paths = page["common_prefixes"]
+                    if not _may_go_on(len(paths) + len(page["objects"])):
+                        return [path.rstrip("/").rsplit("/", 1)[-1] for path in paths]
+                return list(self._control.folders(prefix))
 
-        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in again(found) if not is_own(f"{path}/"))
+        return sorted(name for name in again(found) if not is_own(f"{prefix}{name}/"))
 
     def listing(self, prefix: str) -> pa.Table:
         items = self._listed(prefix)
@@ -290,29 +338,59 @@ class S3:
         return pa.table([keys, sizes, [_md5(item["e_tag"]) for item in items]], schema=LISTING)
 
     def entries(self, prefix: str) -> Iterator[Entry]:
-        for item in self._listed(prefix):
+        # Not every server lists in order.
+        for item in sorted(self._listed(prefix), key=lambda item: item["path"].split("/")):
             modified = item["last_modified"].timestamp()
             yield Entry(item["path"], item["size"], modified, item["e_tag"] or "")
 
     def _listed(self, prefix: str) -> Sequence[ObjectMeta | Listed]:
-        import obstore
-        from obstore.exceptions import BaseError
-
         def listed() -> Sequence[ObjectMeta | Listed]:
             with explained(self, "list"):
-                try:
-                    pages = obstore.list(self._open(), prefix=prefix or None, chunk_size=1000)
-                    found: list[ObjectMeta | Listed] = [
-                        item for page in pages for item in page if not is_own(item["path"])
-                    ]
-                    if not any(_REPLACED in item["path"] for item in found):
+                with _listable():
+                    found = self._listed_quickly(prefix)
+                    if found is not None:
                         return found
-                except BaseError as error:
-                    if not any(words in str(error) for words in _UNLISTED):
-                        raise
                 return [item for item in self._control.list(prefix) if not is_own(item["path"])]
 
         return again(listed)
+
+    def _listed_quickly(self, prefix: str) -> Sequence[ObjectMeta] | None:
+        """A listing by the quick client, None where it would not be as the objects are."""
+        import obstore
+
+        found: list[ObjectMeta] = []
+        first: Set[str] = set()
+        last: Set[str] = set()
+        count = 0
+        for page in obstore.list(self._open(), prefix=prefix or None, chunk_size=_LISTED_AT_ONCE):
+            # An empty object may be the marker of a folder, whose final `/` the client leaves out.
+            if any(_REPLACED in item["path"] or not item["size"] for item in page):
+                return None
+            known = last | first
+            new = {item["path"]: item for item in page if item["path"] not in known}
+            if not new:
+                raise BrokenAnswer(
+                    f"{self.url}: {self.endpoint or 'AWS'} lists the same keys again and again. Try later"
+                )
+            last = {item["path"] for item in page}
+            first = first or last
+            count += len(page)
+            found += [item for path, item in new.items() if not is_own(path)]
+            end = page[-1]["path"]
+        if _may_go_on(count) and self._goes_on(prefix, end):
+            return None
+        return found
+
+    def _goes_on(self, prefix: str, end: str) -> bool:
+        """Whether there are keys behind the last one that was listed.
+
+        Servers that only know the older way to list say that there is more in a way that the quick client
+        does not understand; asked what comes behind a key, they begin anew.
+        """
+        import obstore
+
+        more = obstore.list(self._open(), prefix=prefix or None, offset=end, chunk_size=1)
+        return next(iter(more), None) is not None
 
     def _each(self, items: Iterator[T], do: Callable[[T], None], count: int) -> None:
         """Do something with every item, as many at once as the server takes; ends at the first failure."""
@@ -334,6 +412,41 @@ class S3:
                     done.result()
             finally:
                 stop.set()
+
+
+class _NoBatchesError(Exception):
+    """The server does not delete many objects at once."""
+
+
+@dataclass
+class _Refusals:
+    """What a server has turned out not to do."""
+
+    batches: bool = False
+    """It deletes one object at a time."""
+
+
+@lru_cache(maxsize=256)
+def _refusals(endpoint: str, bucket: str) -> _Refusals:
+    return _Refusals()
+
+
+@contextmanager
+def _listable() -> Iterator[None]:
+    """Passes over that a listing has keys which the quick client does not understand."""
+    import obstore  # noqa: F401
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        if not any(words in str(error) for words in _UNLISTED):
+            raise
+
+
+def _may_go_on(count: int) -> bool:
+    """Whether so many keys may be the first of more, rather than all that there are: pages are round."""
+    return count > 0 and count % _PAGES_ARE_OF == 0
 
 
 @lru_cache(maxsize=32)

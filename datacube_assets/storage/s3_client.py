@@ -77,10 +77,11 @@ def s3_client(
     """
     from obstore.store import S3Store
 
-    client, retries = {
-        "single": (CLIENT, RETRIES),
-        "batch": (CLIENT, BATCH_RETRIES),
-        "probe": (PROBE_CLIENT, PROBE_RETRIES),
+    client, retries, in_batches = {
+        "single": (CLIENT, RETRIES, False),
+        "batch": (CLIENT, BATCH_RETRIES, True),
+        "one by one": (CLIENT, BATCH_RETRIES, False),
+        "probe": (PROBE_CLIENT, PROBE_RETRIES, False),
     }[kind]
     variables = dict(environment)
     # The most specific name for it, or a variable of that name would go before.
@@ -90,11 +91,13 @@ def s3_client(
         options["credential_provider"] = provider
         if region and not variables.get("AWS_REGION"):
             options["region"] = region
+    if not in_batches:
+        options["disable_bulk_delete"] = True
     return S3Store(
         bucket,
         prefix=prefix or None,
         virtual_hosted_style_request=False,
-        client_options={**client, "allow_http": endpoint.startswith("http://")},
+        client_options={**client, "allow_http": endpoint.lower().startswith("http://")},
         retry_config=retries,
         **options,  # type: ignore[arg-type]
     )

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 from datacube_assets.storage.s3_errors import Addressed, explained
 from datacube_assets.storage.s3_retries import again
-from datacube_assets.storage.stores import OWN, ChangedRecordError, MissingObjectError
+from datacube_assets.storage.stores import (
+    OWN,
+    ChangedRecordError,
+    MissingObjectError,
+    StoreError,
+    StoreUnavailable,
+)
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -116,22 +122,30 @@ class _Asked:
 @lru_cache(maxsize=256)
 def _conditional(asked: _Asked) -> bool:
     import obstore
-    from obstore.exceptions import BaseError
 
     store, client = asked.store, asked.client
     key = f"{OWN}/probe-{uuid.uuid4().hex}"
     try:
         # What is there in the end tells, not the answers: those may have been lost, and asked for again.
-        with explained(store, "write", key):
-            for body, seen in ((b"1", None), (b"2", None), (b"3", _NEVER)):
-                try:
+        try:
+            with explained(store, "write", key):
+                for body, seen in ((b"1", None), (b"2", None), (b"3", _NEVER)):
                     _put_if(client, key, body, seen)
-                except BaseError as error:
-                    if "501" not in str(error) and "NotImplemented" not in str(error):
-                        raise
-                    return False
+            found = read(store, client, key)
+            if found is None or found[0] != b"1":
+                return False
+            with explained(store, "write", key):
+                # Tags that were changed on the way hold for no condition.
+                _put_if(client, key, b"4", found[1])
+        except StoreUnavailable:
+            raise
+        except StoreError:
+            # Servers refuse conditions in ways of their own; who may not write at all is told so here.
+            with explained(store, "write", key):
+                obstore.put(client, key, b"5")
+            return False
         found = read(store, client, key)
-        return found is not None and found[0] == b"1"
+        return found is not None and found[0] == b"4"
     finally:
         with suppress(MissingObjectError), explained(store, "delete", key):
             obstore.delete(client, [key])

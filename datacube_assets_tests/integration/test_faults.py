@@ -83,7 +83,7 @@ class Far:
         assert len(items) < 1000
         named = {item["Key"][len(self.prefix) + 1 :]: item["ETag"].strip('"') for item in items}
         # What tries whether the bucket can be used may have been kept from deleting its trial.
-        return {key: tag for key, tag in named.items() if not is_own(key) and key != ".datacube-probe"}
+        return {key: tag for key, tag in named.items() if not is_own(key)}
 
     def lake(self) -> Lake:
         return Lake(open_store(self.house.settings.lake, self.between.url))

@@ -512,17 +512,53 @@ def test_a_broken_object_is_asked_for_again_from_the_start(
 
 
 @pytest.mark.parametrize(
-    ("status", "problem"),
-    [(404, "is not there"), (403, "may not be read"), (401, "may not be read"), (400, "S3 refused it")],
+    ("status", "code", "problem"),
+    [
+        (404, "NoSuchKey", "is not there"),
+        (404, "NoSuchBucket", "there is no bucket bucket"),
+        (403, "AccessDenied", "may not be read"),
+        (403, "InvalidObjectState", "is archived"),
+        (403, "SignatureDoesNotMatch", "SignatureDoesNotMatch"),
+        (401, "", "may not be read"),
+        (400, "", "S3 refused it"),
+        (400, "ExpiredToken", "ExpiredToken"),
+        (301, "PermanentRedirect", "incorrectly configured region"),
+    ],
 )
 def test_a_refused_object_is_not_asked_for_again(
-    server: Server, s3: Source, target: Path, status: int, problem: str
+    server: Server, s3: Source, target: Path, status: int, code: str, problem: str
 ) -> None:
-    server.answers["/bucket/a"] = [Answer(b"<Error>\n<Code>", status)]
+    said = f"<Error>\n<Code>{code}</Code><Message>s3cret</Message></Error>" if code else "<Error>\n<Code>"
+    server.answers["/bucket/a"] = [Answer(said.encode(), status)]
     error = refused("s3://bucket/a", target, s3)
     assert problem in error.problem
     assert "s3cret" not in str(error)
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"default backend - 404", 404),
+        Answer(b"<Error><Code>RequestTimeout</Code></Error>", 400),
+    ],
+    ids=["no server of S3", "waited too long"],
+)
+def test_what_may_pass_at_s3_is_asked_for_again(
+    server: Server, s3: Source, target: Path, answer: Answer
+) -> None:
+    server.answers["/bucket/a"] = [answer, Answer(BODY)]
+    assert fetch("s3://bucket/a", target, s3) == part("s3://bucket/a")
+
+
+def test_parts_are_read_from_the_server_of_the_settings_whatever_other_clients_use(
+    server: Server, s3: Source, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    server.answers["/bucket/a"] = [Answer(BODY)]
+    upper = replace(s3, s3_endpoint=s3.s3_endpoint.upper())
+    assert fetch("s3://bucket/a", target, upper) == part("s3://bucket/a")
+    assert fetch("s3://bucket/a", target, s3) == part("s3://bucket/a")
 
 
 # --- from the disk -----------------------------------------------------------------------------

@@ -64,6 +64,18 @@ def test_it_is_production_as_soon_as_dojo_is_elsewhere(dojo: str, environment: s
     )
 
 
+@pytest.mark.parametrize("prefix", ["a//b", "/a", "a/./b", "../a", "a/.."])
+def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
+    with pytest.raises(SettingsError, match="has a prefix with a part that is empty"):
+        Settings.from_environment(DATACUBE_LAKE=f"s3://bucket/{prefix}")
+
+
+def test_one_store_has_one_address() -> None:
+    written = ("s3://bucket/a b", "S3://bucket/a b", "s3://bucket/a b/", "s3://bucket/a b//")
+    assert {Settings.from_environment(DATACUBE_LAKE=one).lake for one in written} == {"s3://bucket/a b"}
+    assert Settings.from_environment(DATACUBE_LAKE="S3://Bucket/").lake == "s3://Bucket"
+
+
 def test_local_files_cannot_be_allowed_in_production() -> None:
     with pytest.raises(SettingsError, match="`file`, which is for development only"):
         Settings.from_environment(DOJO_URL="https://dojo", DATACUBE_SOURCE_SCHEMES="https, File")
