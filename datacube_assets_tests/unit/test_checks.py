@@ -293,7 +293,7 @@ def records(names: str, sizes: list[int | None], checksums: list[bytes | None]) 
 RECORDED = records("abcde", [1, 2, 3, 4, 5], [bytes([i]) * 16 for i in range(5)])
 
 
-def test_a_listing_tells_what_is_missing_altered_unread_and_stray() -> None:
+def test_a_listing_tells_what_is_missing_altered_suspect_unread_and_stray() -> None:
     listed = records(
         "zbcde",
         [9, 9, 3, 4, None],
@@ -301,7 +301,8 @@ def test_a_listing_tells_what_is_missing_altered_unread_and_stray() -> None:
     )
     looked = objects.look(RECORDED, listed)
     assert looked.missing.tolist() == [True, False, False, False, False]
-    assert looked.altered.tolist() == [False, True, True, False, False]
+    assert looked.altered.tolist() == [False, True, False, False, False]
+    assert looked.suspect.tolist() == [False, False, True, False, False]
     assert looked.unread.tolist() == [False, False, False, False, True]
     assert looked.stray == ["z"]
 
@@ -309,7 +310,7 @@ def test_a_listing_tells_what_is_missing_altered_unread_and_stray() -> None:
 def test_a_store_whose_tags_are_no_checksums_is_not_taken_for_a_fault() -> None:
     listed = records("abcde", [1, 2, 3, 4, 5], [b"x" * 16] * 5)
     looked = objects.look(RECORDED, listed)
-    assert not looked.altered.any()
+    assert not (looked.altered | looked.suspect).any()
     assert looked.unread.all()
 
 
