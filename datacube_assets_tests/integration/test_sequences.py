@@ -1,0 +1,81 @@
+"""Operations one after the other, which single tests do not hold: all speak of what stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from datacube_assets.dojo.model_run import ModelRun
+from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.read import open_tables
+from datacube_assets.storage.lake import Lake
+from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.requests import leave_request
+from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
+from datacube_assets_tests.integration.support import checksums, open_house, rows
+
+RUN = ModelRun.from_key(KEY)
+TABLES = (
+    "dojo_request",
+    "raw_dojo_output",
+    "normalized_points",
+    "temporal_cells",
+    "global_aggregates",
+    "regional_aggregates",
+    "grid_cells",
+)
+"""From what was asked for to the last of the tables."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with nothing_set():
+        yield Place(tmp_path / "home")
+
+
+def only_tables(place: Place, number: int) -> None:
+    """Make the first tables of another input, as a run that fails then, or a person in the UI."""
+    part = place.home / "other.parquet"
+    pq.write_table(rows(country=["Kenya", "Chad"] * 2, value=[7.0, 7.0, 7.0, 7.0]), part)
+    with open_house(place.home) as house:
+        request = {"model_id": RUN.model_id, "run_id": RUN.run_id, "data_paths": [str(part)]}
+        leave_request(Lake(open_store(house.settings.lake, "")), DatacubeRequest.model_validate(request))
+        house.materialize(RUN, *TABLES[:number])
+
+
+@pytest.mark.parametrize("number", [pytest.param(3, marks=pytest.mark.slow), len(TABLES)])
+def test_tables_of_a_run_that_came_no_further_are_not_taken_for_those_of_what_stands(
+    number: int, place: Place, tmp_path: Path
+) -> None:
+    for value in ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 9.0]):
+        assert place.publish(value=value).exit_code == 0
+    objects = checksums(place.bucket)
+    changed = place.json("diff", f"{KEY}@1", f"{KEY}@2")
+    assert place.run("export", KEY, str(tmp_path / "before.tar")).exit_code == 0
+    only_tables(place, number)
+
+    # Nothing of what is published was touched, so nothing is wrong with it.
+    assert checksums(place.bucket) == objects
+    assert place.run("verify", KEY).exit_code == 0
+    found = place.json("explain", KEY, "--feature", "rain", "--time", "2020-02")
+    assert found["figure"]["value"] == 12.0
+    assert [row["value"] for row in found["rows"]] == [3.0, 9.0]
+    tables = open_tables(place.home / "lake", RUN.model_id, RUN.run_id)
+    assert tables.timeseries("rain", figures="s_sum_t_sum")["s_sum_t_sum"].to_pylist() == [3.0, 12.0]
+    assert tables.region_ids("rain", "country") == ["Ethiopia", "Kenya"]
+    assert tables.is_complete
+    now = place.json("diff", f"{KEY}@1", KEY)
+    assert {**now, "after": None} == {**changed, "after": None}
+
+    # What is exported is whole elsewhere, too.
+    exported = place.run("export", KEY, str(tmp_path / "after.tar"))
+    assert exported.exit_code == 0, exported.output
+    there = Place(tmp_path / "there")
+    assert there.run("import", str(tmp_path / "after.tar")).exit_code == 0
+    assert checksums(there.bucket / "toy") == checksums(place.bucket / "toy")
+    assert there.run("verify", KEY).exit_code == 0
+    made_from = f"lake/{RUN.folder}/dojo_request/request.json"
+    assert str(place.home / "one.parquet.gzip") in (there.home / made_from).read_text()
