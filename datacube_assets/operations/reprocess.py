@@ -13,6 +13,7 @@ from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
+from datacube_assets.orchestration.locks import died_at_command_line
 from datacube_assets.partitions import PARTITION_TAG, model_runs
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.settings import Settings
@@ -76,13 +77,19 @@ def failed_partitions(instance: DagsterInstance) -> list[str]:
     A run that was canceled did not fail: somebody wanted it so.
     """
     known = set(instance.get_dynamic_partitions(str(model_runs.name)))
-    finished = RunsFilter(
-        statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+    over = RunsFilter(
+        statuses=[
+            DagsterRunStatus.SUCCESS,
+            DagsterRunStatus.FAILURE,
+            DagsterRunStatus.CANCELED,
+            DagsterRunStatus.STARTED,
+        ]
     )
     newest: dict[str, DagsterRunStatus] = {}
-    for run in instance.get_runs(filters=finished):
+    for run in instance.get_runs(filters=over):
         partition = run.tags.get(PARTITION_TAG)
-        if partition in known and ModelRun.known(partition) and is_full(run):
+        died = died_at_command_line(instance, run)
+        if (run.is_finished or died) and partition in known and ModelRun.known(partition) and is_full(run):
             # Dagster lists the newest first.
-            newest.setdefault(str(partition), run.status)
+            newest.setdefault(str(partition), DagsterRunStatus.FAILURE if died else run.status)
     return sorted(partition for partition, status in newest.items() if status == DagsterRunStatus.FAILURE)

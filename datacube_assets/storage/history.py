@@ -437,6 +437,17 @@ class History:
             self._write(done)
         return done
 
+    def settle(self) -> None:
+        """Write down that the last publication was complete, where its run died before it could say so.
+
+        Before anything is changed in the bucket: afterwards nobody could know.
+        """
+        # What is damaged keeps no datacube from being published.
+        with suppress(DamagedError):
+            newest = self._read(names[-1]) if (names := self._names()) else None
+            if newest is not None and (settled := self._settled(newest)) != newest:
+                self._write(settled)
+
     def trim(self, retention: Retention) -> int:
         """Let go of the tables of versions that are not kept any longer; returns the bytes that frees."""
         gone = self.outlived(retention)

@@ -14,6 +14,7 @@ from datacube_assets.read import open_tables
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
 from datacube_assets.storage.requests import leave_request
+from datacube_assets_tests.integration.crashing import Nth, command
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.support import checksums, open_house, rows
 
@@ -79,3 +80,47 @@ def test_tables_of_a_run_that_came_no_further_are_not_taken_for_those_of_what_st
     assert there.run("verify", KEY).exit_code == 0
     made_from = f"lake/{RUN.folder}/dojo_request/request.json"
     assert str(place.home / "one.parquet.gzip") in (there.home / made_from).read_text()
+
+
+# --- after a command that died -----------------------------------------------------------------------
+
+
+def killed(place: Place, name: str) -> None:
+    """Publish another input by a command that is killed at a named moment."""
+    part = place.home / "two.parquet"
+    pq.write_table(rows(value=[1.0, 2.0, 3.0, 9.0]), part)
+    arguments = ["publish", str(part), "--model-id", "toy", "--run-id", "one", "--quiet"]
+    environment = {"DATACUBE_HOME": str(place.home), "DATACUBE_PICTURES": "no"}
+    assert not command(arguments, environment, Nth(1, name))
+
+
+def test_what_stood_is_a_version_though_its_command_died_before_it_said_so(place: Place) -> None:
+    assert place.publish().exit_code == 0
+    killed(place, "run finished")
+    stood = checksums(place.bucket / "toy")
+    assert [one["state"] for one in place.json("history", KEY)["versions"]] == ["replaced", "published"]
+    assert place.publish(value=[5.0, 5.0, 5.0, 5.0]).exit_code == 0
+    # What CauseMos showed until then is the version before, and it can be had back.
+    listed = place.json("history", KEY)["versions"]
+    assert [(one["state"], one["kept"]) for one in listed] == [
+        ("replaced", True),
+        ("replaced", True),
+        ("published", True),
+    ]
+    assert place.json("rollback", KEY)["back_to"] == 2
+    assert checksums(place.bucket / "toy") == stood
+
+
+def test_a_datacube_whose_command_died_can_be_withdrawn_collected_and_is_not_at_work(place: Place) -> None:
+    assert place.publish().exit_code == 0
+    killed(place, "some objects published")
+    # No daemon runs here that would notice.
+    (listed,) = place.json("list")
+    assert (listed["state"], listed["published"]) == ("FAILED", None)
+    assert "the command that processed it died" in listed["error"]
+    assert place.run("list", "--failed", "--keys").stdout.split() == [KEY]
+    assert place.json("reprocess", "--failed")["asked"] == [KEY]
+    assert place.json("gc", "--older-than", "0m")["unfinished"] == [KEY]
+    done = place.run("withdraw", KEY, "--yes")
+    assert done.exit_code == 0, done.output
+    assert checksums(place.bucket / "toy") == {}
