@@ -38,8 +38,10 @@ def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> Ru
     fields = {**current_request(settings, lake, run).model_dump(), **changes}
     # A selection of tasks is for this once; whatever else was asked for before stays.
     fields["selected_output_tasks"] = changes.get("selected_output_tasks")
-    # What Dojo's documents imply is not written down without need: it may change with them.
-    leave = not settings.dojo_url or not changes.keys() <= {"selected_output_tasks"}
+    # What Dojo's documents imply is not written down without need: it may change with them. And what was
+    # left is not left again: somebody may have gone back from it since.
+    known = settings.dojo_url or requested(lake, run)
+    leave = not known or not changes.keys() <= {"selected_output_tasks"}
     return ask_for_run(lake, DatacubeRequest.model_validate(fields), leave=leave)
 
 

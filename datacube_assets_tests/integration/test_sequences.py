@@ -1,4 +1,9 @@
-"""Operations one after the other, which single tests do not hold: all speak of what stands."""
+"""Operations one after the other, which single tests do not hold: all speak of what stands.
+
+The usual suite takes one short walk through them (`walking.py`). Longer ones, of other seeds, are taken by
+
+    make test ARGS="-m slow -n 2 datacube_assets_tests/integration/test_sequences.py"
+"""
 
 from __future__ import annotations
 
@@ -8,27 +13,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.orchestration.jobs import ASSET_KEYS, selection
 from datacube_assets.read import open_tables
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
-from datacube_assets.storage.requests import leave_request
+from datacube_assets.storage.requests import leave_request, runs_requested
 from datacube_assets_tests.integration.crashing import Nth, command
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
 from datacube_assets_tests.integration.support import checksums, open_house, rows
+from datacube_assets_tests.integration.walking import RUN, TABLES, WAYS, Inputs, Walk
 
-RUN = ModelRun.from_key(KEY)
-TABLES = (
-    "dojo_request",
-    "raw_dojo_output",
-    "normalized_points",
-    "temporal_cells",
-    "global_aggregates",
-    "regional_aggregates",
-    "grid_cells",
-)
-"""From what was asked for to the last of the tables."""
+OPENING = ("publish", "publish", "roll back", "make tables only", "withdraw", "collect")
+"""Steps of the walk that is taken each time; the inputs are the dice's."""
 
 
 @pytest.fixture
@@ -124,3 +121,48 @@ def test_a_datacube_whose_command_died_can_be_withdrawn_collected_and_is_not_at_
     done = place.run("withdraw", KEY, "--yes")
     assert done.exit_code == 0, done.output
     assert checksums(place.bucket / "toy") == {}
+
+
+# --- after going back --------------------------------------------------------------------------------
+
+
+def test_tiles_alone_are_made_again_of_the_version_that_somebody_went_back_to(place: Place) -> None:
+    assert place.publish().exit_code == 0
+    first = checksums(place.bucket / "toy")
+    assert place.publish(value=[1.0, 2.0, 3.0, 9.0]).exit_code == 0
+    place.json("rollback", KEY)
+    # As `requests` starts it.
+    assert place.json("reprocess", KEY, "--tasks", "compute_tiles")["asked"] == [KEY]
+    with open_house(place.home) as house:
+        (asked,) = runs_requested(Lake(open_store(house.settings.lake, "")), 10)
+        house.materialize(RUN, *(key.path[-1] for key in selection(asked.tasks) or ()))
+    assert checksums(place.bucket / "toy") == first
+    assert place.run("verify", KEY).exit_code == 0
+    # Everything again is what was asked for last.
+    with open_house(place.home) as house:
+        house.materialize(RUN, *(key.path[-1] for key in ASSET_KEYS))
+    assert [one["state"] for one in place.json("history", KEY)["versions"]][-1] == "published"
+    assert checksums(place.bucket / "toy") != first
+
+
+# --- at random ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Inputs]:
+    with nothing_set():
+        yield Inputs(tmp_path_factory.mktemp("inputs"))
+
+
+def test_after_every_step_what_stands_is_what_is_told(inputs: Inputs, quick_folder: Path) -> None:
+    walk = Walk(inputs, quick_folder, seed=1, names=("first", "less"))
+    with nothing_set():
+        for name in OPENING:
+            walk.step(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_no_way_through_the_operations_leads_astray(seed: int, inputs: Inputs, quick_folder: Path) -> None:
+    with nothing_set():
+        Walk(inputs, quick_folder, seed).walk(WAYS, 20)
