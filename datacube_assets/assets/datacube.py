@@ -414,14 +414,14 @@ def _grid_stats(lake: Lake, table: LakeTable, file: str, resolution: Resolution)
 DATACUBE_ASSETS = [family.asset for family in FAMILIES.values()]
 
 
-def works_of(lake: Lake, run: ModelRun, asset: str) -> tuple[LakeTable, Works]:
-    """The table that an asset of this group is formatted from, and how, from what is in the lake.
+def works_of(lake: Lake, table: Callable[[str], LakeTable], asset: str) -> tuple[LakeTable, Works]:
+    """The table that an asset of this group is formatted from, and how; `table` gives a table by its name.
 
-    Raises MissingTableError, and KeyError for another asset.
+    Raises what `table` does, and KeyError for another asset.
     """
     family = FAMILIES[asset]
-    table = lake.table(run, family.table)
-    return table, family.works(lake, table, lake.table(run, "normalized_points"))
+    of = table(family.table)
+    return of, family.works(lake, of, table("normalized_points"))
 
 
 def of_task(task: str | None) -> list[AssetsDefinition]:

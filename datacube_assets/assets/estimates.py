@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import product
 from typing import cast
 
@@ -165,7 +165,7 @@ def _any_large(lake: Lake, run: ModelRun) -> bool:
 
 
 def _made(lake: Lake, run: ModelRun, asset: str, storable: Storable) -> Counted:
-    table, works = works_of(lake, run, asset)
+    table, works = works_of(lake, partial(lake.table, run), asset)
     kept, sizes, too_long = [], [], list[str]()
     for name, view in works.items():
         for objects in view(lake, table, name):

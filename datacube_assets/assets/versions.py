@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 from dagster import (
     AssetExecutionContext,
+    AssetKey,
     DagsterInstance,
     DagsterRun,
     MetadataValue,
@@ -46,6 +47,7 @@ from datacube_assets.storage.comparing import Side, changes_between
 from datacube_assets.storage.history import RAW_PARTS, History, Version
 from datacube_assets.storage.lake import DamagedError, Lake, LakeTable, MissingTableError
 from datacube_assets.storage.leases import OwnedBucket
+from datacube_assets.storage.publishing import RESULTS_ASSET
 from datacube_assets.storage.requests import left_since
 from datacube_assets.storage.stores import StoreError
 
@@ -74,10 +76,13 @@ def held_version(lake: Lake, run: ModelRun, by: DagsterRun) -> Kept | None:
     """The version that stays, because somebody went back to it and nobody has asked for anything newer.
 
     A sensor's run is about a state of Dojo, which may be newer. A backfill asks for nothing new at all,
-    unless it says that everything is to be made from scratch.
+    unless it says that everything is to be made from scratch. Neither does a run that does not end in
+    results.json, such as one of the tiles: it would leave a mixture of the two versions.
     """
     history = History(lake, run)
-    if BACKFILL_TAG in by.tags and FROM_SCRATCH not in by.tags:
+    chosen = by.asset_selection or ()
+    ends_before = bool(chosen) and AssetKey(RESULTS_ASSET) not in chosen
+    if (BACKFILL_TAG in by.tags or ends_before) and FROM_SCRATCH not in by.tags:
         newest = history.newest()
         if newest is None or newest.back_to is None or left_since(lake, run, newest.published):
             return None

@@ -207,6 +207,7 @@ def compare(
     from datacube_assets.kernels.keys import RESULTS
     from datacube_assets.operations import compare as comparing
     from datacube_assets.settings import as_url
+    from datacube_assets.storage.history import History
     from datacube_assets.storage.lake import Lake, MissingTableError
     from datacube_assets.storage.opening import open_store
     from datacube_assets.storage.run_info import RunInfo
@@ -227,7 +228,7 @@ def compare(
         found = []
         for run in sorted(runs):
             try:
-                info = RunInfo.of(lake.table(run, "normalized_points"))
+                info = RunInfo.of(History(lake, run).published_table("normalized_points"))
             except (MissingTableError, StoreError):
                 info = None
             with counting(f"compare {run}") as progress:

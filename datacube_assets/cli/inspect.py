@@ -99,7 +99,7 @@ def list_(
     READY       complete, and its newest run did not fail
     PROCESSING  a run is at work on it
     QUEUED      a run waits for its turn, or is asked for
-    FAILED      its newest run failed; an older datacube may still stand
+    FAILED      its newest run failed, or its command died; an older datacube may still stand
     CANCELED    its newest run was canceled; an older datacube may still stand
     INCOMPLETE  objects are published, but results.json is not
     NEW         known, and nothing of it is published

@@ -21,8 +21,9 @@ import re
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ from datacube_assets.kernels.key_safety import UnsafeKeyError, check_keys
 from datacube_assets.partitions import CODE_VERSION
 from datacube_assets.redaction import public
 from datacube_assets.storage.copying import batches
-from datacube_assets.storage.history import History
-from datacube_assets.storage.lake import DESCRIPTOR, TABLES, Lake, LakeTable, described_table, scratch_folder
+from datacube_assets.storage.history import RAW_PARTS, History
+from datacube_assets.storage.lake import DESCRIPTOR, TABLES, Lake, described_table, scratch_folder
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import (
@@ -61,7 +62,8 @@ CONTENTS = "datacube.json"
 OBJECTS, LAKE = "objects/", "lake/"
 MOST_CONTENTS = 1 << 30
 """Bytes of a table of contents; that of a million objects has a quarter of it."""
-REQUESTS = ("dojo_request/request.json", "requested/request.json")
+MADE_FROM = "dojo_request/request.json"
+REQUESTS = (MADE_FROM, "requested/request.json")
 _ASSETS = (*(asset.key.path[-1] for asset in DATACUBE_ASSETS), RESULTS_ASSET)
 _PATHS = re.compile(
     rf"(?:{'|'.join(sorted(TABLES))})/[^/]+(?:/.+)?|{MANIFESTS}/(?:{'|'.join(_ASSETS)})/.+|"
@@ -134,7 +136,7 @@ def export(lake: Lake, bucket: Store, run: ModelRun, target: Path, progress: Pro
     total = 2 * len(names)
     members = []
     for number, name in enumerate(names, 1):
-        body = _read(*sources[name], run)
+        body = sources[name]()
         members.append(_Member(name=name, bytes=len(body), sha256=_sha256(body)))
         progress(number, total)
     contents = _Contents(
@@ -149,7 +151,7 @@ def export(lake: Lake, bucket: Store, run: ModelRun, target: Path, progress: Pro
         ):
             _add(tar, CONTENTS, contents.model_dump_json(indent=1).encode())
             for number, member in enumerate(members, 1):
-                body = _read(*sources[member.name], run)
+                body = sources[member.name]()
                 if _sha256(body) != member.sha256:
                     raise _changed(run)
                 _add(tar, member.name, body)
@@ -164,25 +166,39 @@ def export(lake: Lake, bucket: Store, run: ModelRun, target: Path, progress: Pro
     return _archived(run, contents)
 
 
-def _lake_files(lake: Lake, run: ModelRun) -> dict[str, tuple[Store, str]]:
-    """Members of the archive that come from the lake: where each is read."""
+Source = Callable[[], bytes]
+"""Gives the bytes of a member."""
+
+
+def _lake_files(lake: Lake, run: ModelRun) -> dict[str, Source]:
+    """Members of the archive that come from the lake.
+
+    Of tables, those of what is published. A run that has failed since may have left others, and its request.
+    """
     paths = [path for path in REQUESTS if lake.read_document(f"{run.folder}/{path}") is not None]
+    documents: dict[str, Mapping[str, Any]] = {}
     for name in sorted(TABLES):
-        table: LakeTable = lake.table(run, name)
+        table = History(lake, run).published_table(name)
         folder = table.folder.removeprefix(f"{run.folder}/")
-        paths += [f"{name}/{DESCRIPTOR}", *(f"{folder}/{file.name}.parquet" for file in table.files)]
+        paths += [f"{folder}/{file.name}.parquet" for file in table.files]
+        documents[f"{name}/{DESCRIPTOR}"] = table.descriptor()
+        if name == RAW_PARTS:
+            documents[MADE_FROM] = table.info["request"]
     for asset in _ASSETS:
         head = manifest(lake, run, asset)
         if head is None:
             raise IncompleteDatacubeError(f"{run} is not complete: {asset} is not published")
         paths.append(f"{MANIFESTS}/{asset}/{HEAD}")
         paths += [key.removeprefix(f"{run.folder}/") for key in fragments(run, asset, head)]
-    return {f"{LAKE}{path}": (lake.store, f"{run.folder}/{path}") for path in paths}
-
-
-def _objects(lake: Lake, bucket: Store, run: ModelRun) -> dict[str, tuple[Store, str]]:
     return {
-        f"{OBJECTS}{key.removeprefix(run.prefix)}": (bucket, key)
+        **{f"{LAKE}{path}": partial(_read, lake.store, f"{run.folder}/{path}", run) for path in paths},
+        **{f"{LAKE}{path}": partial(_without_secrets, document) for path, document in documents.items()},
+    }
+
+
+def _objects(lake: Lake, bucket: Store, run: ModelRun) -> dict[str, Source]:
+    return {
+        f"{OBJECTS}{key.removeprefix(run.prefix)}": partial(_read, bucket, key, run)
         for asset in _ASSETS
         for key in manifest_entries(lake, run, asset)["key"].to_pylist()
     }
@@ -195,10 +211,10 @@ def _read(store: Store, key: str, run: ModelRun) -> bytes:
         raise IncompleteDatacubeError(
             f"{run} lacks {store.url}/{key}: see `datacube verify {run.key}`, or process it again"
         ) from None
-    return _without_secrets(body) if key.endswith(f"/{DESCRIPTOR}") or key.endswith(REQUESTS) else body
+    return _without_secrets(json.loads(body)) if key.endswith(REQUESTS) else body
 
 
-def _without_secrets(body: bytes) -> bytes:
+def _without_secrets(document: Mapping[str, Any]) -> bytes:
     """A document whose addresses carry nothing secret in the clear, even if somebody left them so."""
 
     def safe(value: Any) -> Any:
@@ -209,7 +225,7 @@ def _without_secrets(body: bytes) -> bytes:
         sealed = isinstance(value, str) and "?sealed=" in value
         return public(value) if isinstance(value, str) and "://" in value and not sealed else value
 
-    return json.dumps(safe(json.loads(body)), indent=1, sort_keys=True).encode()
+    return json.dumps(safe(document), indent=1, sort_keys=True).encode()
 
 
 def _add(tar: tarfile.TarFile, name: str, body: bytes) -> None:

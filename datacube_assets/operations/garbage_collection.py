@@ -16,6 +16,7 @@ from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.operations.inventory import orphaned
 from datacube_assets.orchestration.home import open_instance
+from datacube_assets.orchestration.locks import died_at_command_line
 from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG
 from datacube_assets.resources.storage import buckets_of
 from datacube_assets.settings import Settings
@@ -128,6 +129,6 @@ def collect(
 
 
 def is_busy(instance: DagsterInstance, run: ModelRun) -> bool:
-    """Whether a run of the partition is waiting or at work."""
+    """Whether a run of the partition is waiting or at work; that of a command that died is neither."""
     filters = RunsFilter(tags={PARTITION_TAG: run.key}, statuses=list(_UNFINISHED))
-    return bool(instance.get_runs(filters=filters, limit=1))
+    return not all(died_at_command_line(instance, one) for one in instance.get_runs(filters=filters))

@@ -19,6 +19,7 @@ from datacube_assets.dojo.model_run import ModelRun, UnknownPartitionError
 from datacube_assets.kernels import keys
 from datacube_assets.orchestration.failures import reason
 from datacube_assets.orchestration.jobs import is_full
+from datacube_assets.orchestration.locks import died_at_command_line
 from datacube_assets.partitions import PARTITION_TAG, REQUEST_TAG, model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -43,7 +44,7 @@ STATES: Mapping[State, str] = {
     "READY": "complete, and its newest run did not fail",
     "PROCESSING": "a run is at work on it",
     "QUEUED": "a run waits for its turn, or is asked for",
-    "FAILED": "its newest run failed; an older datacube may still stand",
+    "FAILED": "its newest run failed, or its command died; an older datacube may still stand",
     "CANCELED": "its newest run was canceled; an older datacube may still stand",
     "INCOMPLETE": "objects are published, but results.json is not",
     "NEW": "known, and nothing of it is published",
@@ -51,6 +52,7 @@ STATES: Mapping[State, str] = {
     "WITHDRAWN": "Dagster does not know it, and nothing is published; the lake still has tables",
     "UNKNOWN": "what is stored of it cannot be read; the error says why",
 }
+_DIED = "the command that processed it died, or was killed. Process it again"
 _WAITING = 100_000
 _READERS = 16
 _RUNNING = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
@@ -184,6 +186,9 @@ def _look(
     except (StoreError, OSError) as problem:
         readable, error = False, str(problem).splitlines()[0]
     state: State
+    died = newest is not None and died_at_command_line(instance, newest.dagster_run)
+    if died:
+        status = DagsterRunStatus.FAILURE
     if status in _RUNNING:
         state = "PROCESSING"
     elif status in _QUEUED or asked:
@@ -199,7 +204,7 @@ def _look(
     else:
         state = "INCOMPLETE" if heads else "NEW"
     if newest is not None and state in ("FAILED", "CANCELED"):
-        error = reason(instance, newest.dagster_run.run_id) or error
+        error = _DIED if died else reason(instance, newest.dagster_run.run_id) or error
     return Listed(
         run.key,
         run.model_id,

@@ -13,6 +13,7 @@ from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import is_full
+from datacube_assets.orchestration.locks import died_at_command_line
 from datacube_assets.partitions import PARTITION_TAG, model_runs
 from datacube_assets.resources.dojo import DojoResource
 from datacube_assets.settings import Settings
@@ -37,8 +38,10 @@ def reprocess(settings: Settings, key: str, changes: Mapping[str, object]) -> Ru
     fields = {**current_request(settings, lake, run).model_dump(), **changes}
     # A selection of tasks is for this once; whatever else was asked for before stays.
     fields["selected_output_tasks"] = changes.get("selected_output_tasks")
-    # What Dojo's documents imply is not written down without need: it may change with them.
-    leave = not settings.dojo_url or not changes.keys() <= {"selected_output_tasks"}
+    # What Dojo's documents imply is not written down without need: it may change with them. And what was
+    # left is not left again: somebody may have gone back from it since.
+    known = settings.dojo_url or requested(lake, run)
+    leave = not known or not changes.keys() <= {"selected_output_tasks"}
     return ask_for_run(lake, DatacubeRequest.model_validate(fields), leave=leave)
 
 
@@ -76,13 +79,19 @@ def failed_partitions(instance: DagsterInstance) -> list[str]:
     A run that was canceled did not fail: somebody wanted it so.
     """
     known = set(instance.get_dynamic_partitions(str(model_runs.name)))
-    finished = RunsFilter(
-        statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+    over = RunsFilter(
+        statuses=[
+            DagsterRunStatus.SUCCESS,
+            DagsterRunStatus.FAILURE,
+            DagsterRunStatus.CANCELED,
+            DagsterRunStatus.STARTED,
+        ]
     )
     newest: dict[str, DagsterRunStatus] = {}
-    for run in instance.get_runs(filters=finished):
+    for run in instance.get_runs(filters=over):
         partition = run.tags.get(PARTITION_TAG)
-        if partition in known and ModelRun.known(partition) and is_full(run):
+        died = died_at_command_line(instance, run)
+        if (run.is_finished or died) and partition in known and ModelRun.known(partition) and is_full(run):
             # Dagster lists the newest first.
-            newest.setdefault(str(partition), run.status)
+            newest.setdefault(str(partition), DagsterRunStatus.FAILURE if died else run.status)
     return sorted(partition for partition, status in newest.items() if status == DagsterRunStatus.FAILURE)

@@ -22,6 +22,7 @@ from datacube_assets.checks.judging.objects import look
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import keys
 from datacube_assets.settings import Settings
+from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.leases import read_lease
 from datacube_assets.storage.opening import open_store
@@ -159,11 +160,12 @@ def _verify_tables(
     verified: Verified,
     progress: Progress,
 ) -> None:
+    published_table = History(lake, run).published_table
     for asset in ASSETS:
         if asset not in heads:
             continue
         head = heads[asset]
-        table, works = works_of(lake, run, asset)
+        table, works = works_of(lake, published_table, asset)
         if table.version != head["version"]:
             verified.problems.append(f"{asset} is published from another version of its table")
             continue
@@ -174,8 +176,8 @@ def _verify_tables(
         made = made.filter(pc.invert(pc.is_in(made["key"], made_twice(made["key"]))))
         _compare(made, entries[asset], verified)
     if RESULTS_ASSET in heads:
-        points, aggregates = lake.table(run, "normalized_points"), lake.table(run, "global_aggregates")
-        body = results_of(lake, points, aggregates)
+        tables = (published_table(name) for name in ("normalized_points", "global_aggregates"))
+        body = results_of(lake, *tables)
         checksum = hashlib.md5(body, usedforsecurity=False).digest()
         one = pa.table([[f"{run.prefix}{keys.RESULTS}"], [len(body)], [checksum]], schema=LISTING)
         _compare(one, entries[RESULTS_ASSET], verified)

@@ -30,10 +30,10 @@ def side_of(settings: Settings, named: str) -> Side:
     run = ModelRun.named(key)
     history = open_history(settings, run)
     if separator:
-        tables = history.tables_of(history.target(number).version)
+        _, tables = history.opened(history.number(number))
     else:
         try:
-            tables = {name: history.lake.table(run, name) for name in NEEDED}
+            tables = {name: history.published_table(name) for name in NEEDED}
         except MissingTableError as error:
             raise InputError(
                 str(error), run=str(run), remedy="`datacube list` shows what is published"

@@ -17,8 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dagster import DagsterInstance
+from dagster import DagsterInstance, DagsterRun
 
+from datacube_assets.partitions import AT_COMMAND_LINE, PARTITION_TAG, SOURCE_TAG
 from datacube_assets.storage.lake import file_name
 
 _TRIES, _PAUSE = 5, 0.05
@@ -62,6 +63,19 @@ def holds_lock(instance: DagsterInstance, partition: str, run_id: str) -> bool:
         return False
     except BlockingIOError:
         return True
+
+
+def died_at_command_line(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether a run that Dagster takes for unfinished was executed by a command, which is no more.
+
+    Where a daemon watches runs it is soon told so; a home of commands alone has none.
+    """
+    by_command = run.tags.get(SOURCE_TAG) == AT_COMMAND_LINE
+    return (
+        by_command
+        and not run.is_finished
+        and not holds_lock(instance, run.tags.get(PARTITION_TAG, ""), run.run_id)
+    )
 
 
 def _path(instance: DagsterInstance, partition: str) -> Path:

@@ -20,7 +20,7 @@ from datacube_assets.orchestration.telling import tell_failure
 from datacube_assets.partitions import model_runs
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import telling
-from datacube_assets.storage.history import HISTORY, RAW_PARTS
+from datacube_assets.storage.history import HISTORY, RAW_PARTS, History
 from datacube_assets.storage.lake import TABLES, Lake
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
@@ -86,6 +86,7 @@ def withdraw(
         # Somebody else may publish there, from another machine or home.
         with overwriting(bucket, run, Holder(lake.store.url, f"withdrawal {by}")) as owned:
             found = list(bucket.entries(run.prefix))
+            History(lake, run).settle()
             withdraw_results(lake, owned, run, unless="")
             _delete(owned, [entry.key for entry in found], "objects", progress)
         objects += len(found)

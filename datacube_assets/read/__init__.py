@@ -80,7 +80,8 @@ def open_tables(
 
     `url` is the lake: a folder such as `datacube-home/lake`, `file://` or `s3://bucket/prefix`; `s3_endpoint`
     as in `open_datacube`. `version` is the number of one that keeps its tables (`LakeDatacube.versions` lists
-    them), and these do not change; without one, the tables are those of now.
+    them), and these do not change; without one, the tables are those that what is published was made of, or
+    those of now where nothing is.
     """
     run = _run(model_id, run_id)
     return LakeDatacube(Lake(_store(url, s3_endpoint)), run, version)

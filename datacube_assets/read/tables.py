@@ -72,7 +72,7 @@ class Files(NamedTuple):
 
 
 class LakeDatacube(Datacube):
-    """The tables of a model run or dataset: the current ones, or those that an earlier version keeps.
+    """The tables of a model run or dataset: those of what is published, or those that a version keeps.
 
     Of a Parquet file only the columns that are needed are read.
     """
@@ -81,7 +81,8 @@ class LakeDatacube(Datacube):
         super().__init__(run, lake.store.url)
         self._lake = lake
         self.version = version
-        """Number of the version whose tables are meant; None: those of now, whichever that is."""
+        """Number of the version whose tables are meant; None: those of what is published, whichever version
+        that is; where nothing is published, those of now."""
 
     @property
     def lake(self) -> Lake:
@@ -403,7 +404,7 @@ class LakeDatacube(Datacube):
         """The Parquet files of a table, such as `grid_cells`, for whatever else reads Parquet.
 
         `prefix` leaves out files whose path in the table starts otherwise, such as `year/default/`
-        (docs/lake.md). They are those of now: a run that makes the table again writes others.
+        (docs/lake.md). They are those of now: whatever is published next has others.
         """
         from datacube_assets.storage.s3 import S3
 
@@ -437,7 +438,7 @@ class LakeDatacube(Datacube):
         found = {}
         for name in sorted(TABLES):
             with suppress(MissingTableError):
-                found[name] = self._lake.table(self._run, name)
+                found[name] = self._history.published_table(name)
         return found
 
     @property
@@ -469,7 +470,7 @@ class LakeDatacube(Datacube):
                 raise NoDataError(f"{self._name} keeps no table {name}: there is {', '.join(self._kept)}")
             return self._kept[name]
         try:
-            return self._lake.table(self._run, name)
+            return self._history.published_table(name)
         except MissingTableError as error:
             raise NoDataError(f"{self.url}: {error}. list_tables() tells what is there") from None
 

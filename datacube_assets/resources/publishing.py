@@ -32,6 +32,7 @@ from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.drawing import Draw
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface
+from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, LakeTable
 from datacube_assets.storage.leases import TERM, Holder, OwnedBucket, Tenure, acquire
 from datacube_assets.storage.ownership import settled
@@ -81,6 +82,7 @@ class Publisher(ConfigurableResource["Publisher"]):
             if tenure is None or tenure.is_lost:
                 me = Holder(self.lake.url, context.run.run_id, self.lease_seconds)
                 tenure = self._held[bucket.url, run.key] = acquire(bucket, run, me)
+                History(self.lake.open(), run).settle()
         return settled(self.lake.open(), tenure, table.version, anew=FROM_SCRATCH in context.run.tags)
 
     def publish(

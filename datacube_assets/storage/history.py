@@ -139,7 +139,7 @@ class Listed:
     version: Version
     is_published: bool
     is_kept: bool
-    """Whether it has its tables still."""
+    """Whether it has its tables still, and the raw parts that they were made of."""
     is_newest: bool
 
     @property
@@ -189,7 +189,7 @@ class History:
 
     def listed(self) -> list[Listed]:
         """Every publication, oldest first, and what there is of it now. Raises DamagedError."""
-        published, kept, versions = self.published(), set(self.kept()), self.versions()
+        published, kept, versions = self.published(), self._publishable(), self.versions()
         return [
             Listed(
                 one,
@@ -234,6 +234,16 @@ class History:
         document = self.lake.read_document(self.tables_key(version)) or {}
         return {name: described_table(self.run, name, one) for name, one in document.items()}
 
+    def number(self, text: str) -> int:
+        """The number of a version, as somebody gives it. Raises InputError."""
+        if not text.isascii() or not text.isdecimal():
+            raise InputError(
+                f"{text!r} is no version",
+                run=str(self.run),
+                remedy=f"Give a number that `datacube history {self.run.key}` lists",
+            )
+        return int(text)
+
     def opened(self, number: int) -> tuple[Version, dict[str, LakeTable]]:
         """A version by its number, and the tables that it keeps. Raises InputError where it keeps none."""
         version = self.find(number)
@@ -241,6 +251,23 @@ class History:
         if not tables:
             raise self._keeps_nothing(version)
         return version, tables
+
+    def published_table(self, name: str) -> LakeTable:
+        """The table that what is published was made of; where nothing is published, the current one.
+
+        The current one may be of another input: of a run that is at work, or failed, or made tables alone.
+        Raises MissingTableError.
+        """
+        head = manifest(self.lake, self.run, RESULTS_ASSET)
+        table = self.lake.table(self.run, name)
+        if head is None or table.version == head["version"]:
+            return table
+        kept = self.tables_of(head["version"])
+        if name not in kept:
+            raise MissingTableError(
+                f"the table {name} that {self.run} was published from is gone; process the partition again"
+            )
+        return kept[name]
 
     def table(self, name: str, version: str) -> LakeTable | None:
         """A table of a version, the current one or one that is kept; None where it is not whole."""
@@ -269,13 +296,7 @@ class History:
         if to == PREVIOUS and versions and versions[-1].back_to and not self._is_finished(versions[-1]):
             return self._can_be_published(versions[-1])
         if to != PREVIOUS:
-            if not to.isascii() or not to.isdecimal():
-                raise InputError(
-                    f"{to!r} is no version",
-                    run=str(self.run),
-                    remedy=f"Give a number that `datacube history {self.run.key}` lists",
-                )
-            return self._can_be_published(self.find(int(to)))
+            return self._can_be_published(self.find(self.number(to)))
         complete = [one for one in versions if one.complete]
         last = complete[-1] if complete else None
         older = [
@@ -297,19 +318,38 @@ class History:
 
     def _can_be_published(self, version: Version) -> Version:
         raw = self.tables_of(version.version).get(RAW_PARTS)
-        if raw is None or not self.lake.is_whole(raw):
+        if raw is None:
             raise self._keeps_nothing(version)
+        if not self.lake.is_whole(raw):
+            there = self._numbers(self._publishable())
+            raise InputError(
+                f"the raw parts that version {version.number} was made of are gone",
+                run=str(self.run),
+                remedy=f"Of {there} they are there. Restore them, or publish the files again",
+            )
         return version
 
+    def _publishable(self) -> set[str]:
+        """Versions that keep their tables and whose raw parts are whole."""
+        raw = {version: self.tables_of(version).get(RAW_PARTS) for version in self.kept()}
+        # Mostly of one folder.
+        there = {
+            folder: dict(self.lake.store.list(f"{folder}/"))
+            for folder in {one.folder for one in raw.values() if one}
+        }
+        return {version for version, one in raw.items() if one and self.lake.is_whole(one, there[one.folder])}
+
     def _keeps_nothing(self, version: Version) -> InputError:
-        kept = set(self.kept())
-        there = sorted({one.number for one in self.versions() if one.version in kept})
         return InputError(
             f"version {version.number} keeps no tables any more",
             run=str(self.run),
-            remedy=f"Of {', '.join(map(str, there)) or 'no version'} there are tables; "
+            remedy=f"Of {self._numbers(self.kept())} there are tables; "
             "DATACUBE_KEEP_VERSIONS says how many are kept",
         )
+
+    def _numbers(self, versions: Collection[str]) -> str:
+        numbers = sorted({one.number for one in self.versions() if one.version in versions})
+        return ", ".join(map(str, numbers)) or "no version"
 
     def is_held(self, source: str, change: int) -> bool:
         """Whether this state of Dojo's document is what somebody went back from."""
@@ -396,6 +436,17 @@ class History:
         if done != self._read(version.name):
             self._write(done)
         return done
+
+    def settle(self) -> None:
+        """Write down that the last publication was complete, where its run died before it could say so.
+
+        Before anything is changed in the bucket: afterwards nobody could know.
+        """
+        # What is damaged keeps no datacube from being published.
+        with suppress(DamagedError):
+            newest = self._read(names[-1]) if (names := self._names()) else None
+            if newest is not None and (settled := self._settled(newest)) != newest:
+                self._write(settled)
 
     def trim(self, retention: Retention) -> int:
         """Let go of the tables of versions that are not kept any longer; returns the bytes that frees."""

@@ -272,9 +272,10 @@ class Lake:
             raise MissingTableError(f"{run} has no table {name} yet; materialize the asset {name} first")
         return described_table(run, name, document)
 
-    def is_whole(self, table: LakeTable) -> bool:
-        """Whether all files of a table are there with their sizes."""
-        sizes = dict(self.store.list(f"{table.folder}/"))
+    def is_whole(self, table: LakeTable, sizes: Mapping[str, int] | None = None) -> bool:
+        """Whether all files of a table are there with their sizes; `sizes` are those in its folder."""
+        if sizes is None:
+            sizes = dict(self.store.list(f"{table.folder}/"))
         return all(sizes.get(f"{table.folder}/{file.name}.parquet") == file.bytes for file in table.files)
 
     def read_document(self, key: str) -> dict[str, Any] | None:

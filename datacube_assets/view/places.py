@@ -28,9 +28,9 @@ from datacube_assets.kernels.schema import (
     has_coordinates,
     region_levels,
 )
+from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, LakeTable, MissingTableError
 from datacube_assets.storage.published import Published
-from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.stores import MissingObjectError, StoreError
 
 _TABLE = "temporal_cells"
@@ -115,10 +115,7 @@ def rows_published(lake: Lake, published: Published, feature: str) -> Iterator[p
     Raises UnknownPlacesError.
     """
     try:
-        table = lake.table(published.run, _TABLE)
-        head = manifest(lake, published.run, RESULTS_ASSET)
-        if head is not None and head["version"] != table.version:
-            raise MissingTableError("the lake is at work on the next version already")
+        table = History(lake, published.run).published_table(_TABLE)
         known = any(table.names(prefix) for prefix in _SHORTEST)
     except (MissingTableError, StoreError):
         known = False

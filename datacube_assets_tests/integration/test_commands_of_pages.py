@@ -151,6 +151,7 @@ EXECUTED: Mapping[str, Mapping[str, str]] = {
     },
     GUARANTEES: {
         'make test ARGS="-m slow datacube_assets_tests/integration/test_crashes.py"': _CHECKS,
+        'make test ARGS="-m slow datacube_assets_tests/integration/test_sequences.py"': _CHECKS,
         'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_faults.py"': _CHECKS,
         'make test ARGS="-m slow -n 0 datacube_assets_tests/integration/test_leases.py"': _CHECKS,
         'make fuzz ARGS="--minutes 5"': _FUZZ,

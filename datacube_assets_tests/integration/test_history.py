@@ -270,7 +270,21 @@ def test_a_version_whose_raw_parts_are_gone_cannot_be_published_again(place: Pla
     (place.home / "lake" / RUN.folder / "raw_dojo_output" / "parts" / f"{older}.parquet").unlink()
     refused = place.run("rollback", KEY, "--yes")
     assert refused.exit_code == 1
-    assert "version 1 keeps no tables any more" in refused.output
+    assert "the raw parts that version 1 was made of are gone. Of 2 they are there" in refused.output
+    assert [one["kept"] for one in versions(place)] == [False, True]
+    # Its tables are there still, and can be compared.
+    assert place.json("diff", f"{KEY}@1", f"{KEY}@2")["figures"]["changed"] > 0
+
+
+def test_what_was_withdrawn_with_its_parts_is_not_listed_as_kept(place: Place) -> None:
+    publish(place, 1, 2)
+    place.json("withdraw", KEY, "--parts")
+    assert [one["kept"] for one in versions(place)] == [False, False]
+    refused = place.run("rollback", KEY, "--yes", "--to", "1")
+    assert refused.exit_code == 1
+    assert "the raw parts that version 1 was made of are gone. Of no version they are there" in refused.output
+    publish(place, 1)
+    assert [(one["number"], one["kept"]) for one in versions(place)] == [(1, True), (2, False), (3, True)]
 
 
 @pytest.mark.slow
