@@ -14,6 +14,8 @@ CODE_VERSION = "5"
 
 FROM_SCRATCH = "datacube/from_scratch"
 """Run tag, of any value, with which everything is made and published again, whether it is there or not."""
+AS_PUBLISHED = "datacube/as_published"
+"""Run tag of what writes again what is published, and never anything else."""
 SOURCE_TAG = "datacube/source"
 """Run tag that says who asked for a run."""
 REQUEST_TAG = "datacube/request"

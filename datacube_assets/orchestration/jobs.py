@@ -24,7 +24,14 @@ from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.check import EVERYTHING
 from datacube_assets.checks.steps import CHECKS
 from datacube_assets.orchestration.withdrawal import withdraw_datacube
-from datacube_assets.partitions import FROM_DOJO, FROM_SCRATCH, SOURCE_TAG, WANTED_VERSION, model_runs
+from datacube_assets.partitions import (
+    AS_PUBLISHED,
+    FROM_DOJO,
+    FROM_SCRATCH,
+    SOURCE_TAG,
+    WANTED_VERSION,
+    model_runs,
+)
 from datacube_assets.storage.history import PREVIOUS
 
 ASSETS: list[AssetsDefinition] = [
@@ -52,7 +59,7 @@ process_model_run = define_asset_job(
 republish_datacube = define_asset_job(
     "republish_datacube",
     selection=AssetSelection.assets(*DATACUBE_ASSETS, pipeline_results),
-    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
+    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes", AS_PUBLISHED: "yes"},
     description="Formats all objects again from the tables in the lake and writes every one of them, "
     "results.json last: for a bucket that was changed by hand, or lost. Computes nothing, fetches nothing.",
 )
@@ -60,7 +67,7 @@ republish_datacube = define_asset_job(
 recompute_tiles = define_asset_job(
     "recompute_tiles",
     selection=AssetSelection.assets(grid_cells, spatial_tiles, grid_stats, pipeline_results),
-    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes"},
+    tags={"dagster/retry_strategy": "ALL_STEPS", FROM_SCRATCH: "yes", AS_PUBLISHED: "yes"},
     description="Sums the grid cells again from the temporal cells in the lake and writes all tiles and grid "
     "statistics, then results.json: for what is wrong on the map only.",
 )

@@ -27,16 +27,18 @@ from pydantic import PrivateAttr
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.encode import Objects
-from datacube_assets.partitions import FROM_SCRATCH
+from datacube_assets.kernels.errors import InputError
+from datacube_assets.partitions import AS_PUBLISHED, FROM_SCRATCH, WANTED_VERSION
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.drawing import Draw
 from datacube_assets.resources.storage import BucketsResource, LakeResource
 from datacube_assets.resources.ui import UserInterface
+from datacube_assets.storage.comparing import NEEDED
 from datacube_assets.storage.history import History
 from datacube_assets.storage.lake import Lake, LakeTable
 from datacube_assets.storage.leases import TERM, Holder, OwnedBucket, Tenure, acquire
 from datacube_assets.storage.ownership import settled
-from datacube_assets.storage.publishing import Publication, Published, standing
+from datacube_assets.storage.publishing import RESULTS_ASSET, Publication, Published, manifest, standing
 from datacube_assets.storage.stores import Store
 
 View = Callable[[Lake, LakeTable, str], Iterable[Objects]]
@@ -73,9 +75,12 @@ class Publisher(ConfigurableResource["Publisher"]):
     def bucket(self, context: AssetExecutionContext, table: LakeTable) -> OwnedBucket:
         """The bucket of the run that a table belongs to, in which nobody else publishes meanwhile.
 
-        Raises LeaseHeldError while somebody else does.
+        Raises LeaseHeldError while somebody else does, InputError where what is published is to be written
+        again and the tables in the lake are not of it.
         """
         run = ModelRun.from_key(context.partition_key)
+        if AS_PUBLISHED in context.run.tags:
+            _check_last(History(self.lake.open(), run))
         bucket = self.buckets.open(DatacubeRequest.model_validate(table.info["request"]))
         with _TAKING:
             tenure = self._held.get((bucket.url, run.key))
@@ -140,6 +145,27 @@ class Publisher(ConfigurableResource["Publisher"]):
                 **(metadata or {}),
             },
         )
+
+
+def _check_last(history: History) -> None:
+    """Raise InputError where the tables are not those of the last publication: checks may have refused them.
+
+    Those of all assets, or some would be published before another one is refused.
+    """
+    newest, head = history.newest(), manifest(history.lake, history.run, RESULTS_ASSET)
+    # What an earlier release published has no history yet.
+    last = newest.version if newest else head["version"] if head else None
+    if {history.lake.table(history.run, name).version for name in NEEDED} == {last}:
+        return
+    tags = f"{WANTED_VERSION}: {newest.number} and {FROM_SCRATCH}: yes" if newest else ""
+    raise InputError(
+        "its tables are not those of what is published: they are of a run that came no further"
+        if last
+        else "there is nothing published that could be written again",
+        run=str(history.run),
+        remedy="Process the partition again"
+        + (f", or start the job rollback_datacube with the tags {tags}" if tags else ""),
+    )
 
 
 @dataclass(frozen=True)

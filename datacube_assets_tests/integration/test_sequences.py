@@ -7,14 +7,17 @@ The usual suite takes one short walk through them (`walking.py`). Longer ones, o
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from dagster import Failure
 
 from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.orchestration.jobs import ASSET_KEYS, selection
+from datacube_assets.partitions import FROM_SCRATCH, WANTED_VERSION
 from datacube_assets.read import open_tables
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -51,6 +54,7 @@ def test_tables_of_a_run_that_came_no_further_are_not_taken_for_those_of_what_st
     for value in ([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 9.0]):
         assert place.publish(value=value).exit_code == 0
     objects = checksums(place.bucket)
+    of_toy = checksums(place.bucket / "toy")
     changed = place.json("diff", f"{KEY}@1", f"{KEY}@2")
     assert place.run("export", KEY, str(tmp_path / "before.tar")).exit_code == 0
     only_tables(place, number)
@@ -67,6 +71,18 @@ def test_tables_of_a_run_that_came_no_further_are_not_taken_for_those_of_what_st
     assert tables.is_complete
     now = place.json("diff", f"{KEY}@1", KEY)
     assert {**now, "after": None} == {**changed, "after": None}
+
+    # What writes again what is published does not publish them.
+    with open_house(place.home) as house:
+        for job in ("republish_datacube", "recompute_tiles"):
+            with pytest.raises(Failure, match="are not those of what is published"):
+                house.run_job(job, RUN)
+        assert checksums(place.bucket) == objects
+        shutil.rmtree(place.bucket / "toy")
+        tags = {WANTED_VERSION: "2", FROM_SCRATCH: "yes"}
+        assert house.run_job("rollback_datacube", RUN, tags).success
+    assert checksums(place.bucket / "toy") == of_toy
+    only_tables(place, number)
 
     # What is exported is whole elsewhere, too.
     exported = place.run("export", KEY, str(tmp_path / "after.tar"))
