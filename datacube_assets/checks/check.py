@@ -249,6 +249,10 @@ class Check:
                 partitions_def=model_runs if self.of_partition else None,
             )
 
+    def refuses(self, result: AssetCheckResult) -> bool:
+        """Whether a result keeps from being published what is made from the asset."""
+        return self.blocking and not result.passed and result.severity == AssetCheckSeverity.ERROR
+
     def result(self, subject: Subject) -> AssetCheckResult:
         started = time.monotonic()
         try:

@@ -6,6 +6,7 @@ assets, so that they can be executed by themselves, too. Which checks a group ha
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetChecksDefinition, multi_asset_check
 
@@ -17,10 +18,14 @@ from datacube_assets.checks.results import OF_RESULTS
 from datacube_assets.resources.dask import DaskResource
 from datacube_assets.resources.retries import retried_later
 from datacube_assets.resources.storage import BucketsResource, LakeResource
+from datacube_assets.storage.lake import MissingTableError
+from datacube_assets.storage.refusals import note
 
 
-def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDefinition:
-    """Checks that are executed together."""
+def _step(
+    name: str, checks: Sequence[Check], description: str, *, of_tables: bool = False
+) -> AssetChecksDefinition:
+    """Checks that are executed together; what those of tables refuse is written down."""
 
     @multi_asset_check(
         name=name, specs=[check.spec() for check in checks], can_subset=True, description=description
@@ -33,17 +38,32 @@ def _step(name: str, checks: Sequence[Check], description: str) -> AssetChecksDe
         limits: LimitsResource,
     ) -> Iterator[AssetCheckResult]:
         subject = Subject(context, lake.open().as_stored(), buckets, dask, limits)
-        for check in checks:
-            if check.key in context.selected_asset_check_keys:
-                with retried_later(context.instance, context.run, context.retry_number):
-                    result = check.result(subject)
-                yield result
+        selected = [check for check in checks if check.key in context.selected_asset_check_keys]
+        against = list[str]()
+        for check in selected:
+            with retried_later(context.instance, context.run, context.retry_number):
+                result = check.result(subject)
+                if of_tables and check.refuses(result):
+                    against.append(f"{check.name}: {result.description}")
+                    _note(subject, name, against)
+            yield result
+        if of_tables and not against and {one for one in checks if one.blocking} <= {*selected}:
+            with retried_later(context.instance, context.run, context.retry_number):
+                _note(subject, name, ())
 
     return step
 
 
-check_points = _step("check_points", OF_POINTS, "Checks of the asset group points.")
-check_aggregates = _step("check_aggregates", OF_AGGREGATES, "Checks of the asset group aggregates.")
+def _note(subject: Subject, step: str, against: Sequence[str]) -> None:
+    # Without a table there is nothing that could be published.
+    with suppress(MissingTableError):
+        note(subject.lake, subject.run, step, subject.points.version, "; ".join(against))
+
+
+check_points = _step("check_points", OF_POINTS, "Checks of the asset group points.", of_tables=True)
+check_aggregates = _step(
+    "check_aggregates", OF_AGGREGATES, "Checks of the asset group aggregates.", of_tables=True
+)
 check_objects = _step(
     "check_objects", OF_OBJECTS, "Checks of the asset group datacube, before it is complete."
 )

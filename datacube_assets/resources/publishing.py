@@ -39,6 +39,7 @@ from datacube_assets.storage.lake import Lake, LakeTable
 from datacube_assets.storage.leases import TERM, Holder, OwnedBucket, Tenure, acquire
 from datacube_assets.storage.ownership import settled
 from datacube_assets.storage.publishing import RESULTS_ASSET, Publication, Published, manifest, standing
+from datacube_assets.storage.refusals import refusal
 from datacube_assets.storage.stores import Store
 
 View = Callable[[Lake, LakeTable, str], Iterable[Objects]]
@@ -75,12 +76,18 @@ class Publisher(ConfigurableResource["Publisher"]):
     def bucket(self, context: AssetExecutionContext, table: LakeTable) -> OwnedBucket:
         """The bucket of the run that a table belongs to, in which nobody else publishes meanwhile.
 
-        Raises LeaseHeldError while somebody else does, InputError where what is published is to be written
-        again and the tables in the lake are not of it.
+        Raises LeaseHeldError while somebody else does; InputError where a check refused the table, or what is
+        published is to be written again and the tables in the lake are not of it.
         """
         run = ModelRun.from_key(context.partition_key)
         if AS_PUBLISHED in context.run.tags:
             _check_last(History(self.lake.open(), run))
+        if said := refusal(self.lake.open(), run, table.version):
+            raise InputError(
+                f"its tables were refused by a check: {said}",
+                run=str(run),
+                remedy="Process the whole partition, which checks them again",
+            )
         bucket = self.buckets.open(DatacubeRequest.model_validate(table.info["request"]))
         with _TAKING:
             tenure = self._held.get((bucket.url, run.key))

@@ -10,9 +10,12 @@ import pyarrow as pa
 import pytest
 
 from datacube_assets.assets import estimates as estimating
+from datacube_assets.assets.datacube import DATACUBE_ASSETS
+from datacube_assets.assets.results import pipeline_results
 from datacube_assets.checks.judging.verdict import ChecksFailedError
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.kernels import spatial
+from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.estimate import Estimate
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
@@ -97,6 +100,28 @@ def test_a_refusal_by_a_check_leaves_the_older_datacube_whole(
     assert after.complete
     assert after.objects == before.objects
     assert after.times() == times
+
+
+def test_what_a_check_refused_is_not_published_by_a_run_that_does_not_check_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.publish(rows())
+    before = house.datacube()
+    refused = rows(value=[5.0, 6.0, 7.0, 8.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(spatial, "regional_aggregates", losing("admin1"))
+        with pytest.raises(ChecksFailedError, match="regions_add_up"):
+            house.publish(refused)
+    # As by "Materialize unsynced": everything that comes after the tables and their checks.
+    families = [asset.key.path[-1] for asset in (*DATACUBE_ASSETS, pipeline_results)]
+    with pytest.raises(InputError, match=r"refused by a check: regions_add_up.*Process the whole partition"):
+        house.materialize(RUN, *families)
+    assert house.datacube().objects == before.objects
+    # What was refused is made again, and passes.
+    house.publish(refused, from_scratch=True)
+    assert house.datacube().objects != before.objects
+    house.materialize(RUN, *families)
+    house.datacube().check()
 
 
 def test_more_objects_than_allowed_are_refused_before_the_first_one(house: House) -> None:
