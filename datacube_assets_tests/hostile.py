@@ -398,6 +398,16 @@ def _texts(values: pa.Array) -> Column:
     return Column(values, DIGITS, ONE_TO_FOUR, [1, 2, 3, 4])
 
 
+def words(values: pa.Array, text: str) -> Column:
+    """Text that is neither a number nor a time."""
+    return Column(
+        values,
+        [text] * 4,
+        time=refused("a timestamp cannot be read"),
+        value=refused("none of its 4 rows can be used"),
+    )
+
+
 def _floats(values: pa.Array) -> Column:
     return Column(values, ["0.5", "2.0", None, "4.0"], [0.5, 2.0, None, 4.0], [0, 2, 0, 4])
 
@@ -475,7 +485,7 @@ COLUMNS: dict[str, Column] = {
     "binary": Column(pa.array([b"1"] * 4)),
     "large_binary": Column(pa.array([b"1"] * 4, pa.large_binary())),
     "binary of fixed size": Column(pa.array([b"1234"] * 4, pa.binary(4))),
-    "uuid": Column(pa.array([bytes(16)] * 4, pa.uuid())),
+    "uuid": words(pa.array([bytes(range(16))] * 4, pa.uuid()), "00010203-0405-0607-0809-0a0b0c0d0e0f"),
     "list": Column(pa.array([[1]] * 4)),
     "list of fixed size": Column(pa.array([[1, 2]] * 4, pa.list_(pa.int64(), 2))),
     "struct": Column(pa.array([{"a": 1}] * 4)),

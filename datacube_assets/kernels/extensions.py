@@ -1,4 +1,4 @@
-"""Columns of Arrow's extension types: a plain type, and a note beside it that says what is meant.
+"""Columns of extension types: a plain type, and a note of Arrow's or Parquet's that says what is meant.
 
 Whether Arrow shows such a column as its extension type or as the plain one depends on what else was imported
 into the process, so the note is read here. What other columns become is in `columns.py`.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError, shorten
 
@@ -48,12 +49,36 @@ def meant_by(field: pa.Field) -> Meant | None:
     )
     if name == "arrow.json":
         return Meant(pa.string(), lambda column: column)
+    if name == "arrow.uuid":
+        return UUIDS
     if name == "arrow.bool8":
         return Meant(pa.bool_(), lambda column: column.cast(pa.bool_()))
     if name == "pandas.period":
         note = field.type.__arrow_ext_serialize__() if extended else (field.metadata or {}).get(_NOTE, b"")
         return _periods(field.name, note)
     return None
+
+
+# --- UUIDs -----------------------------------------------------------------------------------------
+
+_DASHED = np.array([2 * byte + sum(byte >= dash for dash in (4, 6, 8, 10)) for byte in range(16)])
+"""Where the two digits of each byte stand in the text of a UUID (RFC 9562, 4)."""
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+
+def _uuid_texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """UUIDs, each of 16 bytes, as their texts."""
+    stored = pa.concat_arrays([pa.array([], column.type), *column.chunks])
+    end = stored.offset + len(stored)
+    values = np.frombuffer(stored.buffers()[1] or b"", np.uint8, 16 * end).reshape(-1, 16)[stored.offset :]
+    texts = np.full((len(values), 36), ord("-"), np.uint8)
+    texts[:, _DASHED], texts[:, _DASHED + 1] = _DIGITS[values >> 4], _DIGITS[values & 15]
+    ends = np.arange(0, 36 * len(values) + 1, 36, dtype=np.int32)
+    found = pa.StringArray.from_buffers(len(values), pa.py_buffer(ends), pa.py_buffer(texts))
+    return pa.chunked_array([pc.if_else(stored.is_valid(), found, None)])
+
+
+UUIDS = Meant(pa.string(), _uuid_texts)
 
 
 # --- periods ---------------------------------------------------------------------------------------

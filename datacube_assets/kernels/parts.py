@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from datacube_assets.kernels.columns import kind_of, unreadable_type
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
-from datacube_assets.kernels.extensions import Meant, meant_by
+from datacube_assets.kernels.extensions import UUIDS, Meant, meant_by
 from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_index_column, is_text
 
 BATCH_ROWS = 1_000_000
@@ -49,7 +49,7 @@ class Part:
             self._metadata = _metadata(self._footer, name)
             schema, self._bytes = _as_read(self._metadata)
             """Columns of bytes that may be read only where they have no value."""
-            schema, self._meant = _as_meant(schema, name)
+            schema, self._meant = _as_meant(schema, self._metadata, name)
             self._range = _range_index(schema.names, self._metadata)
             stored = _columns(schema, self._metadata, name, [self._range.name] if self._range else [])
             self.columns = [*stored, *([self._range.name] if self._range else ())]
@@ -61,7 +61,12 @@ class Part:
             # Arrow takes names for paths, and finds no column whose name is empty.
             odd = any(not column or "." in column for column in stored)
             self._wanted = None if odd or len(stored) == len(schema.names) else stored
-            self._texts = [field.name for field in schema if is_text(field.type)]
+            # What is stored as UUIDs becomes texts, and cannot be read as a dictionary of them.
+            self._texts = [
+                field.name
+                for field in schema
+                if is_text(field.type) and self._meant.get(field.name) is not UUIDS
+            ]
             self._file = self._open(self._metadata, read_dictionary=self._texts)
             self._dictionaries = bool(self._texts)
             """Whether texts are read as dictionaries, as far as is known."""
@@ -236,10 +241,12 @@ def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
     return schema, frozenset(bytes_only)
 
 
-def _as_meant(schema: pa.Schema, file: str) -> tuple[pa.Schema, dict[str, Meant]]:
+def _as_meant(schema: pa.Schema, metadata: pq.FileMetaData, file: str) -> tuple[pa.Schema, dict[str, Meant]]:
     """The columns with the types that are meant by extension types, and how they are read, by name."""
     try:
         found = {field.name: meant for field in schema if (meant := meant_by(field))}
+        bytes_ = [field.name for field in schema if pa.types.is_fixed_size_binary(field.type)]
+        found |= {column: UUIDS for column in bytes_ if "UUID" in _marks(metadata, column)}
     except InputError as error:
         error.file = file
         raise
@@ -250,12 +257,13 @@ def _as_meant(schema: pa.Schema, file: str) -> tuple[pa.Schema, dict[str, Meant]
 
 
 def _marked_as_text(metadata: pq.FileMetaData, name: str) -> bool:
-    marks = {
-        column.logical_type.type
-        for column in (metadata.schema.column(number) for number in range(len(metadata.schema)))
-        if column.path == name
-    }
-    return bool(marks & {"ENUM", "JSON"})
+    return bool(_marks(metadata, name) & {"ENUM", "JSON"})
+
+
+def _marks(metadata: pq.FileMetaData, name: str) -> set[str]:
+    """What Parquet says is meant by a column."""
+    columns = (metadata.schema.column(number) for number in range(len(metadata.schema)))
+    return {column.logical_type.type for column in columns if column.path == name}
 
 
 def _is_binary(type_: pa.DataType) -> bool:

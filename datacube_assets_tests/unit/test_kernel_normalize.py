@@ -8,8 +8,10 @@ import decimal
 import io
 import json
 import pickle
+import random
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any, cast
 
@@ -421,6 +423,24 @@ def noted(values: pa.Array, name: str, note: str = "") -> Any:
 
 
 _NAME, _NOTE = "ARROW:extension:name", "ARROW:extension:metadata"
+
+
+@pytest.mark.parametrize("by_arrow", [True, False], ids=["Arrow's mark", "Parquet's mark"])
+def test_uuids_are_read_as_their_texts(by_arrow: bool, tmp_path: Path) -> None:
+    dice = random.Random(3)
+    ids = [None if number % 7 == 2 else uuid.UUID(int=dice.getrandbits(128)) for number in range(50)]
+    stored = pa.array([one and one.bytes for one in ids], pa.uuid())
+    table = pa.table({"timestamp": [0] * 50, "feature": ["a"] * 50, "value": [1.0] * 50, "household": stored})
+    pq.write_table(table, tmp_path / "file", store_schema=by_arrow, row_group_size=9)
+    part = Part(str(tmp_path / "file"), "part")
+    told = [text for batch in part.batches() for text in batch["household"].cast(pa.string()).to_pylist()]
+    assert told == [one and str(one) for one in ids]
+    few = [
+        text
+        for batch in part.batches(range(2, 3))
+        for text in batch["household"].cast(pa.string()).to_pylist()
+    ]
+    assert few == told[18:27]
 
 
 @pytest.mark.parametrize(
