@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRunStatus
 
 from datacube_assets.dojo.client import DojoError
 from datacube_assets.dojo.model_run import ModelRun
@@ -79,16 +79,8 @@ def failed_partitions(instance: DagsterInstance) -> list[str]:
     A run that was canceled did not fail: somebody wanted it so.
     """
     known = set(instance.get_dynamic_partitions(str(model_runs.name)))
-    over = RunsFilter(
-        statuses=[
-            DagsterRunStatus.SUCCESS,
-            DagsterRunStatus.FAILURE,
-            DagsterRunStatus.CANCELED,
-            DagsterRunStatus.STARTED,
-        ]
-    )
     newest: dict[str, DagsterRunStatus] = {}
-    for run in instance.get_runs(filters=over):
+    for run in instance.get_runs():
         partition = run.tags.get(PARTITION_TAG)
         died = died_at_command_line(instance, run)
         if (run.is_finished or died) and partition in known and ModelRun.known(partition) and is_full(run):

@@ -25,6 +25,7 @@ from datacube_assets.storage.lake import TABLES, Lake
 from datacube_assets.storage.leases import Holder
 from datacube_assets.storage.ownership import overwriting
 from datacube_assets.storage.publishing import manifest, manifests_folder, withdraw_results
+from datacube_assets.storage.refusals import REFUSED
 from datacube_assets.storage.requests import Ticket, doc_ids_of, drop, names_waiting, partition_mark
 from datacube_assets.storage.run_info import request_key
 from datacube_assets.storage.stores import Store
@@ -119,7 +120,7 @@ def _buckets_of(
 def _folders(run: ModelRun, *, tables: bool, parts: bool) -> list[str]:
     if tables and parts:
         return [f"{run.folder}/"]
-    chosen = [HISTORY, *sorted(TABLES - {RAW_PARTS})] if tables else []
+    chosen = [HISTORY, REFUSED, *sorted(TABLES - {RAW_PARTS})] if tables else []
     return [f"{run.folder}/{name}/" for name in (*chosen, *([RAW_PARTS] if parts else []))]
 
 

@@ -25,6 +25,7 @@ from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.local import LocalStore
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.refusals import REFUSED, note
 from datacube_assets.storage.reports import Outbox
 from datacube_assets.storage.requests import names_waiting
 from datacube_assets_tests.integration.operating import KEY, Place, nothing_set
@@ -92,10 +93,12 @@ def test_with_tables_and_parts_nothing_of_it_remains(place: Place) -> None:
 
 
 def test_tables_go_without_the_parts_they_were_made_from(place: Place) -> None:
+    lake = Lake(open_store((place.home / "lake").as_uri()))
+    note(lake, ModelRun.from_key(KEY), "check_points", "version", "they were refused")
     place.json("withdraw", KEY, "--tables")
     kept = {Path(name).parts[2] for name in files(place.home / "lake" / "runs")}
     assert "raw_dojo_output" in kept
-    assert not kept & {"normalized_points", "grid_cells", "manifests"}
+    assert not kept & {"normalized_points", "grid_cells", "manifests", REFUSED}
 
 
 def test_at_every_moment_results_json_is_gone_before_the_first_object(

@@ -24,6 +24,7 @@ from click.testing import Result
 
 from datacube_assets.dojo.model_run import ModelRun
 from datacube_assets.dojo.request import DatacubeRequest
+from datacube_assets.operations.check import TABLES as MADE
 from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
@@ -34,15 +35,7 @@ from datacube_assets_tests.integration.operating import KEY, Place
 from datacube_assets_tests.integration.support import House, checksums, dagster_storage, rows
 
 RUN = ModelRun.from_key(KEY)
-TABLES = (
-    "dojo_request",
-    "raw_dojo_output",
-    "normalized_points",
-    "temporal_cells",
-    "global_aggregates",
-    "regional_aggregates",
-    "grid_cells",
-)
+TABLES = tuple(asset.key.path[-1] for asset in MADE)
 """From what was asked for to the last of the tables."""
 RESULTS = "results/results.json"
 BROKEN_DOWN: Mapping[str, Any] = {"qualifier_map": {"rain": ["crop"]}}
