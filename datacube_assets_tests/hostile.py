@@ -404,7 +404,7 @@ def words(values: pa.Array, text: str) -> Column:
         values,
         [text] * 4,
         time=refused("a timestamp cannot be read"),
-        value=refused("none of its 4 rows can be used"),
+        value=refused("column value: 4 of 4 values are text that is no number"),
     )
 
 

@@ -74,6 +74,9 @@ def told() -> Iterator[None]:
         yield
     except (*known, UnknownPartitionError, ChecksFailedError) as error:
         raise click.ClickException(str(error)) from error
+    except BrokenPipeError:
+        # Whoever reads the output, such as `head`, has enough of it: click ends the command.
+        raise
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise click.ClickException(f"{error.strerror or error}{where}") from error

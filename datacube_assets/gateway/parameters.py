@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from datacube_assets.dojo.request import DatacubeRequest
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.redaction import HIDDEN, redacted
 from datacube_assets.settings import Settings, names
+from datacube_assets.storage.requests import meaning_mark, partition_mark
 
 LARGEST_REQUEST = 1_000_000
 """Bytes of a flow parameter object; one with a thousand addresses has about a third of it."""
@@ -58,6 +60,16 @@ class Parameters:
     """What is worked on; addresses are sealed."""
     document: Mapping[str, Any]
     """The object as it came, with whatever else it said but secrets; addresses are sealed."""
+
+    @cached_property
+    def partition(self) -> str:
+        """The mark of its partition."""
+        return partition_mark(ModelRun.of(self.request))
+
+    @cached_property
+    def meaning(self) -> str:
+        """The mark of what is asked for; of thousands of qualifiers it takes a while."""
+        return meaning_mark(self.request)
 
 
 @dataclass(frozen=True)
@@ -172,8 +184,15 @@ def parsed(body: bytes) -> Any:
 
 
 def _is_flat(content: Any, levels: int) -> bool:
-    parts = content.values() if isinstance(content, dict) else content if isinstance(content, list) else ()
-    return not parts or (levels > 0 and all(_is_flat(part, levels - 1) for part in parts))
+    level = [content]
+    for _ in range(levels + 1):
+        level = [
+            part
+            for whole in level
+            if isinstance(whole, dict | list)
+            for part in (whole.values() if isinstance(whole, dict) else whole)
+        ]
+    return not level
 
 
 def is_run_id(text: str) -> bool:

@@ -26,7 +26,7 @@ from datacube_assets.sensors.reports import request_of
 from datacube_assets.sensors.requests import queued_runs
 from datacube_assets.storage import requests as kept
 from datacube_assets.storage.lake import Lake
-from datacube_assets.storage.requests import Ticket, meaning_mark, partition_mark
+from datacube_assets.storage.requests import Ticket
 
 _log = logging.getLogger(__name__)
 
@@ -106,13 +106,12 @@ def _grouped(many: Sequence[Parameters]) -> list[list[Parameters]]:
     groups: list[list[Parameters]] = []
     newest: dict[str, tuple[str, list[Parameters]]] = {}
     for one in many:
-        mark, meaning = partition_mark(ModelRun.of(one.request)), meaning_mark(one.request)
-        before = newest.get(mark)
-        if before is not None and before[0] == meaning:
+        before = newest.get(one.partition)
+        if before is not None and before[0] == one.meaning:
             before[1].append(one)
         else:
             groups.append([one])
-            newest[mark] = meaning, groups[-1]
+            newest[one.partition] = one.meaning, groups[-1]
     return groups
 
 
@@ -154,7 +153,7 @@ class RequestQueue:
         """
         self._look_if_due()
         # Of two equal ones at the same time the second has to find the first.
-        with self._stripes[int(partition_mark(ModelRun.of(parameters.request)), 16) % _STRIPES]:
+        with self._stripes[int(parameters.partition, 16) % _STRIPES]:
             if self._joins(parameters):
                 return "duplicate"
             with self._room(1):
@@ -180,7 +179,7 @@ class RequestQueue:
     def _take(self, parameters: Parameters) -> Outcome:
         """Put a request in for which there is room."""
         # Of two equal ones at the same time the second has to find the first.
-        with self._stripes[int(partition_mark(ModelRun.of(parameters.request)), 16) % _STRIPES]:
+        with self._stripes[int(parameters.partition, 16) % _STRIPES]:
             if self._joins(parameters):
                 return "duplicate"
             self._put(parameters)
@@ -189,8 +188,8 @@ class RequestQueue:
     def _same_as(self, parameters: Parameters) -> str | None:
         """The newest request of the partition if it asks for the same, as far as was seen."""
         with self._lock:
-            newest = self._seen.newest.get(partition_mark(ModelRun.of(parameters.request)))
-        same = newest is not None and Ticket.of(newest).meaning == meaning_mark(parameters.request)
+            newest = self._seen.newest.get(parameters.partition)
+        same = newest is not None and Ticket.of(newest).meaning == parameters.meaning
         return newest if same else None
 
     def _joins(self, parameters: Parameters) -> bool:
@@ -219,7 +218,9 @@ class RequestQueue:
         return runs[0].status in _WAITS if runs else waits
 
     def _put(self, parameters: Parameters) -> None:
-        asked = kept.ask_for_run(self._lake, parameters.request, parameters=parameters.document)
+        asked = kept.ask_for_run(
+            self._lake, parameters.request, parameters=parameters.document, meaning=parameters.meaning
+        )
         with self._lock:
             self._added.add(asked.name)
             self._seen.add(asked.name)

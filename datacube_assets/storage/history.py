@@ -259,26 +259,25 @@ class History:
         Raises MissingTableError.
         """
         head = manifest(self.lake, self.run, RESULTS_ASSET)
-        if head is None:
-            return self.lake.table(self.run, name)
-        table = self._table(name, head["version"])
-        if table is None:
+        table = self.lake.table(self.run, name)
+        if head is None or table.version == head["version"]:
+            return table
+        kept = self.tables_of(head["version"])
+        if name not in kept:
             raise MissingTableError(
                 f"the table {name} that {self.run} was published from is gone; process the partition again"
             )
-        return table
+        return kept[name]
 
     def table(self, name: str, version: str) -> LakeTable | None:
         """A table of a version, the current one or one that is kept; None where it is not whole."""
-        table = self._table(name, version)
+        try:
+            table: LakeTable | None = self.lake.table(self.run, name)
+        except MissingTableError:
+            table = None
+        if table is None or table.version != version:
+            table = self.tables_of(version).get(name)
         return table if table and self.lake.is_whole(table) else None
-
-    def _table(self, name: str, version: str) -> LakeTable | None:
-        with suppress(MissingTableError):
-            table = self.lake.table(self.run, name)
-            if table.version == version:
-                return table
-        return self.tables_of(version).get(name)
 
     def files(self, *, besides: Collection[str] = ()) -> set[str]:
         """Keys of all files that versions keep, or all but some."""

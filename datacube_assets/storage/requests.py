@@ -61,8 +61,7 @@ def leave_request(lake: Lake, request: DatacubeRequest) -> ModelRun:
     """
     run = ModelRun.of(request)
     run.check()
-    # Not laid out for people: one with thousands of qualifiers takes a while then.
-    lake.store.put(_key(run), json.dumps(request.model_dump(mode="json")).encode(), durably=True)
+    lake.store.put(_key(run), request.model_dump_json().encode(), durably=True)
     return run
 
 
@@ -186,20 +185,25 @@ class Asked:
 
 
 def ask_for_run(
-    lake: Lake, request: DatacubeRequest, *, leave: bool = True, parameters: Mapping[str, Any] | None = None
+    lake: Lake,
+    request: DatacubeRequest,
+    *,
+    leave: bool = True,
+    parameters: Mapping[str, Any] | None = None,
+    meaning: str = "",
 ) -> RunRequested:
     """Leave a request and ask for a run of it. Durable once this returns.
 
     The selection of tasks is for this run only: it makes no other datacube. Without `leave` the run
     works on what it finds: the request left before, or what Dojo's documents imply by then. `parameters`
-    are the request as it came, with whatever else it said.
+    are the request as it came, with whatever else it said; `meaning` is its mark, where that is known.
     """
     run = ModelRun.of(request)
     run.check()
     if leave:
         leave_request(lake, request.model_copy(update={"selected_output_tasks": None}))
     now = _CLOCK.next()
-    marks = f"{partition_mark(run)}-{meaning_mark(request)}"
+    marks = f"{partition_mark(run)}-{meaning or meaning_mark(request)}"
     name = f"{now:020}-{marks}-{uuid.uuid4().hex[:16]}"
     asked = RunRequested(now // 1_000_000, name, run.key, request.selected_output_tasks)
     document = {

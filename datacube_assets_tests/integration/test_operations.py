@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +92,21 @@ def test_status_tells_what_is_well_and_what_is_worth_a_look(place: Place) -> Non
         f"well     lake                {(place.home / 'lake').as_uri()} can be read and written"
         in shown.output
     )
+
+
+def test_a_command_whose_output_nobody_reads_any_more_ends_without_a_word(place: Place) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)  # as `head` does when it has enough
+    told = subprocess.run(
+        [Path(sys.executable).parent / "datacube", "explain", KEY, "--feature", "rain", "--time", "2020"],
+        check=False,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "DATACUBE_HOME": str(place.home)},
+        text=True,
+    )
+    os.close(writing)
+    assert (told.returncode, told.stderr) == (1, "")
 
 
 def test_one_part_that_does_not_answer_hides_no_other(place: Place, tmp_path: Path) -> None:

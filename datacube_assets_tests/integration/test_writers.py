@@ -23,7 +23,7 @@ from datacube_assets.kernels.normalize import normalize
 from datacube_assets.kernels.parts import Part
 from datacube_assets.kernels.plan import Options, plan
 from datacube_assets.kernels.profile import merge_profiles, profile
-from datacube_assets.kernels.report import Report
+from datacube_assets.kernels.report import Report, check_values
 from datacube_assets_tests.hostile import COLUMNS, ROLES, Column, Outcome, Refused, words
 from datacube_assets_tests.integration.support import JANUARY, rows
 from datacube_assets_tests.writers import CANNOT, WRITERS
@@ -37,7 +37,9 @@ def made_of(body: bytes, role: str) -> tuple[pa.Table, Report]:
         merge_profiles(map(profile, batches)), Options(weight_column="people" if role == "people" else "")
     )
     made = [normalize(batch, what) for batch in batches]
-    return pa.concat_tables([points for points, _ in made]), sum((one for _, one in made), Report())
+    report = sum((one for _, one in made), Report())
+    check_values(report, what.options)
+    return pa.concat_tables([points for points, _ in made]), report
 
 
 def check(body: bytes, outcome: Outcome, role: str) -> None:
