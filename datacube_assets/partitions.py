@@ -9,7 +9,7 @@ from datacube_assets.dojo.model_run import ModelRun
 
 model_runs = DynamicPartitionsDefinition(name="model_runs")
 
-CODE_VERSION = "5"
+CODE_VERSION = "6"
 """Raise it when the same input gives other tables or objects than before: everything is then made anew."""
 
 FROM_SCRATCH = "datacube/from_scratch"

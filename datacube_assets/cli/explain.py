@@ -9,7 +9,7 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -74,8 +74,7 @@ def explain(
     """
     from datacube_assets.read import NoDataError, open_tables
 
-    name, separator, value = (qualifier or "").partition("=")
-    if qualifier is not None and not separator:
+    if qualifier is not None and "=" not in qualifier:
         raise click.BadParameter("give NAME=VALUE, such as crop=maize", param_hint="--qualifier")
     with told():
         try:
@@ -90,14 +89,15 @@ def explain(
                 version=_version(number) if separate else None,
                 s3_endpoint=settings.s3_endpoint,
             )
+            name, value = _qualifier(qualifier, cube.qualifiers(feature)) if qualifier else (None, None)
             found = cube.explain(
                 feature,
                 when,
                 region=region,
                 level=level,
                 bin=_bin(bin_),
-                qualifier=name if separator else None,
-                value=value if separator else None,
+                qualifier=name,
+                value=value,
                 figure=figure,
             )
         except (NoDataError, ValueError) as error:
@@ -117,6 +117,12 @@ def _version(text: str) -> int:
     if not text.isascii() or not text.isdecimal():
         raise click.BadParameter(f"{text!r} is no version: give a number, such as locusts:run-1@2")
     return int(text)
+
+
+def _qualifier(text: str, known: Container[str]) -> tuple[str, str]:
+    """Name and value of a qualifier; a name may hold the sign between them."""
+    splits = [(text[:at], text[at + 1 :]) for at, sign in enumerate(text) if sign == "="]
+    return next((split for split in splits if split[0] in known), splits[0])
 
 
 def _bin(text: str | None) -> tuple[int, int, int, int] | None:
@@ -148,7 +154,11 @@ def _tell(
 
     scope = found.scope
     place = (
-        f"the region {scope.region}" if scope.region else "one bin of the map" if scope.bin else "all places"
+        f"the region {scope.region}"
+        if scope.level is not None
+        else "one bin of the map"
+        if scope.bin
+        else "all places"
     )
     value = "no value" if found.value is None else repr(found.value)
     click.secho(f"{found.name} of {scope.feature} in {_when(found)}, {place}: {value}", bold=True)

@@ -117,10 +117,13 @@ def compare(before: pa.Table, after: pa.Table, limit: float, *, by_region: bool)
     `by_region` says whether regions that moved by more than the limit are counted, and movers listed: where
     the tables are by a qualifier, they would be counted several times.
     """
+    if "quadkey" in before.column_names:
+        before, after = _in_tiles(before), _in_tiles(after)
     keys = _keys(before, after)
     feature = cast(Coded, keys["feature"])
     size, first = len(feature.values), before.num_rows
     figures = figures_of(before, after)
+    of_before, of_after = (len(figures_of(one, one)) for one in (before, after))
     # Rows of both that belong together; those of the later table begin at `first`.
     b, a = _matched(list(keys.values()))
     classes = np.zeros((size, len(CLASSES)), np.int64)
@@ -147,8 +150,8 @@ def compare(before: pa.Table, after: pa.Table, limit: float, *, by_region: bool)
                 compared=len(figures) * int(both[code]),
                 changed=int(classes[code].sum()),
                 classes=tuple(classes[code].tolist()),
-                came=len(figures) * int(newer[code] - both[code]),
-                went=len(figures) * int(older[code] - both[code]),
+                came=of_after * int(newer[code]) - len(figures) * int(both[code]),
+                went=of_before * int(older[code]) - len(figures) * int(both[code]),
                 regions=int(regions[code]),
                 moved=int(moved[code]),
             )
@@ -164,6 +167,14 @@ def figures_of(before: pa.Table, after: pa.Table) -> tuple[str, ...]:
     if "cells" not in both:
         return _GRID
     return published_columns("wavg_cells" in both)
+
+
+def _in_tiles(subtiles: pa.Table) -> pa.Table:
+    """Those that are in a tile: without a value, or with sums that are infinite, none is."""
+    there = cast(Ints, column(subtiles, "s_count")) > 0
+    for name in ("s_sum_t_sum", "s_sum_t_mean"):
+        there &= np.isfinite(column(subtiles, name))
+    return subtiles if there.all() else subtiles.filter(pa.array(there))
 
 
 def _figures(table: pa.Table, figures: Sequence[str]) -> dict[str, Floats]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError
 from datacube_assets.kernels.groups import Floats, Mask
-from datacube_assets.kernels.schema import is_text
+from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_text
 
 READABLE = "Write text, numbers, booleans, dates or timestamps"
 """What a column may hold, as a remedy."""
@@ -48,7 +49,16 @@ def unreadable_type(name: str, type_: pa.DataType) -> InputError:
     if pa.types.is_dictionary(type_):
         type_ = type_.value_type
     unmarked = ": bytes that are not marked as text" if "binary" in str(type_) else ""
-    return InputError(f"cells of type {type_} cannot be read{unmarked}", column=name, remedy=READABLE)
+    remedy = READABLE if name in REQUIRED_COLUMNS else f"{READABLE}, or leave the column out"
+    return InputError(f"cells of type {type_} cannot be read{unmarked}", column=name, remedy=remedy)
+
+
+def is_readable(type_: pa.DataType) -> bool:
+    """Whether there are cells of a type that can be read."""
+    try:
+        return bool(kind_of("", type_))
+    except InputError:
+        return False
 
 
 def by_name(batch: pa.Table) -> Columns:
@@ -135,13 +145,17 @@ def count_texts(column: pa.Array) -> dict[str, int]:
     return dict(sorted(zip(names.to_pylist(), counts.to_pylist(), strict=True)))
 
 
-def as_text(name: str, column: pa.ChunkedArray, *, whole: bool) -> pa.DictionaryArray:
-    """A column as a dictionary of texts, null where null or NaN was; what is there prints as in Python."""
+def as_text(name: str, column: pa.ChunkedArray, *, whole: bool, floats: bool = False) -> pa.DictionaryArray:
+    """A column as a dictionary of texts, null where null or NaN was; what is there prints as in Python.
+
+    `whole` and `floats` say that numbers print as integers, or all as floats (`Plan`).
+    """
     column = _encodable(column)
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
     encoded = _one_chunk(column)
-    indices, texts = encoded.indices.cast(pa.int32()), _print_values(name, encoded.dictionary, whole=whole)
+    indices = encoded.indices.cast(pa.int32())
+    texts = _print_values(name, encoded.dictionary, whole=whole, floats=floats)
     if texts.null_count:
         # NaN is a value to Arrow; as a null among the texts, dictionaries of parts could not be joined.
         there = pc.is_valid(texts).to_numpy(zero_copy_only=False)
@@ -171,20 +185,20 @@ def _encodable(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
+def _print_values(name: str, values: pa.Array, *, whole: bool, floats: bool) -> pa.Array:
     kind = kind_of(name, values.type)
     if kind == "O":
         return values.cast(pa.string())
-    if kind == "i" and not whole:
-        # Another part has fractions in this column: one value must not have two spellings.
-        values, kind = values.cast(pa.float64(), safe=False), "f"
+    if not whole and (kind == "i" or (floats and pa.types.is_decimal(values.type))):
+        # Another part has other numbers in this column: one value must not have two spellings.
+        return _print_as_floats(values)
     if kind == "f" and not pa.types.is_decimal(values.type):
-        floats = shortest(values)
+        numbers = shortest(values)
         if not whole:
-            texts = floats.astype("S32").astype(str)
+            texts = numbers.astype("S32").astype(str)
         else:
-            texts = np.where(np.isnan(floats), 0, floats).astype(np.int64).astype(str)
-        return pa.array(texts, pa.string(), mask=np.isnan(floats))
+            texts = np.where(np.isnan(numbers), 0, numbers).astype(np.int64).astype(str)
+        return pa.array(texts, pa.string(), mask=np.isnan(numbers))
     if kind == "f" and whole:
         return pa.array(
             [None if value is None else str(int(value)) for value in values.to_pylist()], pa.string()
@@ -198,12 +212,25 @@ def _print_values(name: str, values: pa.Array, *, whole: bool) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
 
 
+def _print_as_floats(values: pa.Array) -> pa.Array:
+    """Integers and decimals as the floats that they are; what no float is, such as a long id, exactly."""
+
+    def text(value: int | Decimal) -> str:
+        number = float(value)
+        return str(number) if Decimal(str(number)) == value else f"{Decimal(value):f}"
+
+    return pa.array([None if value is None else text(value) for value in values.to_pylist()], pa.string())
+
+
+_FRACTIONS = ((r"\.0+$", ""), (r"(\.\d{3})$", r"\1000"), (r"(\.\d{6})000$", r"\1"))
+"""How Python prints fractions of a second: none, six digits, or nine where there are nanoseconds."""
+
+
 def _print_times(values: pa.Array) -> pa.Array:
     """By the clock of their zone; with the offset where that clock showed the same time twice."""
-    # Python leaves out a fraction of zero.
-    texts = pc.replace_substring_regex(
-        pc.strftime(values, format="%Y-%m-%d %H:%M:%S"), pattern=r"\.0+$", replacement=""
-    )
+    texts = pc.strftime(values, format="%Y-%m-%d %H:%M:%S")
+    for pattern, replacement in _FRACTIONS:
+        texts = pc.replace_substring_regex(texts, pattern=pattern, replacement=replacement)
     zone = values.type.tz if pa.types.is_timestamp(values.type) else None
     if zone is None:
         return texts
@@ -268,6 +295,21 @@ def as_floats(column: pa.ChunkedArray) -> Floats:
         column = column.cast(pa.string())
     values: Floats = column.cast(pa.float64(), safe=False).to_numpy()
     return np.array(values)
+
+
+_NOTHING = frozenset(("-", "--", ".", "na", "n/a", "nat", "none", "null", "<na>", "unknown"))
+"""How a missing number reads where somebody made text of it, in small letters."""
+
+
+def no_numbers(column: pa.ChunkedArray) -> tuple[Mask, str | None]:
+    """Which cells of a column of text are no number though they say something, and one of them."""
+    encoded = used_texts(column)
+    texts = encoded.dictionary.to_pylist()
+    bad = np.array(
+        [parse_number(text) is None and text.strip().lower() not in _NOTHING for text in texts], np.bool_
+    )
+    example = next((text for text, one in zip(texts, bad.tolist(), strict=True) if one), None)
+    return mask_coded(bad, encoded.indices), example
 
 
 def as_numbers(name: str, column: pa.ChunkedArray) -> Floats:

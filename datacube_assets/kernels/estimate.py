@@ -135,7 +135,7 @@ def regions_of_features(regions: pa.Table, layout: Layout) -> dict[RegionLevel, 
     feature = encode_text(regions["feature"])
     counts: dict[RegionLevel, int] = {}
     for level in layout.levels:
-        ids = known.level(level, known.tuples.codes)
+        ids = known.level(level).take(known.tuples.codes)
         first = group_by([feature, ids]).first
         counts[level] = int(np.count_nonzero(answerable(ids.values)[ids.codes[first]]))
     return counts

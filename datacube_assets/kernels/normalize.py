@@ -29,6 +29,7 @@ from datacube_assets.kernels.columns import (
     kind_of,
     map_texts,
     mask_coded,
+    no_numbers,
     parse_number,
     take_coded,
     used_texts,
@@ -73,7 +74,7 @@ def normalize(batch: pa.Table, what: Plan) -> tuple[pa.Table, Report]:
 
     kept = has_feature & ~times.invalid & ~unreadable
     degrees = degrees_of(delivered, layout)
-    placed = _places(degrees, kept, values)
+    placed = _places(degrees, kept, values) | _no_degrees(delivered, layout, kept)
     columns: dict[str, pa.Array] = {
         "feature": feature,
         "timestamp": pa.array(times.milliseconds),
@@ -128,6 +129,17 @@ def _places(degrees: Mapping[str, Floats], kept: Mask, values: Floats) -> dict[s
     return found
 
 
+def _no_degrees(delivered: Columns, layout: Layout, kept: Mask) -> dict[str, Any]:
+    """The part of a report that tells of coordinates that are text and no number."""
+    bad, example = np.zeros(len(kept), np.bool_), None
+    for name in layout.coordinates:
+        if kind_of(name, delivered[name].type) == "O":
+            mask, text = no_numbers(delivered[name])
+            bad, example = bad | mask, example or text
+    count = int((bad & kept).sum())
+    return {"unreadable_coordinates": count, "unreadable_place": example} if count else {}
+
+
 def delivered_columns(batch: pa.Table) -> Columns:
     """The columns of a batch by name; what another part has, and this one has not, is missing in all rows."""
     nothing = pa.chunked_array([pa.nulls(batch.num_rows)])
@@ -178,18 +190,19 @@ def _extent(points: pa.Table, layout: Layout) -> dict[str, Any]:
 def names_of(columns: Columns, name: str, what: Plan, *, absent: frozenset[str]) -> pa.Array:
     """A column as text: null where the cell is null or one of the `absent` spellings."""
     return map_texts(
-        as_text(name, columns[name], whole=name in what.whole), lambda text: None if text in absent else text
+        as_text(name, columns[name], whole=name in what.whole, floats=name in what.floats),
+        lambda text: None if text in absent else text,
     )
 
 
 def _region(columns: Columns, level: RegionLevel, what: Plan) -> pa.Array:
     column = columns[level]
-    # Whole or not, numbers print as Python prints them: 1, 1.5.
+    # Whole or not, numbers print as Python prints them, 1 or 1.0; where any part has floats, as those.
     kind = kind_of(level, column.type)
-    whole = level in what.whole if kind == "M" else kind != "f"
+    whole = level in what.whole if kind == "M" else kind != "f" and level not in what.floats
     # Object stores refused keys with an empty segment.
     return map_texts(
-        as_text(level, column, whole=whole),
+        as_text(level, column, whole=whole, floats=level in what.floats),
         lambda text: MISSING if text is None else text.replace("//", ""),
     )
 

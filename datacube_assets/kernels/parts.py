@@ -8,6 +8,7 @@ difference to what is read: that is seen to here.
 from __future__ import annotations
 
 import codecs
+import itertools
 import json
 import os
 from collections import Counter
@@ -20,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from datacube_assets.kernels.columns import kind_of, unreadable_type
+from datacube_assets.kernels.columns import is_readable, kind_of, unreadable_type
 from datacube_assets.kernels.errors import InputError, listed, shorten, shown
 from datacube_assets.kernels.extensions import UUIDS, Meant, meant_by
 from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_index_column, is_text
@@ -178,6 +179,11 @@ class Part:
                     raise unreadable_type(field.name, field.type)
                 # Which of them are no UTF-8 is said where they are looked at.
                 table = table.set_column(place, field.name, _as_texts(table.column(place)))
+            elif not is_readable(field.type):
+                if table.column(place).null_count < table.num_rows:
+                    raise unreadable_type(field.name, field.type)
+                # What has no value may have been meant as anything.
+                table = table.set_column(place, field.name, pa.chunked_array([pa.nulls(table.num_rows)]))
         return table
 
 
@@ -222,8 +228,7 @@ def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
     """The columns with the types that they are read as; and those of bytes, which must have no value.
 
     Bytes are texts where the file says so, and where its writer marks none of them as text (as Impala and
-    old versions of Hive do). What has no value may have been meant as anything (fastparquet calls it bytes),
-    unless Arrow says that it was bytes.
+    old versions of Hive do). What has no value may have been meant as anything (fastparquet calls it bytes).
     """
     schema = metadata.schema.to_arrow_schema()
     by_arrow = _ARROW_SCHEMA in (metadata.metadata or {})
@@ -233,9 +238,7 @@ def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
         if not _is_binary(field.type):
             continue
         marked = _marked_as_text(metadata, field.name)
-        if by_arrow and not marked:
-            continue
-        if texts_are_marked and not marked:
+        if (by_arrow or texts_are_marked) and not marked:
             bytes_only.add(field.name)
         schema = schema.set(number, field.with_type(pa.string()))
     return schema, frozenset(bytes_only)
@@ -320,11 +323,27 @@ def _columns(schema: pa.Schema, metadata: pq.FileMetaData, file: str, besides: S
     try:
         # Before anything is read: a list of a billion items may stand in a single cell.
         for name, type_ in zip(names, schema.types, strict=True):
-            kind_of(name, type_)
+            if is_readable(type_) or not _may_be_empty(metadata, name, type_):
+                kind_of(name, type_)
     except InputError as error:
         error.file = file
         raise
     return columns
+
+
+def _may_be_empty(metadata: pq.FileMetaData, name: str, type_: pa.DataType) -> bool:
+    """Whether no cell of a column may have a value, as far as the footer tells."""
+    numbers = [
+        number
+        for number in range(len(metadata.schema))
+        if f"{metadata.schema.column(number).path}.".startswith(f"{name}.")
+    ]
+    for group, number in itertools.product(range(metadata.num_row_groups), numbers):
+        chunk = metadata.row_group(group).column(number)
+        told = chunk.statistics is not None and chunk.statistics.has_null_count
+        if chunk.statistics.null_count < chunk.num_values if told else pa.types.is_nested(type_):
+            return False
+    return True
 
 
 def _batch_rows(rows: Sequence[int], sizes: Sequence[int], columns: int) -> int:

@@ -43,6 +43,8 @@ class Plan:
     mixed: frozenset[str]
     """Columns whose kind differs between parts."""
     options: Options
+    floats: frozenset[str] = frozenset()
+    """Columns of numbers of several types, which print as floats that are equal where the numbers are."""
 
 
 def plan(columns: Profile, options: Options) -> Plan:
@@ -71,4 +73,7 @@ def plan(columns: Profile, options: Options) -> Plan:
     mixed = frozenset(
         name for name, column in columns.items() if len(column.kinds) > 1 and column.kinds != {"i", "f"}
     )
-    return Plan(layout, whole, mixed, options)
+    floats = frozenset(
+        name for name, column in columns.items() if column.kinds == {"i", "f"} or len(column.scales) > 1
+    )
+    return Plan(layout, whole, mixed, options, floats)

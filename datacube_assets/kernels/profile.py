@@ -25,10 +25,15 @@ class ColumnProfile:
     """Whether any cell is neither null nor blank."""
     whole: bool
     """Whether all numbers are whole (all dates midnight)."""
+    scales: frozenset[int | None] = frozenset()
+    """Of decimals, how many decimals they have; None of floats."""
 
     def __add__(self, other: ColumnProfile) -> ColumnProfile:
         return ColumnProfile(
-            self.kinds | other.kinds, self.filled or other.filled, self.whole and other.whole
+            self.kinds | other.kinds,
+            self.filled or other.filled,
+            self.whole and other.whole,
+            self.scales | other.scales,
         )
 
 
@@ -64,7 +69,8 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
         floats = values.cast(pa.float64(), safe=False).to_numpy()
         floats = floats[~np.isnan(floats)]
         whole = bool(np.all((np.floor(floats) == floats) & (np.abs(floats) < 2**53)))
-        return ColumnProfile(frozenset(kind), len(floats) > 0, whole)
+        scale = values.type.scale if pa.types.is_decimal(values.type) else None
+        return ColumnProfile(frozenset(kind), len(floats) > 0, whole, frozenset((scale,)))
     if kind == "M":
         if pa.types.is_timestamp(values.type) and values.type.tz:
             # By the clock: where it is set forward or back at midnight, the day may begin at no such time.

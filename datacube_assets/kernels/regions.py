@@ -8,12 +8,13 @@ Only how regions are named and coded belongs here; sums over them are in `spatia
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datacube_assets.kernels.groups import Coded, Codes, Mask, Tuples, encode_text
+from datacube_assets.kernels.groups import Coded, Mask, Tuples, encode_text
 from datacube_assets.kernels.schema import MISSING, REGION_LEVELS, REGION_SEPARATOR, RegionLevel
 
 
@@ -51,7 +52,24 @@ class Regions:
         joined = pc.binary_join_element_wise(*parts, REGION_SEPARATOR)
         return joined.cast(pa.string())
 
-    def level(self, level: RegionLevel, tuples: Codes) -> Coded:
-        """Region ids at a level for rows given by their combination, in order of the id."""
-        ids = encode_text(self.ids(level))
-        return Coded(ids.codes[tuples], ids.values)
+    def level(self, level: RegionLevel) -> Coded:
+        """Region id of each combination at a level."""
+        return self._levels[level]
+
+    @cached_property
+    def _levels(self) -> dict[RegionLevel, Coded]:
+        return {level: encode_text(self.ids(level)) for level in self.names}
+
+    def lines(self, level: RegionLevel) -> Coded:
+        """Each combination's id at a level together with its ids at the levels above, in order of the id.
+
+        Names that hold `__` may give one id to regions of different parents: `A__B`, `C` and `A`, `B__C`.
+        """
+        levels = list(self._levels)
+        ids = [self._levels[one] for one in reversed(levels[: levels.index(level) + 1])]
+        lines = Tuples.of(ids, len(self.tuples.values))
+        return Coded(lines.codes, pa.array(np.arange(len(lines))))
+
+    def share_ids(self, level: RegionLevel) -> bool:
+        """Whether regions with different parents have one id at a level."""
+        return len(self.lines(level).values) > len(self.level(level).values)

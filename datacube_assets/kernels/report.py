@@ -34,6 +34,10 @@ class Report:
     """Values that were infinite and count as missing."""
     missing_coordinates: int = 0
     """Points kept without lat or lng: in every aggregate but tiles and grid statistics."""
+    unreadable_coordinates: int = 0
+    """Those of them whose lat or lng is text that is no number."""
+    unreadable_place: str | None = None
+    """Such a text."""
     beyond_mercator: int = 0
     """Points kept whose latitude is beyond 85.0511 degrees, or a coordinate infinite: the same."""
     mapped: int = 0
@@ -68,6 +72,7 @@ class Report:
                 "missing_features",
                 "infinite_values",
                 "missing_coordinates",
+                "unreadable_coordinates",
                 "beyond_mercator",
                 "mapped",
                 "wrapped_longitudes",
@@ -82,6 +87,7 @@ class Report:
             num_rows_per_feature=_added(self.num_rows_per_feature, other.num_rows_per_feature),
             timestamps_look_like=_added(self.timestamps_look_like, other.timestamps_look_like),
             impossible_example=self.impossible_example or other.impossible_example,
+            unreadable_place=self.unreadable_place or other.unreadable_place,
             unreadable_example=self.unreadable_example or other.unreadable_example,
             min_timestamp=_merge(min, self.min_timestamp, other.min_timestamp),
             max_timestamp=_merge(max, self.max_timestamp, other.max_timestamp),

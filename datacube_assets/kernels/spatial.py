@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from datacube_assets.kernels.groups import (
     Coded,
+    Codes,
     Floats,
     Groups,
     Ints,
@@ -274,22 +275,26 @@ def _roll_up(
     tuples = regions.tuples.codes[groups.first]
     tables: dict[RegionLevel, pa.Table] = {}
     for level in reversed(layout.levels):
-        feature, time, *value = keys.values()
-        region = regions.level(level, tuples)
-        groups = group_by([feature, time, region, *value])
-        # What is left of a group stands for all of it: they share the levels above.
-        keys, tuples = _take(keys, groups), tuples[groups.first]
-        measures = reduce(measures, groups)
-        feature, time, *value = keys.values()
-        columns: dict[str, Coded] = {
-            "feature": feature,
-            "timestamp": time,
-            "region_id": region.take(groups.first),
-        }
+        keys, tuples, measures = _added_up(keys, regions.lines(level), tuples, measures)
+        there = keys, tuples, measures
+        ids = regions.level(level)
+        if regions.share_ids(level):
+            there = _added_up(keys, ids, tuples, measures)
+        (feature, time, *value), of_ids, figures = there[0].values(), ids.take(there[1]), there[2]
+        columns = {"feature": feature, "timestamp": time, "region_id": of_ids}
         if value:
             columns["value"] = value[0]
-        tables[level] = build_table({**columns, **measures})
+        tables[level] = build_table({**columns, **figures})
     return {level: tables[level] for level in layout.levels}
+
+
+def _added_up(
+    keys: Mapping[str, Coded], regions: Coded, tuples: Codes, measures: Measures
+) -> tuple[dict[str, Coded], Codes, Measures]:
+    """Rows of the same keys and region as one, whose combination of names is that of the first of them."""
+    feature, time, *value = keys.values()
+    groups = group_by([feature, time, regions.take(tuples), *value])
+    return _take(keys, groups), tuples[groups.first], reduce(measures, groups)
 
 
 def _coded(table: pa.Table) -> dict[str, Coded]:

@@ -98,7 +98,8 @@ def _from_integers(numbers: Ints, unit: str) -> Ints:
         inside = np.clip(numbers, -highest, highest)
         return np.where(inside == numbers, inside * factor, np.sign(numbers) * LARGEST)
     per = _PER_MILLISECOND[unit]
-    return numbers if per == 1 else _last_begun(numbers // per, numbers % per != 0)
+    # The smallest number stands for no time at all, in NumPy and pandas.
+    return numbers if per == 1 else _last_begun(numbers // per, (numbers % per != 0) & (numbers >= -LARGEST))
 
 
 def _from_floats(numbers: Floats, unit: TimeUnit) -> Ints:
@@ -127,6 +128,7 @@ _WRITTEN = re.compile(r"(\d{4})(?:([-/_])(\d{1,2})|([-/._])(\d{1,2})\4(\d{1,2})(
 """A month, or a day and maybe a time, in one of the ways in which years come first."""
 _ORDINAL = re.compile(r"\d{4}-\d{3}")
 _MIDNIGHT = re.compile(r"24:00(?::00(?:\.0+)?)?")
+_LEAP = "23:59:60"
 _ZONE = re.compile(r"(?<=\d) ?(?:UTC|GMT|z)$")
 _NAMED_ZONE = re.compile(r"(?i)(z|[+-]\d\d:?\d\d)\[[^\[\]]+\]$")
 """The name of a zone behind the offset, which says all there is to say."""
@@ -188,10 +190,13 @@ def _parse_date(text: str) -> int:
         year, _, month, _, month_of_day, day_of_month, time = match.groups()
         if not time:
             return _since_epoch(int(year), int(month or month_of_day), int(day_of_month or 1))
-        # The end of a day, which is the beginning of the next.
-        midnight = _MIDNIGHT.match(time)
-        if midnight:
+        if time[1:2] == ":":
+            time = f"0{time}"
+        # The end of a day, which is the beginning of the next, and a second that is put in before it.
+        if midnight := _MIDNIGHT.match(time):
             later, time = _MILLISECONDS["day"], "00:00" + time[midnight.end() :]
+        elif time.startswith(_LEAP):
+            later, time = _MILLISECONDS["s"], "23:59:59" + time[len(_LEAP) :]
         text = f"{year}-{int(month_of_day):02}-{int(day_of_month):02}T{time}"
     moment = dt.datetime.fromisoformat(_ZONE.sub("Z", _NAMED_ZONE.sub(r"\1", text)))
     moment = moment.replace(tzinfo=dt.UTC) if moment.tzinfo is None else moment

@@ -115,7 +115,7 @@ def region_lists(regions: pa.Table, layout: Layout) -> Objects:
         return Objects.of([], JSON)
     known = Regions.of(regions, layout.levels)
     tuples = known.tuples.codes
-    ids = {level: known.level(level, tuples) for level in layout.levels}
+    ids = {level: known.level(level).take(tuples) for level in layout.levels}
     feature = encode_text(regions["feature"])
     readable = {level: answerable(coded.values) for level, coded in ids.items()}
     bodies = []

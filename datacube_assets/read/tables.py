@@ -328,8 +328,9 @@ class LakeDatacube(Datacube):
         figures = figures_of(chosen, info.layout, scope)
         if not figures:
             self._explain_nothing(scope)
-        if figure not in figures:
-            raise NoDataError(f"there is no figure {figure!r} here: there is {', '.join(sorted(figures))}")
+        published = sorted(name for name in scope.figures if name in figures)
+        if figure not in published:
+            raise NoDataError(f"there is no figure {figure!r} here: there is {', '.join(published)}")
         return Explanation(
             figure,
             figures[figure],

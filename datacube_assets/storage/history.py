@@ -287,6 +287,9 @@ class History:
     def target(self, to: str, root: str = "") -> Version:
         """The version that somebody wants to go back to: a number, or `PREVIOUS`. Raises InputError.
 
+        The previous one is what stood before what is published; where nothing is published any more, what
+        stood last.
+
         `root` is the run that goes back, for one that died on the way and is repeated: what it has written
         down itself is where it was going. So is, for the previous version, what anybody left unfinished.
         """
@@ -299,11 +302,10 @@ class History:
             return self._can_be_published(self.find(self.number(to)))
         complete = [one for one in versions if one.complete]
         last = complete[-1] if complete else None
-        older = [
-            one
-            for one in complete
-            if last and one.back_to is None and one.number < last.origin and one.version != last.version
-        ]
+        if last and self.published() is None:
+            return self._can_be_published(last)
+        # What stood before may itself have been gone back to.
+        older = [one for one in complete if last and one.number < last.origin and one.version != last.version]
         if not older:
             raise InputError(
                 "there is no version before the published one",

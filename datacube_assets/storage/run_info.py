@@ -50,7 +50,7 @@ class RunInfo:
     def to_json(self) -> dict[str, Any]:
         plan = _PLAN.dump_python(self.plan, mode="json")
         # Sets have an order of their own in every process.
-        sets = {name: sorted(plan[name]) for name in ("whole", "mixed")}
+        sets = {name: sorted(plan[name]) for name in ("whole", "mixed", "floats")}
         return {
             "request": self.request.model_dump(mode="json"),
             "plan": {**plan, **sets},

@@ -74,7 +74,7 @@ def middles_of(places: Iterable[pa.Table], level: RegionLevel) -> dict[str, tupl
         if level not in levels or not placed.any():
             continue
         regions = Regions.of(rows.select(levels), levels)
-        ids = regions.level(level, regions.tuples.codes)
+        ids = regions.level(level).take(regions.tuples.codes)
         # As directions from the middle of the earth: 179 and -179 degrees are neighbours.
         phi, theta = np.radians(lat), np.radians(lng)
         directions = (np.cos(phi) * np.cos(theta), np.cos(phi) * np.sin(theta), np.sin(phi))

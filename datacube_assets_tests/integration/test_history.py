@@ -240,6 +240,27 @@ def test_going_back_twice_goes_further_back(place: Place) -> None:
     assert "no version before" in refused.output
 
 
+def test_what_stood_before_may_have_been_gone_back_to_itself(place: Place) -> None:
+    publish(place, 1)
+    first = objects(place)
+    publish(place, 2)
+    place.json("rollback", KEY)
+    publish(place, 4)
+    # Not to the second, which somebody went back from.
+    done = place.json("rollback", KEY)
+    assert (done["version"], done["back_to"]) == (5, 1)
+    assert objects(place) == first
+
+
+def test_what_was_withdrawn_is_had_back(place: Place) -> None:
+    publish(place, 1, 2)
+    second = objects(place)
+    place.json("withdraw", KEY)
+    place.json("rollback", KEY)
+    assert objects(place) == second
+    assert [one["state"] for one in versions(place)] == ["replaced", "published"]
+
+
 def test_what_is_no_other_version_is_refused_and_nothing_is_touched(place: Place) -> None:
     publish(place, 1, 2)
     before = objects(place)

@@ -30,7 +30,7 @@ from datacube_assets.kernels.parts import Part
 from datacube_assets.kernels.plan import Options, Plan, plan
 from datacube_assets.kernels.profile import merge_profiles, profile
 from datacube_assets.kernels.qualifiers import Breakdowns, Thresholds, feature_regions, qualifier_values
-from datacube_assets.kernels.raw_rows import raw_rows
+from datacube_assets.kernels.raw_rows import join_rows, raw_rows
 from datacube_assets.kernels.report import Report, check_values
 from datacube_assets.kernels.schema import (
     REGION_LEVELS,
@@ -116,7 +116,7 @@ def normalized(*frames: Frame, **options: Any) -> Points:
     made = [normalize(batch, what) for batch in batches]
     report = sum((one for _, one in made), Report())
     check_values(report, what.options)
-    raw = pa.concat_tables([raw_rows(batch, what) for batch in batches], promote_options="permissive")
+    raw = join_rows([raw_rows(batch, what) for batch in batches])
     table = pa.concat_tables([points for points, _ in made]).unify_dictionaries()
     return Points(table, what, report, raw)
 

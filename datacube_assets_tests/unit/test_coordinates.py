@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from datacube_assets.check_limits import Limits
@@ -192,3 +193,21 @@ def test_a_map_that_follows_dojos_documents_may_name_the_date_column_of_before()
     assert dict(verdict.figures)["unknown columns"] == ["event_date"]
     verdict = plausibility.qualifiers_are_there({"g": []}, ["f"], points.report, points.layout, of_dojo=True)
     assert not verdict.passed, "a feature that nobody has is worth a look all the same"
+
+
+@pytest.mark.parametrize(
+    ("lat", "says"),
+    [
+        ("-1.5", ""),
+        ("-1,5", "1 of 3 rows have no place, as a coordinate is text that is no number, such as '-1,5'"),
+        ("1°30'S", "such as"),
+    ],
+)
+def test_coordinates_that_are_text_and_no_number_are_told(lat: str, says: str) -> None:
+    there = {"lat": pa.array(["-1", lat, "NA"]), "lng": pa.array(["36", "36", ""])}
+    points = normalized(there)
+    verdict = coordinates(points.report, points.layout, {})
+    assert verdict.passed == (not says)
+    assert says in verdict.says
+    assert not says or "decimal point" in verdict.says
+    assert points.report.missing_coordinates == (2 if says else 1)

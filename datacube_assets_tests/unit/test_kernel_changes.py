@@ -197,3 +197,40 @@ def test_names_that_came_and_went_are_sorted_and_not_too_many(kind: pa.DataType)
     assert (found.before, found.after, found.came_count, found.went_count) == (100, 3, 2, 99)
     assert found.came == ("\x07", "z")
     assert found.went == tuple(f"r{number:03}" for number in range(20))
+
+
+def test_figures_that_only_one_of_two_tables_has_came_or_went() -> None:
+    rows: list[Row] = [("rain", 0, "Kenya", 2, 5.0), ("rain", 1, "Kenya", 2, 7.0)]
+    plain = table(rows)
+    weighted = table(
+        rows[:1],
+        wavg_cells=pa.array([2]),
+        s_sum_t_wavg=pa.array([2.0]),
+        **{
+            f"{kind}_{measure}": pa.array([1.0])
+            for kind in ("weight", "weighted")
+            for measure in ("t_sum", "t_mean", "t_wavg")
+        },
+    )
+    more = len(published_columns(weighted=True)) - FIGURES
+    there = compare(weighted, plain, LIMIT, by_region=True).features["rain"]
+    assert (there.compared, there.came, there.went) == (FIGURES, FIGURES, more)
+    back = compare(plain, weighted, LIMIT, by_region=True).features["rain"]
+    assert (back.compared, back.came, back.went) == (FIGURES, more, FIGURES)
+
+
+def test_subtiles_that_are_in_no_tile_are_not_compared() -> None:
+    def grid(count: int, total: float) -> pa.Table:
+        columns = {
+            "feature": pa.array(["rain"] * 2).cast(TEXT),
+            "timestamp": pa.array([0, 0]),
+            "quadkey": pa.array([1, 2], pa.uint32()),
+            "s_count": pa.array([1, count]),
+            "s_sum_t_sum": pa.array([5.0, total]),
+            "s_sum_t_mean": pa.array([5.0, total]),
+        }
+        return pa.table(columns)
+
+    for empty in (grid(0, 0.0), grid(1, math.inf)):
+        found = compare(grid(1, 2.0), empty, LIMIT, by_region=False).features["rain"]
+        assert (found.compared, found.changed, found.came, found.went) == (4, 0, 0, 4)

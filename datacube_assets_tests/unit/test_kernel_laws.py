@@ -63,8 +63,9 @@ def a_row(
         {
             "timestamp": st.integers(0, 90).map(lambda day: start + day * DAY) | st.just(ms(1969, 12, 31)),
             "country": st.sampled_from(["Kenya", "Ethiopia", None]),
-            "admin1": st.sampled_from(["A", "B", "a__b", None]),
-            "admin2": st.sampled_from(["X", "Y"]),
+            # `A_`, `X` and `A`, `_X` have one id, and different parents.
+            "admin1": st.sampled_from(["A", "A_", "B", "a__b", None]),
+            "admin2": st.sampled_from(["X", "_X", "Y"]),
             "lat": lat,
             "lng": lng,
             "feature": st.sampled_from(FEATURES),
@@ -134,6 +135,29 @@ def check_against_reference(rows: list[Row], weighted: bool) -> None:
         key for key in made.objects if not any(part in key for part in ("raw/", "/grid/", ".tile", "extrema"))
     }
     assert published == expected_keys, "no object too many, none too few"
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_regions_that_share_an_id_are_their_own_above_it(shards: int) -> None:
+    rows: list[Row] = [
+        {"country": "A__B", "admin1": "C", "value": 1.0},
+        {"country": "A", "admin1": "B__C", "value": 2.0},
+        {"country": "A", "admin1": None, "value": 3.0},
+    ]
+    points = normalized([{"lat": 1.0, "lng": 37.0, **row} for row in rows])
+    pieces = [points.table.take(list(range(number, 3, shards))) for number in range(shards)]
+    cells = [dict(temporal_cells([piece], points.layout, ("month",)))["month"] for piece in pieces]
+    made = [spatial.Cells(one, points.layout) for one in cells]
+    tables = (
+        spatial.regional_aggregates(made[0])
+        if shards == 1
+        else spatial.merge_regional([spatial.regional_partial(one) for one in made], points.layout)
+    )
+    found = {
+        level: dict(zip(*(table[name].to_pylist() for name in ("region_id", "s_sum_t_sum")), strict=True))
+        for level, table in tables.items()
+    }
+    assert found == {"country": {"A": 5.0, "A__B": 1.0}, "admin1": {"A__B__C": 3.0, "A__None": 3.0}}
 
 
 def wt_text(row: Row) -> str | None:

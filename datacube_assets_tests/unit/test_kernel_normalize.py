@@ -84,7 +84,7 @@ def texts(column: pa.Array, name: str = "q") -> list[str]:
         (pa.array([DATE]).dictionary_encode(), ["2020-01-01"]),
         (pa.array([MIDNIGHT], pa.timestamp("ns")), ["2020-01-01"]),
         (pa.array([NOON, None], pa.timestamp("us")), ["2020-01-01 12:00:00", "None"]),
-        (pa.array([NOON.replace(microsecond=500_000)], pa.timestamp("ms")), ["2020-01-01 12:00:00.500"]),
+        (pa.array([NOON.replace(microsecond=500_000)], pa.timestamp("ms")), ["2020-01-01 12:00:00.500000"]),
         (pa.array([NOON], pa.timestamp("ms", "UTC")), ["2020-01-01 12:00:00"]),
     ],
     ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
@@ -769,11 +769,67 @@ def test_a_column_that_is_there_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "type_", [pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.binary(), pa.duration("s")]
+    "type_",
+    [pa.time64("us"), pa.duration("s"), pa.list_(pa.int64()), pa.struct([("a", pa.int64())]), pa.binary(4)],
 )
+def test_a_column_without_any_value_is_left_out_whatever_its_type(type_: pa.DataType) -> None:
+    assert "odd" not in normalized({"odd": pa.nulls(2, type_), "value": [1.0, 2.0]}).table.column_names
+
+
+def test_a_number_has_one_text_whatever_numbers_other_parts_have() -> None:
+    one_and_two = [decimal.Decimal("1.5"), decimal.Decimal(2)]
+    for parts, texts in (
+        ([pa.array(one_and_two, pa.decimal128(5, 1)), pa.array(one_and_two, pa.decimal128(6, 3))], "1.5 2.0"),
+        ([pa.array(one_and_two, pa.decimal128(6, 3)), pa.array([1.5, 2.0])], "1.5 2.0"),
+        ([pa.array(one_and_two, pa.decimal128(6, 3)), pa.array([3, 2])], "1.5 2.0 3.0"),
+        # Of one type alone they print as Python prints them.
+        ([pa.array(one_and_two, pa.decimal128(6, 3))] * 2, "1.500 2.000"),
+        # No float is such an id: it stays what it is.
+        ([pa.array([617700169958293503, 617700169958293504]), pa.array([1.5, None])],
+         "1.5 617700169958293503 617700169958293504 None"),
+    ):  # fmt: skip
+        points = normalized(*({"crop": part, "value": [1.0, 2.0]} for part in parts))
+        assert set(points.column("crop")) == set(texts.split())
+        with_level = normalized(*({"country": part, "value": [1.0, 2.0]} for part in parts))
+        assert set(with_level.column("country")) == set(texts.split())
+
+
+def test_regions_of_integers_are_those_of_floats_in_another_part() -> None:
+    integers, floats = ({"admin1": pa.array(codes)} for codes in ([1, 2], [1.0, None]))
+    assert normalized(integers, floats).column("admin1") == ["1.0", "2.0", "1.0", "None"]
+    assert normalized(integers).column("admin1") == ["1", "2"]
+
+
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_a_moment_has_one_text_whatever_its_unit(unit: str) -> None:
+    moments = pa.array([500, 86_400_250, 1000]).cast(pa.timestamp("ms")).cast(pa.timestamp(unit))
+    found = normalized({"crop": moments, "value": [1.0, 2.0, 3.0]}).column("crop")
+    # As Python prints them.
+    assert found == ["1970-01-01 00:00:00.500000", "1970-01-02 00:00:00.250000", "1970-01-01 00:00:01"]
+
+
+def test_nanoseconds_are_not_lost() -> None:
+    found = normalized({"crop": pa.array([1_000_000_001], pa.timestamp("ns"))}).column("crop")
+    assert found == ["1970-01-01 00:00:01.000000001"]
+
+
+ONE_OF = {
+    one.type: one
+    for one in (
+        pa.array([[1]]),
+        pa.array([{"a": 1}]),
+        pa.array([b"1"]),
+        pa.array([1], pa.duration("s")),
+        pa.array([1], pa.time64("us")),
+        pa.array([b"1234"], pa.binary(4)),
+    )
+}
+
+
+@pytest.mark.parametrize("type_", ONE_OF)
 def test_a_nested_or_binary_column_is_refused_by_name(type_: pa.DataType) -> None:
     with pytest.raises(InputError) as caught:
-        normalized({"odd": pa.nulls(1, type_)})
+        normalized({"odd": ONE_OF[type_]})
     assert caught.value.column == "odd"
     assert str(type_)[:4] in caught.value.problem
 

@@ -53,6 +53,10 @@ def spelled(text: str) -> str:
         *((day, "2020-01-27T00:00:00") for day in ("2020-W05", "2020-W05-1", "2020W051")),
         ("1986/11/05 00:00:00", "1986-11-05T00:00:00"),
         ("1986/11/5T07:08", "1986-11-05T07:08:00"),
+        ("1986/11/5 7:08", "1986-11-05T07:08:00"),
+        ("1986-11-05 7:08:09+01:00", "1986-11-05T06:08:09"),
+        ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00"),
+        ("2016-12-31 23:59:60.5", "2017-01-01T00:00:00.500000"),
         ("1986-11-05  07:08:09.125", "1986-11-05T07:08:09.125000"),
         ("20200305T070809Z", "2020-03-05T07:08:09"),
         ("2020-03-05T07:08:09.123456789", "2020-03-05T07:08:09.123000"),
@@ -222,3 +226,10 @@ def test_milliseconds_read_as_seconds_are_told_as_well() -> None:
 def test_a_sentinel_or_a_gap_does_not_hide_the_unit() -> None:
     looks = read([None, -9999, 0, *([IN_2020] * 5)], pa.int64()).looks
     assert other_look(looks, "ms") == "s"
+
+
+@pytest.mark.parametrize("unit", ["ns", "us"])
+def test_what_stands_for_no_time_in_numpy_is_none(unit: str) -> None:
+    # As pandas gives it, where missing times were made integers.
+    times = read([-(2**63), -(2**63) + 1], timestamp_unit=unit)
+    assert times.invalid.tolist() == [True, unit == "us"]

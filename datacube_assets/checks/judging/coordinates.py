@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from datacube_assets.checks.judging.countries import BOXES
 from datacube_assets.checks.judging.verdict import EXAMPLES, Verdict, names
+from datacube_assets.kernels.errors import shorten
 from datacube_assets.kernels.report import Report
 from datacube_assets.kernels.schema import COORDINATES, REGION_LEVELS, Layout
 
@@ -52,6 +53,12 @@ def coordinates(report: Report, layout: Layout, squares: Mapping[tuple[str, int,
             "no row has a latitude and a longitude that are numbers, and there will be no tiles: "
             "write both, with a decimal point"
         )
+    elif report.unreadable_coordinates:
+        odd.append(
+            f"{report.unreadable_coordinates:,} of {report.points:,} rows have no place, as a coordinate is "
+            f"text that is no number, such as {shorten(report.unreadable_place or '')}: write degrees with a "
+            "decimal point, and leave cells empty where a place is unknown"
+        )
     says = "; ".join(odd)
     return Verdict(
         not odd,
@@ -60,6 +67,7 @@ def coordinates(report: Report, layout: Layout, squares: Mapping[tuple[str, int,
             "rows with coordinates": with_coordinates,
             "rows on the map": with_coordinates - report.beyond_mercator,
             "rows with impossible coordinates": report.impossible_coordinates,
+            "rows with unreadable coordinates": report.unreadable_coordinates,
             "longitudes wrapped": report.wrapped_longitudes,
             "countries with exchanged coordinates": exchanged[:EXAMPLES],
         },
