@@ -9,7 +9,7 @@ import csv
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from datacube_assets.kernels.schema import RegionLevel
     from datacube_assets.read import Explanation
+    from datacube_assets.read.tables import LakeDatacube
     from datacube_assets.settings import Settings
 
 _LEVELS = ("country", "admin1", "admin2", "admin3")
@@ -89,7 +90,7 @@ def explain(
                 version=_version(number) if separate else None,
                 s3_endpoint=settings.s3_endpoint,
             )
-            name, value = _qualifier(qualifier, cube.qualifiers(feature)) if qualifier else (None, None)
+            name, value = _qualifier(qualifier, cube, feature) if qualifier else (None, None)
             found = cube.explain(
                 feature,
                 when,
@@ -119,10 +120,12 @@ def _version(text: str) -> int:
     return int(text)
 
 
-def _qualifier(text: str, known: Container[str]) -> tuple[str, str]:
-    """Name and value of a qualifier; a name may hold the sign between them."""
+def _qualifier(text: str, cube: LakeDatacube, feature: str) -> tuple[str, str]:
+    """Name and value of a qualifier, of which each may hold the sign between them."""
     splits = [(text[:at], text[at + 1 :]) for at, sign in enumerate(text) if sign == "="]
-    return next((split for split in splits if split[0] in known), splits[0])
+    known = [(name, value) for name, value in splits if name in cube.qualifiers(feature)]
+    there = [(name, value) for name, value in known if value in cube.qualifier_values(feature, name)]
+    return (there or known or splits)[0]
 
 
 def _bin(text: str | None) -> tuple[int, int, int, int] | None:

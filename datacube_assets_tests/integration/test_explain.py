@@ -373,6 +373,29 @@ def test_the_command_reads_like_a_persons_explanation_and_writes_json_and_csv(
     assert len(maize["rows"]) == 1
 
 
+def test_the_name_of_a_qualifier_may_hold_the_sign_before_its_value(house: House) -> None:
+    crops = {"a=b": ["x", "y", "x", "y=z"], "a": ["u"] * 4}
+    house.publish(rows(value=[1.0, 2.0, 4.0, 8.0], **crops), qualifier_map={"rain": ["a=b", "a"]})
+    for asked, value in (("a=b=x", 5.0), ("a=b=y=z", 8.0), ("a=u", 15.0)):
+        told = run(house, "--feature", "rain", "--time", "2020", "--qualifier", asked, "--json")
+        assert json.loads(told)["figure"]["value"] == value, asked
+
+
+@pytest.mark.parametrize("figure", ["cells", "wavg_cells", "weighted_t_sum", "weight_t_wavg", "nonsense"])
+@pytest.mark.parametrize("when", ["2020", "all"])
+def test_what_is_no_published_figure_is_refused_with_those_that_are(
+    house: House, figure: str, when: str
+) -> None:
+    house.publish(rows(people=[1.0, 2.0, 3.0, 4.0]), weight_column="people")
+    asked = ["explain", "model:run", "--home", str(house.folder), "--feature", "rain", "--time", when]
+    refused = CliRunner().invoke(main, [*asked, "--figure", figure])
+    assert refused.exit_code == 1
+    listed = refused.stderr.partition("there is no figure")[2].partition("there is ")[2].strip().split(", ")
+    assert "s_sum_t_sum" in listed
+    for name in listed:
+        assert CliRunner().invoke(main, [*asked, "--figure", name], catch_exceptions=False).exit_code == 0
+
+
 def test_an_unknown_region_is_an_error_of_one_line(house: House) -> None:
     house.publish(rows())
     done = CliRunner().invoke(
