@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.options import in_a_folder, store_options, told
 from datacube_assets.cli.request import request_options
 from datacube_assets.cli.tables import show, show_more
 from datacube_assets.orchestration.startup import importing, spare_imports
@@ -35,7 +35,10 @@ _NAMED = 12
 @store_options
 @click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON document.")
 @click.option(
-    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a page with pictures to a file."
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=in_a_folder,
+    help="Write a page with pictures to a file.",
 )
 @click.option("--strict", is_flag=True, help="End with status 3 where there are warnings.")
 @click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")

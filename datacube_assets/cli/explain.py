@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from datacube_assets.cli.options import store_options, told
+from datacube_assets.cli.options import in_a_folder, store_options, told
 from datacube_assets.cli.tables import show_more
 
 if TYPE_CHECKING:
@@ -44,9 +44,24 @@ _COLUMNS = ("part", "row", "timestamp", "value", "counted", "reason")
 @click.option("--bin", "bin_", metavar="Z/X/Y/BIN", help="A bin of a tile of the map.")
 @click.option("--qualifier", metavar="NAME=VALUE", help="One value of a qualifier.")
 @click.option("--figure", default="s_sum_t_sum", show_default=True, metavar="NAME", help="Which figure.")
-@click.option("--rows", "shown", default=_SHOWN, show_default=True, metavar="N", help="Rows to show.")
+@click.option(
+    "--rows",
+    "shown",
+    type=click.IntRange(min=0),
+    default=_SHOWN,
+    show_default=True,
+    metavar="N",
+    help="Rows to show.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything, as one JSON document.")
-@click.option("--csv", "csv_file", type=click.File("w"), metavar="FILE", help="Write all rows to a file.")
+@click.option(
+    "--csv",
+    "csv_file",
+    type=click.File("w"),
+    callback=in_a_folder,
+    metavar="FILE",
+    help="Write all rows to a file.",
+)
 @store_options
 def explain(
     key: str,

@@ -57,6 +57,14 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
     return with_settings
 
 
+def in_a_folder(_context: click.Context, _parameter: click.Parameter, file: Any) -> Any:
+    """A file to be written; one whose folder is not there is refused before the work, and not after it."""
+    folder = None if file is None else Path(getattr(file, "name", file)).absolute().parent
+    if folder is not None and not folder.is_dir():
+        raise click.BadParameter(f"there is no folder {folder}")
+    return file
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
     """End the command with one line for errors that a user can do something about."""

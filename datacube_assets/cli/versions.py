@@ -141,7 +141,15 @@ def rollback(key: str, to: str, yes: bool, as_json: bool, settings: Settings) ->
 @click.command(short_help="What changed between two versions of a datacube, or between two runs.")
 @click.argument("before", metavar="MODEL_ID:RUN_ID[@VERSION]")
 @click.argument("after", metavar="MODEL_ID:RUN_ID[@VERSION]")
-@click.option("--rows", "shown", default=10, show_default=True, metavar="N", help="Lines of each part.")
+@click.option(
+    "--rows",
+    "shown",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Lines of each part.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
 @store_options
 def diff(before: str, after: str, shown: int, as_json: bool, settings: Settings) -> None:

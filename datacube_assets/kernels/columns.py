@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datacube_assets.kernels.errors import InputError
-from datacube_assets.kernels.groups import Floats, Mask
+from datacube_assets.kernels.groups import Floats, Ints, Mask
 from datacube_assets.kernels.schema import REQUIRED_COLUMNS, is_text
 
 READABLE = "Write text, numbers, booleans, dates or timestamps"
@@ -135,8 +135,7 @@ def _python_value(cell: pa.Scalar) -> object:
     try:
         return cell.as_py()
     except (OverflowError, ValueError):
-        unit = "days" if pa.types.is_date32(cell.type) else getattr(cell.type, "unit", "ms")
-        return f"{cell.value} {unit} since 1970"
+        return f"{cell.value} {_unit(cell.type)} since 1970"
 
 
 def count_texts(column: pa.Array) -> dict[str, int]:
@@ -206,9 +205,13 @@ def _print_values(name: str, values: pa.Array, *, whole: bool, floats: bool) -> 
     if kind == "b":
         return pc.if_else(values, "True", "False")
     if kind == "M":
-        if whole:
-            return pc.strftime(values, format="%Y-%m-%d")
-        return _print_times(values)
+        texts = pc.strftime(values, format="%Y-%m-%d") if whole else _print_times(values)
+        named = _has_name(values)
+        if named.all():
+            return texts
+        # Beyond its calendar, Arrow names other years.
+        stored = [f"{number} {_unit(values.type)} since 1970" for number in _numbers(values).tolist()]
+        return pc.if_else(pa.array(named), texts, stored)
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
 
 
@@ -220,6 +223,30 @@ def _print_as_floats(values: pa.Array) -> pa.Array:
         return str(number) if Decimal(str(number)) == value else f"{Decimal(value):f}"
 
     return pa.array([None if value is None else text(value) for value in values.to_pylist()], pa.string())
+
+
+_FIRST_DAY, _LAST_DAY = -719_162, 2_932_896
+"""Of the years 1 to 9999, since 1970."""
+_PER_DAY = {"days": 1, "s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+
+
+def _unit(type_: pa.DataType) -> str:
+    return "days" if pa.types.is_date32(type_) else getattr(type_, "unit", "ms")
+
+
+def _numbers(times: pa.Array) -> Ints:
+    """Times as they are stored, 0 for null."""
+    stored = times.cast(pa.int32()) if pa.types.is_date32(times.type) else times
+    numbers: Ints = pc.fill_null(stored.cast(pa.int64()), 0).to_numpy()
+    return numbers
+
+
+def _has_name(times: pa.Array) -> Mask:
+    """Which times are in a year that Python has a name for."""
+    per_day = _PER_DAY[_unit(times.type)]
+    days = _numbers(times) // per_day
+    named: Mask = (days >= _FIRST_DAY) & (days <= _LAST_DAY)
+    return named
 
 
 _FRACTIONS = ((r"\.0+$", ""), (r"(\.\d{3})$", r"\1000"), (r"(\.\d{6})000$", r"\1"))

@@ -238,6 +238,8 @@ def _as_read(metadata: pq.FileMetaData) -> tuple[pa.Schema, frozenset[str]]:
         if not _is_binary(field.type):
             continue
         marked = _marked_as_text(metadata, field.name)
+        if by_arrow and not marked and not _may_be_empty(metadata, field.name, field.type):
+            continue
         if (by_arrow or texts_are_marked) and not marked:
             bytes_only.add(field.name)
         schema = schema.set(number, field.with_type(pa.string()))

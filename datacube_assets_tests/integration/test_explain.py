@@ -396,6 +396,17 @@ def test_what_is_no_published_figure_is_refused_with_those_that_are(
         assert CliRunner().invoke(main, [*asked, "--figure", name], catch_exceptions=False).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    "command", ["explain model:run --feature rain --time 2020 --csv", "check {part} --html"]
+)
+def test_a_file_whose_folder_is_not_there_is_refused_before_the_work(command: str, tmp_path: Path) -> None:
+    refused = CliRunner().invoke(
+        main, [*command.format(part=__file__).split(), str(tmp_path / "none" / "file")]
+    )
+    assert refused.exit_code == 2
+    assert f"there is no folder {tmp_path / 'none'}" in refused.stderr
+
+
 def test_an_unknown_region_is_an_error_of_one_line(house: House) -> None:
     house.publish(rows())
     done = CliRunner().invoke(

@@ -808,6 +808,20 @@ def test_a_moment_has_one_text_whatever_its_unit(unit: str) -> None:
     assert found == ["1970-01-01 00:00:00.500000", "1970-01-02 00:00:00.250000", "1970-01-01 00:00:01"]
 
 
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array([2**31 - 1], pa.date32()), "2147483647 days since 1970"),
+        (pa.array([2**63 - 1], pa.timestamp("us")), "9223372036854775807 us since 1970"),
+        (pa.array([-(2**63) + 1], pa.timestamp("ms", "UTC")), "-9223372036854775807 ms since 1970"),
+    ],
+    ids=str,
+)
+def test_a_time_that_no_calendar_has_is_told_as_it_is_stored(values: pa.Array, text: str) -> None:
+    """As DuckDB writes infinity: Arrow would print a year that the number does not mean."""
+    assert normalized({"crop": values}).column("crop") == [text]
+
+
 def test_nanoseconds_are_not_lost() -> None:
     found = normalized({"crop": pa.array([1_000_000_001], pa.timestamp("ns"))}).column("crop")
     assert found == ["1970-01-01 00:00:01.000000001"]
