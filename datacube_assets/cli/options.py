@@ -59,9 +59,10 @@ def store_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def in_a_folder(_context: click.Context, _parameter: click.Parameter, file: Any) -> Any:
     """A file to be written; one whose folder is not there is refused before the work, and not after it."""
-    folder = None if file is None else Path(getattr(file, "name", file)).absolute().parent
-    if folder is not None and not folder.is_dir():
-        raise click.BadParameter(f"there is no folder {folder}")
+    if file is not None:
+        path = file if isinstance(file, Path) else Path(file.name)
+        if not path.absolute().parent.is_dir():
+            raise click.BadParameter(f"there is no folder {path.parent}")
     return file
 
 
