@@ -29,6 +29,7 @@ from datacube_assets.partitions import model_runs
 from datacube_assets.settings import Settings
 from datacube_assets.storage.lake import Lake
 from datacube_assets.storage.opening import open_store
+from datacube_assets.storage.publishing import RESULTS_ASSET, manifest
 from datacube_assets.storage.requests import leave_request
 from datacube_assets_tests.integration.crashing import Nth, command, watching
 from datacube_assets_tests.integration.operating import KEY, Place
@@ -103,6 +104,8 @@ class Walk:
     listed: list[dict[str, Any]] = field(default_factory=list)
     """What the history says, after the last step."""
     steps: list[str] = field(default_factory=list)
+    died: bool = False
+    """Whether the last run that wanted to publish came to no end."""
 
     def __post_init__(self) -> None:
         self.dice = random.Random(self.seed)
@@ -161,8 +164,14 @@ class Walk:
         """After something that broke off: what stands is what stood, or what was to stand, or nothing."""
         now = self.seen()
         assert now in names | {self.standing, None}, f"{now} stands"
+        self.died = True
         self.is_ours = self.is_ours or (now is not None and now != self.standing)
         self.standing = now
+
+    def is_forgotten(self) -> bool:
+        """Whether a run died when it had forgotten what was published, and not deleted results.json yet."""
+        lake = Lake(open_store(f"file://{self.lake}", ""))
+        return self.died and manifest(lake, RUN, RESULTS_ASSET) is None
 
     def look(self) -> None:
         assert self.seen() == self.standing
@@ -175,7 +184,7 @@ class Walk:
         if not self.is_ours:
             assert not verified, "another home has published, and all is well"
             return
-        if self.standing is None:
+        if self.standing is None or self.is_forgotten():
             assert (verified, published) == (False, [])
             assert state != "READY"
             return
@@ -194,7 +203,7 @@ class Walk:
         name = self.dice.choice(self.names)
         done = self.run(*self.inputs.arguments(name, *more))
         assert done.exit_code == 0, done.output
-        self.standing, self.is_ours = name, True
+        self.standing, self.is_ours, self.died = name, True, False
 
     def publish_from_scratch(self) -> None:
         self.publish("--from-scratch")
@@ -236,7 +245,7 @@ class Walk:
             assert "is what is published" in done.output, done.output
             return
         wanted = self.versions[one["input_version"]]
-        self.standing, self.is_ours = self.seen(), True
+        self.standing, self.is_ours, self.died = self.seen(), True, False
         assert self.standing == wanted
 
     def roll_back_and_be_killed(self) -> None:
@@ -261,6 +270,8 @@ class Walk:
         self.json("gc", "--older-than", "0m", "--delete")
         left = self.json("gc", "--older-than", "0m")
         assert left["found"] == []
+        if self.is_forgotten():
+            self.standing = self.seen()
 
     def keep_others(self) -> None:
         self.keep = self.dice.choice((1, 2, 3))
@@ -287,7 +298,7 @@ class Walk:
     def take_elsewhere(self) -> None:
         archive = self.folder / "archive.tar"
         done = self.run("export", KEY, str(archive))
-        if self.standing is None or not self.is_ours:
+        if self.standing is None or not self.is_ours or self.is_forgotten():
             return
         assert done.exit_code == 0, done.output
         there = Place(self.folder / f"elsewhere {len(self.steps)}")
