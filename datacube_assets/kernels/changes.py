@@ -28,6 +28,7 @@ from datacube_assets.kernels.groups import (
     encode_text,
     group_by,
 )
+from datacube_assets.kernels.pyramid import in_tiles
 from datacube_assets.kernels.schema import is_text, published_columns
 from datacube_assets.kernels.shards import text_hashes
 from datacube_assets.kernels.spatial import finish, table_measures
@@ -170,10 +171,9 @@ def figures_of(before: pa.Table, after: pa.Table) -> tuple[str, ...]:
 
 
 def _in_tiles(subtiles: pa.Table) -> pa.Table:
-    """Those that are in a tile: without a value, or with sums that are infinite, none is."""
-    there = cast(Ints, column(subtiles, "s_count")) > 0
-    for name in ("s_sum_t_sum", "s_sum_t_mean"):
-        there &= np.isfinite(column(subtiles, name))
+    """Those that are in a tile."""
+    count = cast(Ints, column(subtiles, "s_count"))
+    there = in_tiles(count, *(cast(Floats, column(subtiles, name)) for name in _GRID[:2]))
     return subtiles if there.all() else subtiles.filter(pa.array(there))
 
 

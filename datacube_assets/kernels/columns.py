@@ -188,15 +188,14 @@ def _print_values(name: str, values: pa.Array, *, whole: bool, floats: bool) -> 
     kind = kind_of(name, values.type)
     if kind == "O":
         return values.cast(pa.string())
-    if not whole and (kind == "i" or (floats and pa.types.is_decimal(values.type))):
+    if floats and not whole and (kind == "i" or pa.types.is_decimal(values.type)):
         # Another part has other numbers in this column: one value must not have two spellings.
         return _print_as_floats(values)
     if kind == "f" and not pa.types.is_decimal(values.type):
         numbers = shortest(values)
         if not whole:
-            texts = numbers.astype("S32").astype(str)
-        else:
-            texts = np.where(np.isnan(numbers), 0, numbers).astype(np.int64).astype(str)
+            return _float_texts(numbers)
+        texts = np.where(np.isnan(numbers), 0, numbers).astype(np.int64).astype(str)
         return pa.array(texts, pa.string(), mask=np.isnan(numbers))
     if kind == "f" and whole:
         return pa.array(
@@ -215,8 +214,23 @@ def _print_values(name: str, values: pa.Array, *, whole: bool, floats: bool) -> 
     return pa.array([None if value is None else str(value) for value in values.to_pylist()], pa.string())
 
 
+def _float_texts(numbers: Floats) -> pa.Array:
+    return pa.array(numbers.astype("S32").astype(str), pa.string(), mask=np.isnan(numbers))
+
+
+_EXACT_DIGITS = 15
+"""Of a decimal, that its nearest float always gives back (IEEE 754)."""
+
+
 def _print_as_floats(values: pa.Array) -> pa.Array:
     """Integers and decimals as the floats that they are; what no float is, such as a long id, exactly."""
+    numbers = as_floats(pa.chunked_array([values]))
+    if pa.types.is_decimal(values.type):
+        exact = values.type.precision <= _EXACT_DIGITS
+    else:
+        exact = bool(np.nanmax(np.abs(numbers), initial=0.0) < 2**53)
+    if exact:
+        return _float_texts(numbers)
 
     def text(value: int | Decimal) -> str:
         number = float(value)

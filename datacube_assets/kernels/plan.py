@@ -73,7 +73,5 @@ def plan(columns: Profile, options: Options) -> Plan:
     mixed = frozenset(
         name for name, column in columns.items() if len(column.kinds) > 1 and column.kinds != {"i", "f"}
     )
-    floats = frozenset(
-        name for name, column in columns.items() if column.kinds == {"i", "f"} or len(column.scales) > 1
-    )
+    floats = frozenset(name for name, column in columns.items() if len(column.scales) > 1)
     return Plan(layout, whole, mixed, options, floats)

@@ -26,7 +26,7 @@ class ColumnProfile:
     whole: bool
     """Whether all numbers are whole (all dates midnight)."""
     scales: frozenset[int | None] = frozenset()
-    """Of decimals, how many decimals they have; None of floats."""
+    """How many decimals its numbers have, none of integers; None stands for floats."""
 
     def __add__(self, other: ColumnProfile) -> ColumnProfile:
         return ColumnProfile(
@@ -70,14 +70,17 @@ def _profile_column(name: str, column: pa.ChunkedArray) -> ColumnProfile:
         floats = floats[~np.isnan(floats)]
         whole = bool(np.all((np.floor(floats) == floats) & (np.abs(floats) < 2**53)))
         scale = values.type.scale if pa.types.is_decimal(values.type) else None
-        return ColumnProfile(frozenset(kind), len(floats) > 0, whole, frozenset((scale,)))
+        # Where there is no value, the type may be anything.
+        scales = frozenset((scale,)) if len(floats) else frozenset[int | None]()
+        return ColumnProfile(frozenset(kind), len(floats) > 0, whole, scales)
     if kind == "M":
         if pa.types.is_timestamp(values.type) and values.type.tz:
             # By the clock: where it is set forward or back at midnight, the day may begin at no such time.
             values = pc.local_timestamp(values)
         midnight = pc.equal(values, pc.floor_temporal(values, unit="day"))
         return ColumnProfile(frozenset(kind), len(values) > 0, pc.all(midnight).as_py() is not False)
-    return ColumnProfile(frozenset(kind), len(values) > 0, whole=True)
+    scales = frozenset((0,)) if kind == "i" and len(values) else frozenset[int | None]()
+    return ColumnProfile(frozenset(kind), len(values) > 0, whole=True, scales=scales)
 
 
 def _is_blank(text: str) -> bool:

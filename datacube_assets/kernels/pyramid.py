@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datacube_assets.kernels.groups import Floats, Ints, column
+from datacube_assets.kernels.groups import Floats, Ints, Mask, column
 from datacube_assets.kernels.morton import (
     BIN_BITS,
     BINS_PER_TILE,
@@ -144,7 +144,7 @@ def level_at(table: pa.Table, zoom: int) -> Level:
         return Level(zoom + BIN_BITS, np.zeros(0, np.uint32), np.zeros(0, np.uint8), none.astype(np.int64),
                      none, none)  # fmt: skip
     level = Level.concat(pieces)
-    there = (level.s_count > 0) & np.isfinite(level.s_sum_t_sum) & np.isfinite(level.s_sum_t_mean)
+    there = in_tiles(level.s_count, level.s_sum_t_sum, level.s_sum_t_mean)
     return replace(
         level,
         quadkey=level.quadkey[there],
@@ -153,6 +153,12 @@ def level_at(table: pa.Table, zoom: int) -> Level:
         s_sum_t_sum=level.s_sum_t_sum[there] + 0.0,
         s_sum_t_mean=level.s_sum_t_mean[there] + 0.0,
     )
+
+
+def in_tiles(s_count: Ints, s_sum_t_sum: Floats, s_sum_t_mean: Floats) -> Mask:
+    """Which bins are in a tile: not those without a value, nor those whose sums are not finite."""
+    mask: Mask = (s_count > 0) & np.isfinite(s_sum_t_sum) & np.isfinite(s_sum_t_mean)
+    return mask
 
 
 def within_tile(table: pa.Table, zoom: int, x: int, y: int) -> pa.Table:

@@ -69,7 +69,3 @@ class Regions:
         ids = [self._levels[one] for one in reversed(levels[: levels.index(level) + 1])]
         lines = Tuples.of(ids, len(self.tuples.values))
         return Coded(lines.codes, pa.array(np.arange(len(lines))))
-
-    def share_ids(self, level: RegionLevel) -> bool:
-        """Whether regions with different parents have one id at a level."""
-        return len(self.lines(level).values) > len(self.level(level).values)

@@ -275,13 +275,14 @@ def _roll_up(
     tuples = regions.tuples.codes[groups.first]
     tables: dict[RegionLevel, pa.Table] = {}
     for level in reversed(layout.levels):
-        keys, tuples, measures = _added_up(keys, regions.lines(level), tuples, measures)
-        there = keys, tuples, measures
-        ids = regions.level(level)
-        if regions.share_ids(level):
-            there = _added_up(keys, ids, tuples, measures)
-        (feature, time, *value), of_ids, figures = there[0].values(), ids.take(there[1]), there[2]
-        columns = {"feature": feature, "timestamp": time, "region_id": of_ids}
+        ids, lines = regions.level(level), regions.lines(level)
+        # What is left of a group stands for all of it: they share this level and all above.
+        keys, tuples, measures = _added_up(keys, lines, tuples, measures)
+        shown, places, figures = keys, tuples, measures
+        if len(lines.values) > len(ids.values):
+            shown, places, figures = _added_up(keys, ids, tuples, measures)
+        feature, time, *value = shown.values()
+        columns = {"feature": feature, "timestamp": time, "region_id": ids.take(places)}
         if value:
             columns["value"] = value[0]
         tables[level] = build_table({**columns, **figures})

@@ -798,6 +798,9 @@ def test_regions_of_integers_are_those_of_floats_in_another_part() -> None:
     integers, floats = ({"admin1": pa.array(codes)} for codes in ([1, 2], [1.0, None]))
     assert normalized(integers, floats).column("admin1") == ["1.0", "2.0", "1.0", "None"]
     assert normalized(integers).column("admin1") == ["1", "2"]
+    # Of these none is a float.
+    for others in (pa.nulls(2, pa.float64()), pa.array([decimal.Decimal(1), None], pa.decimal128(38, 0))):
+        assert set(normalized(integers, {"admin1": others}).column("admin1")) == {"1", "2", "None"}
 
 
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
